@@ -1,0 +1,168 @@
+"""Rewrites a score network into operators that export well, forward and backward.
+
+Each operator here equals the PyTorch layer it replaces and carries a hand-written pullback, so that a traced vector-Jacobian
+product holds convolutions, a few reductions and element-wise arithmetic only: no shape-dependent scalars, no Pad, Transpose
+or Einsum, and no depthwise transposed convolution, which ONNX Runtime's CPU kernels run an order of magnitude slower than
+what stands here in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks import NCSNpp
+from networks.layers import FirFilter, GroupNormSilu, NearestUp, PointwiseConv
+
+
+class GroupNormSiluFn(torch.autograd.Function):
+    """silu(group_norm(x)), with the pullback written out as two means a group.
+
+    The built-in backward ends in scalars that depend on the shape, which the exporter refuses.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, n_groups: int, eps: float, activate: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
+        n = x.shape[0]
+        grouped = x.reshape(n, n_groups, -1)
+        centred = grouped - grouped.mean(-1, keepdim=True)
+        rstd = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
+        per_channel = _per_channel(rstd, weight)
+        u = centred.reshape(x.shape) * per_channel + bias[:, None, None]
+        gate = torch.sigmoid(u) if activate else u
+        return (u * gate if activate else u), centred, rstd, gate
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, weight, _, ctx.n_groups, _, ctx.activate = inputs
+        y, centred, rstd, gate = output
+        ctx.mark_non_differentiable(centred, rstd, gate)
+        # Without this, unused outputs would bring tensors of zeros into the traced graph.
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weight, y, centred, rstd, gate)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, y, centred, rstd, gate = ctx.saved_tensors
+        # d silu(u)/du = gate + u·gate·(1 − gate) = gate + y·(1 − gate)
+        du = grad * (y + gate * (1 - y)) if ctx.activate else grad
+        scaled = (du * _per_channel(rstd, weight)).reshape(centred.shape)
+        along = (scaled * centred).mean(-1, keepdim=True) * (rstd * rstd)
+        dx = scaled - scaled.mean(-1, keepdim=True) - centred * along
+        return dx.reshape(y.shape), None, None, None, None, None
+
+
+def _per_channel(rstd: Tensor, weight: Tensor) -> Tensor:
+    """Product of a factor per group (n, g, 1) and a weight per channel (c,), as (n, c, 1, 1)."""
+    n_groups = rstd.shape[1]
+    return (rstd * weight.reshape(n_groups, -1)).reshape(rstd.shape[0], weight.shape[0], 1, 1)
+
+
+class LoweredGroupNorm(nn.Module):
+    """Group normalisation, with SiLU fused in where the network applies it next."""
+
+    def __init__(self, norm: nn.GroupNorm, activate: bool):
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.n_groups, self.eps, self.activate = norm.num_groups, norm.eps, activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = GroupNormSiluFn.apply(x, self.weight, self.bias, self.n_groups, self.eps, self.activate)  # type: ignore[no-untyped-call]
+        return cast(Tensor, outputs[0])
+
+
+@torch.library.custom_op("tpdm::double_pixels", mutates_args=())
+def double_pixels(x: Tensor) -> Tensor:
+    """Nearest-neighbour resampling by two, opaque to the tracer: one Resize in ONNX instead of a page of index arithmetic."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+@double_pixels.register_fake
+def _(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.new_empty(n, c, 2 * h, 2 * w)
+
+
+def _down(x: Tensor, kernel: Tensor) -> Tensor:
+    n = x.shape[1]
+    return F.conv2d(x, kernel.expand(n, 1, *kernel.shape[2:]), stride=2, padding=kernel.shape[2] // 2 - 1, groups=n)
+
+
+def _up(x: Tensor, blur: Tensor | None) -> Tensor:
+    """Transpose of `_down`: nearest neighbour, then a 3×3 blur for the 4×4 kernel.
+
+    Zero-stuffing followed by (1, 3, 3, 1) is pixel doubling followed by (1, 2, 1), borders included.
+    """
+    x = cast(Tensor, double_pixels(x))
+    if blur is None:
+        return x
+    n = x.shape[1]
+    return F.conv2d(x, blur.expand(n, 1, 3, 3), padding=1, groups=n)
+
+
+class ResampleFn(torch.autograd.Function):
+    """Resampling by two; "up" is `gain`·(transpose of "down"), and each is the other's pullback."""
+
+    @staticmethod
+    def forward(x: Tensor, kernel: Tensor, blur: Tensor | None, up: bool) -> Tensor:  # type: ignore[override]
+        return _up(x, blur) if up else _down(x, kernel)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.kernel, ctx.blur, ctx.up = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        # Up sampling keeps intensities, so it is four times the transpose of the averaging down sampling.
+        dx = 4 * _down(grad, ctx.kernel) if ctx.up else 0.25 * _up(grad, ctx.blur)
+        return dx, None, None, None
+
+
+class LoweredResample(nn.Module):
+    """FIR or box resampling by two."""
+
+    def __init__(self, up: bool, fir: bool):
+        super().__init__()
+        self.up = up
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0] if fir else [1.0, 1.0])
+        self.register_buffer("kernel", (taps[:, None] * taps / taps.sum() ** 2)[None, None])
+        blur = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("blur", (blur[:, None] * blur / 16)[None, None] if fir else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, ResampleFn.apply(x, self.kernel, self.blur, self.up))  # type: ignore[no-untyped-call]
+
+
+def _pointwise(layer: PointwiseConv) -> nn.Conv2d:
+    n_in, n_out = layer.W.shape
+    out = nn.Conv2d(n_in, n_out, 1)
+    out.weight.data, out.bias = layer.W.data.t()[:, :, None, None].contiguous(), layer.b
+    return out
+
+
+def lower(network: NCSNpp) -> NCSNpp:
+    """Return an equal network made of the operators of this module; the original stays as it is."""
+    lowered = copy.deepcopy(network)
+    _lower_children(lowered)
+    return lowered.eval().requires_grad_(False)
+
+
+def _lower_children(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        replacement: nn.Module | None = None
+        if isinstance(child, nn.GroupNorm):
+            replacement = LoweredGroupNorm(child, activate=isinstance(child, GroupNormSilu))
+        elif isinstance(child, FirFilter) and child.mode != "same":
+            replacement = LoweredResample(child.mode == "up", fir=True)
+        elif isinstance(child, (NearestUp, nn.AvgPool2d)):
+            replacement = LoweredResample(isinstance(child, NearestUp), fir=False)
+        elif isinstance(child, PointwiseConv):
+            replacement = _pointwise(child)
+        if replacement is None:
+            _lower_children(child)
+        else:
+            setattr(module, name, replacement)

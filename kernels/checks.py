@@ -1,0 +1,81 @@
+"""The checks at the boundary to native code: nothing of another type, rank, size or layout gets past them."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+Shape = tuple[int | str, ...]
+"""What a shape must be: numbers are exact, names stand for any size."""
+
+
+def describe_shape(shape: Shape) -> str:
+    """Write a shape as Python does, names unquoted: ``(n, 36, 363)``."""
+    return "(" + ", ".join(str(size) for size in shape) + (",)" if len(shape) == 1 else ")")
+
+
+def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], remedy: str) -> None:
+    """Return only if `value` is a C-contiguous, aligned NumPy array of this dtype and shape.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name, first word of the message.
+    value : object
+        What the caller passed.
+    shape : tuple of int or str
+        Sizes; a name stands for any size.
+    dtype : NumPy scalar type
+        Exact type; the byte order must be the machine's.
+    remedy : str
+        What to do when the shape differs.
+
+    Raises
+    ------
+    TypeError
+        Not a NumPy array, or of another dtype.
+    ValueError
+        Another rank, another size, or not C-contiguous.
+    """
+    expected = f"{name}: expected {describe_shape(shape)} {np.dtype(dtype)}"
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{expected} as numpy.ndarray, got {type(value).__name__}; pass a NumPy array")
+    if value.dtype != dtype:
+        raise TypeError(
+            f"{expected}, got {describe_shape(value.shape)} {value.dtype}; convert it with .astype('{np.dtype(dtype)}')"
+        )
+    fits = len(shape) == value.ndim and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{expected}, got {describe_shape(value.shape)} {value.dtype}; {remedy}")
+    if not (value.flags.c_contiguous and value.flags.aligned):
+        raise ValueError(
+            f"{expected}, C-contiguous, got {describe_shape(value.shape)} with strides {value.strides} in bytes; "
+            f"pass numpy.ascontiguousarray({name})"
+        )
+
+
+def check_integer(name: str, value: SupportsIndex, low: int, high: int) -> int:
+    """Return `value` as int if it is an integer with ``low <= value < high``.
+
+    Raises
+    ------
+    TypeError
+        Not an integer; a float is none, whatever its value.
+    ValueError
+        Outside the range.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected an integer in {low} ... {high - 1}, got {type(value).__name__}; pass int({name})"
+        ) from None
+    if not low <= number < high:
+        raise ValueError(
+            f"{name}: expected an integer in {low} ... {high - 1}, got {number}; choose one inside the range"
+        )
+    return number

@@ -1,0 +1,139 @@
+"""Slow, readable NumPy twins of every kernel: what the native code is held against.
+
+They compute in float64, loop where a loop is clearer, and check nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels.geometry import ParallelGeometry
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Corners = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float64]]
+
+
+def _lattice(n_bins: int) -> tuple[Float64, Float64]:
+    """Rows and columns of the m x m pixel centres, measured from the lattice's centre, float64 (m, m) each."""
+    centred = np.arange(n_bins) - (n_bins - 1) / 2
+    rows, columns = np.meshgrid(centred, centred, indexing="ij")
+    return rows, columns
+
+
+def _bilinear_corners(geometry: ParallelGeometry, angle_rad: float) -> Corners:
+    """For one view, the four image pixels around every lattice sample, with their weights, (m, m) each.
+
+    Weights of pixels outside the image are zero, and their indices any valid ones.
+    """
+    rows, columns = _lattice(geometry.n_bins)
+    centre = (geometry.n_bins - 1) / 2 - geometry.pad_before
+    v = rows * math.cos(angle_rad) - columns * math.sin(angle_rad) + centre
+    u = rows * math.sin(angle_rad) + columns * math.cos(angle_rad) + centre
+    row = np.floor(v).astype(np.intp)
+    column = np.floor(u).astype(np.intp)
+    corners: Corners = []
+    for down in (0, 1):
+        for right in (0, 1):
+            r, c = row + down, column + right
+            weight = (1 - np.abs(v - r)) * (1 - np.abs(u - c))
+            inside = (r >= 0) & (r < geometry.n) & (c >= 0) & (c < geometry.n)
+            corners.append((r.clip(0, geometry.n - 1), c.clip(0, geometry.n - 1), np.where(inside, weight, 0.0)))
+    return corners
+
+
+def radon_forward(images: Float32, geometry: ParallelGeometry) -> Float32:
+    """Rotate, interpolate, sum along the rows: see `kernels.radon_forward`."""
+    sinogram = np.zeros((images.shape[0], geometry.n_views, geometry.n_bins))
+    for view, angle_rad in enumerate(geometry.angles_rad):
+        for row, column, weight in _bilinear_corners(geometry, angle_rad):
+            sinogram[:, view] += (images[:, row, column] * weight).sum(axis=1)
+    return sinogram.astype(np.float32)
+
+
+def radon_adjoint(sinogram: Float32, geometry: ParallelGeometry) -> Float32:
+    """Put every sample back where `radon_forward` took it from: see `kernels.radon_adjoint`."""
+    images = np.zeros((sinogram.shape[0], geometry.n, geometry.n))
+    for view, angle_rad in enumerate(geometry.angles_rad):
+        for row, column, weight in _bilinear_corners(geometry, angle_rad):
+            for image, line in zip(images, sinogram[:, view].astype(np.float64), strict=True):
+                np.add.at(image, (row, column), weight * line)
+    return images.astype(np.float32)
+
+
+def radon_fbp(sinogram: Float32, geometry: ParallelGeometry) -> Float32:
+    """Filter by a sum over the detector, then interpolate at every pixel: see `kernels.radon_fbp`."""
+    m, n = geometry.n_bins, geometry.n
+    bins = np.arange(m)
+    distance = np.abs(bins[:, None] - bins[None, :])
+    ramp = np.zeros((m, m))
+    ramp[distance == 0] = 0.25
+    odd = distance % 2 == 1
+    ramp[odd] = -1 / (np.pi * distance[odd]) ** 2
+    filtered = 2 * sinogram.astype(np.float64) @ ramp
+
+    inside = slice(geometry.pad_before, geometry.pad_before + n)
+    rows, columns = (grid[inside, inside] for grid in _lattice(m))
+    images = np.zeros((sinogram.shape[0], n, n))
+    for view, angle_rad in enumerate(geometry.angles_rad):
+        t = columns * math.cos(angle_rad) - rows * math.sin(angle_rad) + (m - 1) / 2
+        # One zero bin on each side of the detector: interpolation fades to zero beyond the last bin.
+        ends = np.arange(-1, m + 1)
+        for image, line in zip(images, filtered[:, view], strict=True):
+            image += np.interp(t, ends, np.pad(line, 1))
+    return np.asarray(images * np.pi / (2 * geometry.n_views), dtype=np.float32)
+
+
+def philox_bits(counters: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
+    """Ten rounds of multiply, swap and exclusive-or: see `kernels.philox_bits`."""
+    mask = 0xFFFFFFFF
+    words = np.empty_like(counters)
+    for i, counter in enumerate(counters.tolist()):
+        c0, c1, c2, c3 = counter
+        k0, k1 = key
+        for _ in range(10):
+            low_product = 0xD2511F53 * c0
+            high_product = 0xCD9E8D57 * c2
+            c0, c1, c2, c3 = (
+                (high_product >> 32) ^ c1 ^ k0,
+                high_product & mask,
+                (low_product >> 32) ^ c3 ^ k1,
+                low_product & mask,
+            )
+            k0 = (k0 + 0x9E3779B9) & mask
+            k1 = (k1 + 0xBB67AE85) & mask
+        words[i] = c0, c1, c2, c3
+    return words
+
+
+def philox_normal(seed: int, step: int, phase: int, shape: int | Sequence[int], start: int = 0) -> Float32:
+    """Box-Muller in float64 on the words of `philox_bits`: see `kernels.philox_normal`."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    n_voxels = math.prod(sizes)
+    first_block, last_block = start // 4, -(-(start + n_voxels) // 4)
+    counters = np.array(
+        [[block & 0xFFFFFFFF, block >> 32, step, phase] for block in range(first_block, last_block)], np.uint32
+    ).reshape(-1, 4)
+    words = philox_bits(counters, (seed & 0xFFFFFFFF, seed >> 32)).astype(np.float64)
+    radius = np.sqrt(-2 * np.log((words[:, 0::2] + 0.5) / 2**32))
+    angle_rad = 2 * np.pi * words[:, 1::2] / 2**32
+    normals = np.stack([radius * np.cos(angle_rad), radius * np.sin(angle_rad)], axis=-1).ravel()
+    offset = start - 4 * first_block
+    return normals[offset : offset + n_voxels].astype(np.float32).reshape(sizes)
+
+
+def fused_update(
+    x: Float32, score: Float32, noise: Float32 | None, a: float, b: float, out: Float32 | None = None
+) -> Float32:
+    """The formula as it stands, in float32: see `kernels.fused_update`."""
+    result = x + np.float32(a) * score
+    if noise is not None:
+        result = result + np.float32(b) * noise
+    if out is None:
+        return result
+    out[...] = result
+    return out

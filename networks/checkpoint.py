@@ -1,0 +1,172 @@
+"""Checkpoints in the format of score_sde and TPDM: reading without executing pickled code, and writing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from networks.architecture import Architecture
+from networks.infer import InferenceError, infer_architecture
+from networks.ncsnpp import NCSNpp
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names argument, expectation, finding and remedy."""
+
+
+#: Tensors that score_sde stores but does not train, so that the EMA's list omits them.
+_UNTRAINED = ("sigmas", "all_modules.0.W")
+
+
+def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors of one checkpoint file.
+
+    Parameters
+    ----------
+    path : path
+        A score_sde checkpoint: keys ``model`` and ``ema``. ``module.`` prefixes are removed.
+    ema : bool
+        Return the exponential moving average of the weights instead of the last ones.
+
+    Returns
+    -------
+    weights : dict of str to tensor
+    extra : dict
+        The checkpoint's other entries (step, architecture and plane where stored).
+
+    Raises
+    ------
+    CheckpointError
+        Missing, truncated, holding anything but tensors and plain containers, or no score network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"ckpt: expected a checkpoint file, found nothing at '{path}'; check the path")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"ckpt: expected tensors and plain containers, '{path}' is no such file or holds other pickled objects, which are "
+            "never executed; save it again with tensors only"
+        ) from error
+    except Exception as error:  # the zip reader and the unpickler raise whatever the damage leads to
+        raise CheckpointError(
+            f"ckpt: expected a PyTorch checkpoint, '{path}' cannot be read ({type(error).__name__}); it is truncated or of "
+            "another format: download or save it again"
+        ) from error
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
+        raise CheckpointError(
+            f"ckpt: expected a score_sde checkpoint with an entry 'model', '{path}' has none; give the file that training wrote"
+        )
+    weights = {name.removeprefix("module."): tensor for name, tensor in stored["model"].items()}
+    if not all(isinstance(t, Tensor) for t in weights.values()) or "all_modules.0.W" not in weights:
+        raise CheckpointError(
+            f"ckpt: expected an NCSN++ network with Fourier features ('all_modules.0.W'), '{path}' holds "
+            f"{len(weights)} entries without it; give a score_sde or TPDM checkpoint of a VE model"
+        )
+    if ema:
+        _apply_ema(weights, stored.get("ema"), path)
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"ckpt: expected finite weights, '{name}' of '{path}' has NaN or infinity; train or download again")
+    return weights, {k: v for k, v in stored.items() if k not in ("model", "ema", "optimizer")}
+
+
+def _apply_ema(weights: dict[str, Tensor], ema: Any, path: Path) -> None:
+    shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
+    names = [name for name in weights if name not in _UNTRAINED]
+    if not isinstance(shadow, list) or [tuple(t.shape) for t in shadow] != [tuple(weights[n].shape) for n in names]:
+        raise CheckpointError(
+            f"ckpt: expected an EMA list of {len(names)} tensors that match the trained weights, '{path}' has "
+            f"{len(shadow) if isinstance(shadow, list) else 'none'} or other shapes; pass --no-ema to use the last weights"
+        )
+    weights.update(zip(names, shadow, strict=True))
+
+
+def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tuple[NCSNpp, dict[str, Any]]:
+    """Load a network in evaluation mode; its architecture is inferred from the tensors.
+
+    Parameters
+    ----------
+    path, ema
+        As in `read_weights`.
+    **known
+        Fields of `Architecture` that the caller states, such as ``fir=True``; they override what would be inferred.
+
+    Returns
+    -------
+    network : NCSNpp
+        float32, on the CPU, parameters frozen.
+    info : dict
+        ``step``, ``plane`` and ``inferred`` (how each traceless setting was found), where known.
+
+    Raises
+    ------
+    CheckpointError
+        As in `read_weights`, or a setting can neither be inferred nor was stated.
+    """
+    weights, extra = read_weights(path, ema=ema)
+    stored = extra.get("architecture")
+    try:
+        architecture, how = infer_architecture(weights, stored if isinstance(stored, dict) else {}, known)
+    except InferenceError as error:
+        raise CheckpointError(f"ckpt: {error} (in '{path}')") from error
+    network = NCSNpp(architecture)
+    weights.setdefault("sigmas", network.sigmas)
+    network.load_state_dict(weights)
+    info = {"step": extra.get("step"), "plane": extra.get("plane"), "image_size": extra.get("image_size"), "inferred": how}
+    return network.eval().requires_grad_(False), info
+
+
+def save_checkpoint(path: str | Path, network: NCSNpp, shadow: list[Tensor], **entries: Any) -> None:
+    """Write a checkpoint that score_sde and TPDM can load, atomically.
+
+    Parameters
+    ----------
+    path : path
+    network : NCSNpp
+        Its last weights go to ``model`` under the ``module.`` prefix that the reference's DataParallel gives.
+    shadow : list of tensor
+        EMA of the trained parameters, in the order of ``network.parameters()`` that require gradients.
+    **entries
+        ``step``, ``optimizer``, ``ema_decay`` and any further plain values.
+    """
+    path = Path(path)
+    decay = entries.pop("ema_decay", 0.999)
+    step = entries.get("step", 0)
+    content = {
+        "optimizer": entries.pop("optimizer", {}),
+        "model": {f"module.{k}": v.detach().cpu() for k, v in network.state_dict().items()},
+        "ema": {"decay": decay, "num_updates": step, "shadow_params": [t.detach().cpu() for t in shadow]},
+        "step": step,
+        "architecture": network.architecture.to_dict(),
+        **entries,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def random_checkpoint(path: str | Path, architecture: Architecture, seed: int = 0) -> None:
+    """Write a checkpoint of random weights, for timing an architecture whose trained weights are not at hand.
+
+    Layers that training starts at zero are drawn like the others, so that no part of the network is trivially dead.
+    """
+    torch.manual_seed(seed)
+    network = NCSNpp(architecture)
+    for parameter in network.parameters():
+        if parameter.requires_grad and parameter.abs().max() < 1e-3:
+            parameter.data.normal_(std=0.02)
+    save_checkpoint(path, network, [p for p in network.parameters() if p.requires_grad])

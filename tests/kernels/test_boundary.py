@@ -1,0 +1,166 @@
+"""Nothing of a wrong type, rank, size or layout reaches native code, and the refusal says what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import ParallelGeometry
+
+GEOMETRY = ParallelGeometry.from_views(256, 36)
+FLOATS = np.zeros((2, 256, 256), np.float32)
+SINOGRAM = np.zeros((2, 36, 363), np.float32)
+
+
+def refused(error, message, call, *args, **kwargs):
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    assert str(caught.value) == message
+
+
+def test_sinogram_with_another_number_of_views():
+    refused(
+        ValueError,
+        "sinogram: expected (n, 36, 363) float32, got (8, 180, 363) float32; rebuild the geometry with 180 angles",
+        kernels.radon_adjoint,
+        np.zeros((8, 180, 363), np.float32),
+        GEOMETRY,
+    )
+
+
+def test_sinogram_with_another_number_of_bins():
+    refused(
+        ValueError,
+        "sinogram: expected (n, 36, 363) float32, got (8, 36, 91) float32; "
+        "rebuild the geometry for an image that needs 91 bins",
+        kernels.radon_fbp,
+        np.zeros((8, 36, 91), np.float32),
+        GEOMETRY,
+    )
+
+
+def test_images_of_another_size():
+    refused(
+        ValueError,
+        "images: expected (n, 256, 256) float32, got (8, 64, 64) float32; rebuild the geometry for 64 x 64 images",
+        kernels.radon_forward,
+        np.zeros((8, 64, 64), np.float32),
+        GEOMETRY,
+    )
+
+
+@pytest.mark.parametrize("name", ["radon_forward", "radon_adjoint", "radon_fbp"])
+def test_projection_arrays(name):
+    call = getattr(kernels, name)
+    good = FLOATS if name == "radon_forward" else SINOGRAM
+    assert call(good, GEOMETRY).dtype == np.float32
+    for wrong, error in [
+        (good[0], ValueError),  # rank too low
+        (good[None], ValueError),  # rank too high
+        (good[:, :-1], ValueError),  # size
+        (good[:, ::-1], ValueError),  # layout: negative stride
+        (np.asfortranarray(good), ValueError),  # layout: order
+        (np.zeros((4, *good.shape[1:]), np.float32)[::2], ValueError),  # layout: gaps
+        (good.astype(np.float64), TypeError),
+        (good.astype(">f4"), TypeError),  # byte order
+        (good.tolist(), TypeError),
+        (None, TypeError),
+    ]:
+        with pytest.raises(error, match=r"(images|sinogram): expected \(n, .*, got .*; "):
+            call(wrong, GEOMETRY)
+
+
+def test_layout_message_names_the_remedy():
+    with pytest.raises(ValueError, match=r"C-contiguous, got .* pass numpy.ascontiguousarray\(images\)$"):
+        kernels.radon_forward(np.asfortranarray(FLOATS), GEOMETRY)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_update_arrays(position):
+    good = np.zeros((3, 4), np.float32)
+    name = ("x", "score", "noise")[position]
+    for wrong, error in [
+        (good.astype(np.float64), TypeError),
+        (good.tolist(), TypeError),
+        (np.asfortranarray(good), ValueError),
+        (np.zeros((3, 8), np.float32)[:, ::2], ValueError),
+    ]:
+        inputs = [good, good, good]
+        inputs[position] = wrong
+        with pytest.raises(error, match=f"{name}: expected"):
+            kernels.fused_update(*inputs, 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"score: expected \(3, 4\) float32, got \(4, 3\) float32"):
+        kernels.fused_update(good, np.zeros((4, 3), np.float32), good, 1.0, 1.0)
+    with pytest.raises(ValueError, match="out: expected"):
+        kernels.fused_update(good, good, good, 1.0, 1.0, out=np.zeros(12, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "name"),
+    [
+        ((-1, 0, 0, 4), ValueError, "seed"),
+        ((1 << 64, 0, 0, 4), ValueError, "seed"),
+        ((0.0, 0, 0, 4), TypeError, "seed"),
+        ((0, 1 << 32, 0, 4), ValueError, "step"),
+        ((0, 0, -1, 4), ValueError, "phase"),
+        ((0, 0, 0, (4, -1)), ValueError, "shape"),
+        ((0, 0, 0, (4, 1.5)), TypeError, "shape"),
+        ((0, 0, 0, 4, -1), ValueError, "start"),
+        ((0, 0, 0, 4, (1 << 63) - 3), ValueError, "start"),
+    ],
+)
+def test_noise_arguments(arguments, error, name):
+    with pytest.raises(error, match=f"{name}: expected an integer"):
+        kernels.philox_normal(*arguments)
+
+
+def test_philox_bits_arguments():
+    good = np.zeros((2, 4), np.uint32)
+    for counters, key, error in [
+        (good.astype(np.int32), (0, 0), TypeError),
+        (good[:, :3], (0, 0), ValueError),
+        (good[0], (0, 0), ValueError),
+        (good[:, ::-1], (0, 0), ValueError),
+        (good, (0, 1 << 32), ValueError),
+        (good, (0,), ValueError),
+    ]:
+        with pytest.raises(error, match=r"(counters|key): expected"):
+            kernels.philox_bits(counters, key)
+
+
+def test_geometry_arguments():
+    for n, angles, error in [
+        (0, [0.0], ValueError),
+        (8.0, [0.0], TypeError),
+        (8, [], ValueError),
+        (8, [[0.0]], ValueError),
+        (8, [float("nan")], ValueError),
+    ]:
+        with pytest.raises(error, match="expected"):
+            ParallelGeometry(n, angles)
+    with pytest.raises(ValueError, match="n_views: expected"):
+        ParallelGeometry.from_views(8, 0)
+
+
+def test_thread_count():
+    for wrong, error in [(0, ValueError), (-1, ValueError), (2.0, TypeError)]:
+        with pytest.raises(error, match="n: expected an integer"):
+            kernels.set_threads(wrong)
+    assert kernels.get_threads() >= 1
+
+
+def test_missing_native_module_names_the_remedy(tmp_path: Path):
+    package = tmp_path / "kernels"
+    package.mkdir()
+    for source in Path(kernels.__file__).parent.glob("*.py"):
+        (package / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    # -S: without site-packages, or an editable installation would still find its own compiled module.
+    done = subprocess.run([sys.executable, "-S", "-c", "import kernels"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert last_line == "ImportError: kernels: native module not built; run `pip install -e .` in the repository root"

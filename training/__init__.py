@@ -1,0 +1,1 @@
+"""Fits a 2D diffusion prior to volumes."""

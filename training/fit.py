@@ -1,0 +1,217 @@
+"""Fit a 2D diffusion prior to the slices of a few volumes: ``python -m training.fit --volumes … --plane axial --out xy.pt``.
+
+Denoising score matching for the VE SDE with continuous noise levels, as in score_sde: the loss is the mean of
+‖σ s(x + σ z, σ) + z‖². The checkpoint has score_sde's format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from engine.errors import InputError
+from engine.io import load_volume
+from engine.volume import Plane
+from networks import Architecture, CheckpointError, NCSNpp, save_checkpoint
+from training.slices import Augmentation, SliceSampler, log_uniform_sigma
+
+log = logging.getLogger("training")
+
+
+def score_matching_loss(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """σ²-weighted denoising score matching loss, per pixel.
+
+    Parameters
+    ----------
+    network : module
+        ``network(x, sigma)`` returns the score.
+    clean, noise : float (n, 1, h, w)
+    sigma : float (n,)
+
+    Returns
+    -------
+    scalar
+        1 for a network that returns zero.
+    """
+    s = sigma[:, None, None, None]
+    return (s * network(clean + s * noise, sigma) + noise).square().mean()
+
+
+def fit(
+    network: NCSNpp,
+    sampler: SliceSampler,
+    out: Path,
+    *,
+    n_steps: int,
+    minutes: float | None = None,
+    batch_size: int = 16,
+    learning_rate: float = 5e-4,
+    warmup: int = 500,
+    ema_decay: float = 0.999,
+    clip: float = 1.0,
+    seed: int = 0,
+    save_every: int = 1000,
+    resume: bool = False,
+    progress: bool = True,
+) -> float:
+    """Train `network` in place and write checkpoints to `out`.
+
+    The learning rate rises over `warmup` steps and falls to zero by a half cosine over the whole run; with `minutes`, the run
+    ends (and the cosine with it) when the first of the two limits is reached.
+
+    Returns
+    -------
+    float
+        Mean loss of the last 100 steps.
+    """
+    device = sampler.device
+    network.train().requires_grad_(True)
+    network.all_modules[0].requires_grad_(False)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=learning_rate)
+    shadow = [p.detach().clone() for p in trained]
+    first = 0
+    if resume:
+        first = _restore(out, network, optimizer, shadow, device)
+    generator = torch.Generator().manual_seed(seed + first)
+    started = time.monotonic()
+    losses: list[float] = []
+    curve_path = out.with_suffix(".loss.csv")
+    curve: list[tuple[int, float]] = []
+    bar = tqdm(range(first, n_steps), initial=first, total=n_steps, unit="step", disable=not progress, mininterval=5)
+    a = network.architecture
+
+    def save(step: int) -> None:
+        save_checkpoint(
+            out, network, shadow, step=step, optimizer=optimizer.state_dict(), ema_decay=ema_decay,
+            plane=list(sampler.plane.axes), image_size=sampler.size, voxel_mm=sampler.voxel_mm,
+        )
+        with curve_path.open("a" if curve_path.exists() and first else "w", newline="") as stream:
+            writer = csv.writer(stream)
+            if stream.tell() == 0:
+                writer.writerow(["step", "loss"])
+            writer.writerows(curve)
+        curve.clear()
+
+    step = first
+    for step in bar:
+        spent = (time.monotonic() - started) / 60 / minutes if minutes else 0.0
+        if spent >= 1:
+            break
+        done = max(step / n_steps, spent)
+        rate = learning_rate * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * float(torch.cos(torch.tensor(done * torch.pi))))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        clean = sampler.draw(batch_size, generator)
+        sigma = log_uniform_sigma(batch_size, a.sigma_min, a.sigma_max, generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = score_matching_loss(network, clean, sigma, noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trained, clip)
+        optimizer.step()
+        # The average starts short and lengthens, so that it does not remember the random start.
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(shadow, [p.detach() for p in trained], 1 - decay)
+        losses.append(float(loss.detach()))
+        if step % 100 == 99:
+            recent = sum(losses[-100:]) / len(losses[-100:])
+            curve.append((step + 1, round(recent, 6)))
+            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+        if step % save_every == save_every - 1:
+            save(step + 1)
+    save(step + 1)
+    return sum(losses[-100:]) / max(1, len(losses[-100:]))
+
+
+def _restore(out: Path, network: NCSNpp, optimizer: torch.optim.Optimizer, shadow: list[Tensor], device: torch.device) -> int:
+    if not out.is_file():
+        raise InputError(f"resume: expected the checkpoint of an earlier run at '{out}', found nothing; drop --resume to start anew")
+    stored = torch.load(out, map_location=device, weights_only=True)
+    if stored.get("architecture") != network.architecture.to_dict():
+        raise InputError(f"resume: expected the architecture stored in '{out}', got other options; repeat the first run's options")
+    network.load_state_dict({k.removeprefix("module."): v for k, v in stored["model"].items()})
+    optimizer.load_state_dict(stored["optimizer"])
+    for mine, theirs in zip(shadow, stored["ema"]["shadow_params"], strict=True):
+        mine.copy_(theirs)
+    return int(stored["step"])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.fit", description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--volumes", nargs="+", required=True, metavar="FILE", help="NIfTI or .npy volumes to learn from")
+    parser.add_argument("--plane", required=True, help="axial, coronal, sagittal, or axes slice,row,column such as 2,0,1")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write; <out>.loss.csv holds the loss curve")
+    parser.add_argument("--size", type=int, default=64, help="side of the training slices, in pixels")
+    parser.add_argument("--voxel-mm", type=float, default=3.0, help="side of a pixel, in mm")
+    parser.add_argument("--steps", type=int, default=20000, help="optimiser steps")
+    parser.add_argument("--minutes", type=float, default=None, help="end earlier, after this many minutes")
+    parser.add_argument("--batch-size", type=int, default=16, help="slices a step")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="Adam's rate after warm-up")
+    parser.add_argument("--warmup", type=int, default=500, help="steps over which the rate rises")
+    parser.add_argument("--ema", type=float, default=0.999, help="decay of the weights' moving average")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
+    parser.add_argument("--sigma-min", type=float, default=0.01, help="smallest noise level")
+    parser.add_argument("--sigma-max", type=float, default=50.0, help="largest noise level")
+    parser.add_argument("--nf", type=int, default=16, help="channels of the finest level")
+    parser.add_argument("--ch-mult", type=int, nargs="+", default=[1, 2, 4], help="channels of each level, in units of nf")
+    parser.add_argument("--res-blocks", type=int, default=1, help="residual blocks a level")
+    parser.add_argument("--attention-levels", type=int, nargs="*", default=[2], help="levels with attention, 0 the finest")
+    parser.add_argument("--no-elastic", action="store_true", help="leave out the elastic deformation")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, slices and noise")
+    parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint at --out")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = build_parser().parse_args(argv)
+    try:
+        plane = Plane.parse(args.plane)
+        architecture = Architecture(
+            nf=args.nf, ch_mult=tuple(args.ch_mult), n_res_blocks=args.res_blocks,
+            attention_levels=tuple(args.attention_levels), progressive_input="residual",
+            sigma_min=args.sigma_min, sigma_max=args.sigma_max,
+        )  # fmt: skip
+        if args.size % architecture.divisor or args.size < 8 * architecture.divisor:
+            raise InputError(
+                f"size: expected a multiple of {architecture.divisor}, at least {8 * architecture.divisor}, got {args.size}; "
+                "change --size or drop a level of --ch-mult"
+            )
+        volumes = [load_volume(path) for path in args.volumes]
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        torch.manual_seed(args.seed)
+        device = torch.device(args.device)
+        network = NCSNpp(architecture).to(device)
+        log.info("%s, %d parameters", architecture, sum(p.numel() for p in network.parameters()))
+        augmentation = Augmentation(elastic_mm=0.0) if args.no_elastic else Augmentation()
+        sampler = SliceSampler(volumes, plane, args.size, args.voxel_mm, augmentation, device)
+        loss = fit(
+            network, sampler, args.out, n_steps=args.steps, minutes=args.minutes, batch_size=args.batch_size,
+            learning_rate=args.learning_rate, warmup=args.warmup, ema_decay=args.ema, clip=args.clip, seed=args.seed,
+            save_every=args.save_every, resume=args.resume,
+        )  # fmt: skip
+    except (InputError, CheckpointError) as error:
+        print(f"training.fit: {error}", file=sys.stderr)
+        return 2
+    log.info("loss %.4f, written to %s", loss, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
