@@ -20,17 +20,6 @@ from networks import NCSNpp
 aten = torch.ops.aten
 
 
-class Denoise(nn.Module):
-    """(x, sigma) -> x̂₀."""
-
-    def __init__(self, network: NCSNpp):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.network.denoise(x, sigma)
-
-
 class Adjoint(nn.Module):
     """(x, sigma, cotangent) -> (x̂₀, (∂x̂₀/∂x)ᵀ · cotangent)."""
 
@@ -73,19 +62,16 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return table
 
 
-def example_inputs(network: NCSNpp, adjoint: bool) -> tuple[Tensor, ...]:
-    """Inputs to trace with: two images of the smallest side at which no dimension equals another one by accident."""
-    side = 4 * network.architecture.divisor
-    x = torch.zeros(2, 1, side, side + 2 * network.architecture.divisor)
-    sigma = torch.ones(2)
-    return (x, sigma, x.clone()) if adjoint else (x, sigma)
+def trace(network: NCSNpp) -> fx.GraphModule:
+    """Return the adjoint, (x, sigma, cotangent) -> (x̂₀, pullback), as one graph of core ATen operators with symbolic shapes.
 
-
-def trace(network: NCSNpp, adjoint: bool) -> fx.GraphModule:
-    """Return the denoiser, or its adjoint, as one graph of core ATen operators with symbolic shapes."""
-    lowered = lower(network)
-    module = Adjoint(lowered) if adjoint else Denoise(lowered)
-    with torch.no_grad() if not adjoint else torch.enable_grad():
+    The graph of the denoiser is the part of it that x̂₀ depends on.
+    """
+    divisor = network.architecture.divisor
+    # The smallest images whose height, width and batch never agree by accident: the tracer would take equal sizes for one.
+    x = torch.zeros(2, 1, 4 * divisor, 6 * divisor)
+    inputs = (x, torch.ones(2), x.clone())
+    with torch.enable_grad():
         return make_fx(
-            module, decomposition_table=_decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True
-        )(*example_inputs(network, adjoint))
+            Adjoint(lower(network)), decomposition_table=_decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        )(*inputs)

@@ -9,6 +9,7 @@ what stands here in its place.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks import NCSNpp
-from networks.layers import FirFilter, GroupNormSilu, NearestUp, PointwiseConv
+from networks.layers import FirFilter, GroupNormSilu, NearestUp, PointwiseConv, ResBlock
 
 
 class GroupNormSiluFn(torch.autograd.Function):
@@ -137,10 +138,36 @@ class LoweredResample(nn.Module):
         return cast(Tensor, ResampleFn.apply(x, self.kernel, self.blur, self.up))  # type: ignore[no-untyped-call]
 
 
+class Scale(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def _fold_rescale(block: ResBlock) -> None:
+    """Move the factor √½ of the residual sum into the convolutions before it: two passes over the image less."""
+    if not block.skip_rescale:
+        return
+    block.skip_rescale = False
+    branches = [block.Conv_1]
+    if block.shortcut is None:
+        block.shortcut, block.scale = "scale", Scale(math.sqrt(0.5))
+    else:
+        branches.append(getattr(block, block.shortcut))
+    for layer in branches:
+        layer.weight.data = layer.weight.data * math.sqrt(0.5)
+        layer.bias.data = layer.bias.data * math.sqrt(0.5)  # type: ignore[union-attr]
+
+
 def _pointwise(layer: PointwiseConv) -> nn.Conv2d:
     n_in, n_out = layer.W.shape
     out = nn.Conv2d(n_in, n_out, 1)
-    out.weight.data, out.bias = layer.W.data.t()[:, :, None, None].contiguous(), layer.b
+    out.weight.data, out.bias = layer.W.data.t()[:, :, None, None].contiguous(), layer.b  # type: ignore[assignment]
     return out
 
 
@@ -164,5 +191,7 @@ def _lower_children(module: nn.Module) -> None:
             replacement = _pointwise(child)
         if replacement is None:
             _lower_children(child)
+            if isinstance(child, ResBlock):
+                _fold_rescale(child)
         else:
             setattr(module, name, replacement)

@@ -315,7 +315,7 @@ def write_onnx(
         for axis, size in enumerate(node.meta["val"].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
                 writer.symbols.setdefault(size.node.expr, (name, axis))
-    needed = _ancestors(outputs.values(), set(inputs.values()))
+    needed = ancestors(outputs.values(), set(inputs.values()))
     for node in module.graph.nodes:
         if node in needed and node.op in ("call_function", "get_attr") and node.target is not operator.getitem:
             writer.run(node)
@@ -335,7 +335,7 @@ def write_onnx(
     return model
 
 
-def _ancestors(nodes: Iterable[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
+def ancestors(nodes: Iterable[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
     """Every tensor that `nodes` depend on, themselves included, not going beyond `stop`.
 
     Sizes are left out: they are computed from the inputs' shapes, wherever the traced program took them from.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,35 @@ def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
         Missing, truncated, holding anything but tensors and plain containers, or no score network.
     """
     path = Path(path)
+    stored = read_stored(path)
+    weights = {str(name).removeprefix("module."): tensor for name, tensor in stored["model"].items()}
+    if not all(isinstance(t, Tensor) for t in weights.values()) or "all_modules.0.W" not in weights:
+        raise CheckpointError(
+            f"ckpt: expected an NCSN++ network with Fourier features ('all_modules.0.W'), '{path}' holds "
+            f"{len(weights)} entries without it; give a score_sde or TPDM checkpoint of a VE model"
+        )
+    if ema:
+        _apply_ema(weights, stored.get("ema"), path)
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"ckpt: expected finite weights, '{name}' of '{path}' has NaN or infinity; train or download again"
+            )
+    return weights, {k: v for k, v in stored.items() if k not in ("model", "ema", "optimizer")}
+
+
+def read_stored(path: str | Path) -> dict[str, Any]:
+    """Read everything in one checkpoint file as it was stored; ``model`` is there and is a dict.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, truncated, or holding anything but tensors and plain containers.
+    """
+    path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"ckpt: expected a checkpoint file, found nothing at '{path}'; check the path")
+        found = "a folder" if path.is_dir() else "nothing"
+        raise CheckpointError(f"ckpt: expected a checkpoint file, found {found} at '{path}'; check the path")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -64,27 +90,25 @@ def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
         raise CheckpointError(
             f"ckpt: expected a score_sde checkpoint with an entry 'model', '{path}' has none; give the file that training wrote"
         )
-    weights = {name.removeprefix("module."): tensor for name, tensor in stored["model"].items()}
-    if not all(isinstance(t, Tensor) for t in weights.values()) or "all_modules.0.W" not in weights:
-        raise CheckpointError(
-            f"ckpt: expected an NCSN++ network with Fourier features ('all_modules.0.W'), '{path}' holds "
-            f"{len(weights)} entries without it; give a score_sde or TPDM checkpoint of a VE model"
-        )
-    if ema:
-        _apply_ema(weights, stored.get("ema"), path)
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"ckpt: expected finite weights, '{name}' of '{path}' has NaN or infinity; train or download again")
-    return weights, {k: v for k, v in stored.items() if k not in ("model", "ema", "optimizer")}
+    return stored
 
 
 def _apply_ema(weights: dict[str, Tensor], ema: Any, path: Path) -> None:
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
     names = [name for name in weights if name not in _UNTRAINED]
-    if not isinstance(shadow, list) or [tuple(t.shape) for t in shadow] != [tuple(weights[n].shape) for n in names]:
+    expected = [tuple(weights[name].shape) for name in names]
+    shapes = [tuple(t.shape) if isinstance(t, Tensor) else None for t in shadow] if isinstance(shadow, list) else []
+    if not isinstance(shadow, list) or shapes != expected:
+        if not shapes:
+            found = "none"
+        elif len(shapes) != len(names):
+            found = f"{len(shapes)}"
+        else:
+            name = next(n for n, got, want in zip(names, shapes, expected, strict=True) if got != want)
+            found = f"another shape for '{name}'"
         raise CheckpointError(
             f"ckpt: expected an EMA list of {len(names)} tensors that match the trained weights, '{path}' has "
-            f"{len(shadow) if isinstance(shadow, list) else 'none'} or other shapes; pass --no-ema to use the last weights"
+            f"{found}; pass --no-ema to use the last weights"
         )
     weights.update(zip(names, shadow, strict=True))
 
@@ -117,9 +141,7 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
         architecture, how = infer_architecture(weights, stored if isinstance(stored, dict) else {}, known)
     except InferenceError as error:
         raise CheckpointError(f"ckpt: {error} (in '{path}')") from error
-    network = NCSNpp(architecture)
-    weights.setdefault("sigmas", network.sigmas)
-    network.load_state_dict(weights)
+    network = NCSNpp.of_weights(architecture, weights)
     info = {"step": extra.get("step"), "plane": extra.get("plane"), "image_size": extra.get("image_size"), "inferred": how}
     return network.eval().requires_grad_(False), info
 
@@ -149,13 +171,13 @@ def save_checkpoint(path: str | Path, network: NCSNpp, shadow: list[Tensor], **e
         **entries,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    # Beside the target, so that the rename stays within one file system; unlike tempfile's, it gets the usual rights.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         torch.save(content, temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

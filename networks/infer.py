@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -17,6 +18,8 @@ from networks.ncsnpp import NCSNpp
 _MARGIN = 1.5
 #: A network whose σ-weighted score error is above this denoises nothing (predicting no noise at all gives 1).
 _DENOISES = 0.5
+#: Settings beside `TRACELESS` that are true or false.
+_BOOLEAN = ("fir", "resample_with_conv")
 
 
 class InferenceError(ValueError):
@@ -50,6 +53,8 @@ def infer_architecture(
         No candidate fits, or the open settings cannot be decided; the message names the options that decide.
     """
     names = {f.name for f in fields(Architecture)}
+    if unknown := sorted(set(known) - names):
+        raise TypeError(f"known: expected fields of Architecture, got {', '.join(unknown)}")
     stated = {k: v for k, v in {**stored, **known}.items() if k in names and v is not None}
     stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
     how = {k: "stated" if known.get(k) is not None else "stored in the checkpoint" for k in stated}
@@ -60,41 +65,53 @@ def infer_architecture(
             "expected the tensors of an NCSN++ network of the score_sde family, no architecture gives these names and shapes"
             + (f" with {stated}; drop or change the stated options" if stated else "; is it a score_sde or TPDM checkpoint?")
         )
-    open_settings = {k: _values(matching, k) for k in names if len(_values(matching, k)) > 1}
-    open_settings.update({k: [True, False] for k in TRACELESS if k not in stated})
+    traceless = [k for k in TRACELESS if k not in stated]
+    open_settings = sorted({k for k in names if len({getattr(c, k) for c in matching}) > 1} | set(traceless))
     if not open_settings:
         return matching[0], how
     choices = [
-        replace(matching[0], **dict(zip(open_settings, values, strict=True)))
-        for values in itertools.product(*open_settings.values())
+        replace(candidate, **dict(zip(traceless, values, strict=True)))
+        for candidate in matching
+        for values in itertools.product([True, False], repeat=len(traceless))
     ]
-    errors = sorted(((_score_error(weights, c), i) for i, c in enumerate(choices)))
-    (best, index), (runner_up, _) = errors[0], errors[1]
+    errors = _score_errors(weights, choices)
+    found = min(choices, key=errors.__getitem__)
+    best, runner_up = sorted(errors.values())[:2]
     if not (best < _DENOISES and runner_up > _MARGIN * best):
-        options = " ".join(sorted(f"--{k.replace('_', '-')}/--no-{k.replace('_', '-')}" for k in open_settings))
         raise InferenceError(
-            f"{', '.join(sorted(open_settings))} leave no trace in the tensors and no choice clearly denoises "
-            f"(errors {best:.2g} and {runner_up:.2g}); state them: {options}"
+            f"expected tensors that settle {', '.join(open_settings)}, they leave no trace of it and no choice clearly "
+            f"denoises (errors {best:.2g} and {runner_up:.2g}); state {' '.join(_option(k) for k in open_settings)}"
         )
-    found = choices[index]
     for k in open_settings:
-        how[k] = f"{getattr(found, k)}, by trial: σ-weighted score error {best:.2g}, the best other choice {runner_up:.2g}"
+        how[k] = (
+            f"{getattr(found, k)}, by trial: σ-weighted score error {best:.2g}, the best other choice {runner_up:.2g}"
+        )
     return found, how
 
 
-def _values(candidates: list[Architecture], name: str) -> list[Any]:
-    return sorted({getattr(c, name) for c in candidates}, key=str)
+def _option(setting: str) -> str:
+    option = "--" + setting.replace("_", "-")
+    return f"{option}/{option.replace('--', '--no-')}" if setting in (*TRACELESS, *_BOOLEAN) else option
 
 
 def _sigma_range(weights: Mapping[str, Tensor], stated: Mapping[str, Any]) -> dict[str, Any]:
     sigmas = weights.get("sigmas")
-    if sigmas is not None and sigmas.numel() > 1:
-        return {"sigma_min": float(sigmas.min()), "sigma_max": float(sigmas.max()), "n_scales": sigmas.numel()}
-    missing = [k for k in ("sigma_min", "sigma_max") if k not in stated]
+    found: dict[str, Any] = {}
+    if sigmas is not None:
+        found["n_scales"] = sigmas.numel()
+        if sigmas.numel() > 1:
+            # Nine digits: the stored powers miss the round numbers they were made from by their last bits.
+            found.update(sigma_min=float(f"{sigmas.min():.9g}"), sigma_max=float(f"{sigmas.max():.9g}"))
+    elif "n_scales" in stated:
+        found["n_scales"] = stated["n_scales"]
+    found.update({k: stated[k] for k in ("sigma_min", "sigma_max") if k in stated})
+    missing = [k for k in ("sigma_min", "sigma_max") if k not in found]
     if missing:
         options = " and ".join("--" + k.replace("_", "-") for k in missing)
-        raise InferenceError(f"expected a buffer 'sigmas' that tells the trained noise levels, found none; state {options}")
-    return {k: stated[k] for k in ("sigma_min", "sigma_max")}
+        raise InferenceError(
+            f"expected a buffer 'sigmas' that tells the trained noise levels, found none; state {options}"
+        )
+    return found
 
 
 def _matching(
@@ -102,9 +119,8 @@ def _matching(
 ) -> Iterator[Architecture]:
     """Yield every architecture whose tensors have exactly the names and shapes of `weights`."""
     target = {k: tuple(v.shape) for k, v in weights.items() if k != "sigmas"}
-    nf = target["all_modules.0.W"][0]
-    blocks = sorted(int(k.split(".")[1]) for k in target if k.endswith(".GroupNorm_1.weight"))
-    flags = {
+    traces = _Traces(target)
+    flags: dict[str, list[Any]] = {
         "progressive": ["none", "output_skip", "residual"],
         "progressive_input": ["none", "input_skip", "residual"],
         "progressive_combine": ["sum", "cat"],
@@ -114,26 +130,73 @@ def _matching(
     for k in flags:
         if k in stated:
             flags[k] = [stated[k]]
-    for body in _bodies(target, nf, blocks):
+    extra = {k: stated[k] for k in TRACELESS if k in stated}
+    for body in _bodies(target):
         if any(k in stated and stated[k] != v for k, v in body.items()):
             continue
         for values in itertools.product(*flags.values()):
-            f = dict(zip(flags, values, strict=True))
+            candidate = Architecture(**body, **dict(zip(flags, values, strict=True)), **extra, **sigma_range)
             # Settings that a candidate does not use take one value, so that they never count as open.
-            if f["progressive_input"] != "input_skip" and f["progressive_combine"] != flags["progressive_combine"][0]:
+            if any(getattr(candidate, k) != flags[k][0] for k in _unused(candidate)):
                 continue
-            if body["resblock"] == "biggan" and f["resample_with_conv"] != flags["resample_with_conv"][0]:
-                continue
-            extra = {k: stated[k] for k in TRACELESS if k in stated}
-            candidate = Architecture(**body, **f, **extra, **sigma_range)
-            with torch.device("meta"):
-                shapes = {k: tuple(v.shape) for k, v in NCSNpp(candidate).state_dict().items() if k != "sigmas"}
-            if shapes == target:
+            # Names alone leave a few of the dozens of candidates; only those are worth building.
+            if traces.could_be_of(candidate) and _tensor_shapes(candidate) == target:
                 yield candidate
 
 
-def _bodies(target: Mapping[str, tuple[int, ...]], nf: int, blocks: list[int]) -> Iterator[dict[str, Any]]:
+def _unused(candidate: Architecture) -> list[str]:
+    """Settings that change nothing in this candidate's network."""
+    if candidate.n_levels == 1:
+        unused = ["progressive_input", "progressive_combine", "resample_with_conv", "fir"]
+        return unused if candidate.progressive == "residual" else [*unused, "progressive"]
+    unused = [] if candidate.progressive_input == "input_skip" else ["progressive_combine"]
+    return unused if candidate.resblock == "ddpm" else [*unused, "resample_with_conv"]
+
+
+class _Traces:
+    """What the tensors' names alone say about an architecture: necessary conditions, quick to check."""
+
+    def __init__(self, target: Mapping[str, tuple[int, ...]]):
+        layers = {k.removesuffix(".weight") for k in target if k.endswith(".weight")}
+        self.n_modules = 1 + max(int(k.split(".")[1]) for k in target)
+        self.combines = any(k.endswith(".Conv") for k in layers)
+        self.fir_convolutions = any(k.endswith(".Conv2d_0") for k in layers)
+        # A residual block has a Conv_0 too, but never without the embedding's Dense_0.
+        self.plain_convolutions = any(
+            k.endswith(".Conv_0") and k.replace("Conv_0", "Dense_0") not in layers for k in layers
+        )
+
+    def could_be_of(self, a: Architecture) -> bool:
+        """Whether the number of modules and the kinds of resampling layers are those of the architecture."""
+        halvings, n_attention = a.n_levels - 1, len(a.attention_levels)
+        n_modules = 4 + a.n_levels * a.n_res_blocks + n_attention * a.n_res_blocks + halvings
+        n_modules += halvings * {"none": 0, "input_skip": 2, "residual": 1}[a.progressive_input]
+        n_modules += 3 + a.n_levels * (a.n_res_blocks + 1) + n_attention + halvings
+        n_modules += {"none": 2, "output_skip": 3 * halvings + 2, "residual": halvings + 4}[a.progressive]
+        resampling_convolutions = halvings > 0 and (
+            "residual" in (a.progressive, a.progressive_input) or (a.resblock == "ddpm" and a.resample_with_conv)
+        )
+        return (
+            n_modules == self.n_modules
+            and (halvings > 0 and a.progressive_input == "input_skip") == self.combines
+            and (resampling_convolutions and a.fir) == self.fir_convolutions
+            and (resampling_convolutions and not a.fir) == self.plain_convolutions
+        )
+
+
+def _tensor_shapes(candidate: Architecture) -> dict[str, tuple[int, ...]]:
+    try:
+        with torch.device("meta"):
+            network = NCSNpp(candidate)
+    except ValueError:  # widths that group normalisation cannot divide: no such network exists
+        return {}
+    return {k: tuple(v.shape) for k, v in network.state_dict().items() if k != "sigmas"}
+
+
+def _bodies(target: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
     """Yield depth, widths and attention for every way to read the sequence of residual blocks."""
+    nf = target["all_modules.0.W"][0]
+    blocks = sorted(int(k.split(".")[1]) for k in target if k.endswith(".Dense_0.weight"))
     for resblock, n_levels in itertools.product(("biggan", "ddpm"), range(1, 9)):
         n_resampling = 2 * (n_levels - 1) if resblock == "biggan" else 0
         # Down: L·n, middle: 2, up: L·(n + 1).
@@ -143,7 +206,7 @@ def _bodies(target: Mapping[str, tuple[int, ...]], nf: int, blocks: list[int]) -
         n_res_blocks = n_plain // (2 * n_levels)
         stride = n_res_blocks + (resblock == "biggan")
         first = [blocks[level * stride] for level in range(n_levels)]
-        widths = [target[f"all_modules.{i}.Conv_0.weight"][0] for i in first]
+        widths = [target[f"all_modules.{i}.Dense_0.weight"][0] for i in first]
         if any(w % nf for w in widths):
             continue
         yield {
@@ -158,25 +221,32 @@ def _bodies(target: Mapping[str, tuple[int, ...]], nf: int, blocks: list[int]) -
 
 
 @torch.no_grad()
-def _score_error(weights: Mapping[str, Tensor], candidate: Architecture) -> float:
-    """Mean of ‖σ·score + noise‖² / ‖noise‖² on smooth synthetic images, over the trained noise levels.
+def _score_errors(weights: Mapping[str, Tensor], choices: list[Architecture]) -> dict[Architecture, float]:
+    """Mean of ‖σ·score + noise‖² / ‖noise‖² of each choice on smooth synthetic images, over the trained noise levels.
 
-    A trained network is well below 1 at every level where the images are smoother than the noise; a network read with the
-    wrong conventions is not.
+    A trained network is well below 1 at every level where the images are smoother than the noise; a network read with
+    the wrong conventions is not.
     """
-    network = NCSNpp(candidate)
-    network.load_state_dict({**weights, "sigmas": network.sigmas})
-    network.eval()
+    first = choices[0]
     generator = torch.Generator().manual_seed(0)
-    side = max(32, 4 * candidate.divisor)
+    side = max(32, 4 * first.divisor)
     grid = torch.linspace(-1, 1, side)
     radius2 = grid[:, None] ** 2 + (1.3 * grid[None, :]) ** 2
     clean = (0.6 * torch.sigmoid((0.6 - radius2) * 12))[None, None]
-    sigma = torch.exp(torch.linspace(0.25, 0.95, 8) * torch.log(torch.tensor(candidate.sigma_max / candidate.sigma_min)))
-    sigma = (candidate.sigma_min * sigma).float()
+    position = torch.linspace(0.25, 0.95, 8)
+    sigma = first.sigma_min * torch.exp(position * math.log(first.sigma_max / first.sigma_min))
     noise = torch.randn(len(sigma), 1, side, side, generator=generator)
     s = sigma[:, None, None, None]
-    residual = s * network(clean + s * noise, sigma) + noise
-    error = residual.square().mean(dim=(1, 2, 3)) / noise.square().mean(dim=(1, 2, 3))
-    # The logarithm keeps one hopeless level from hiding what the others say.
-    return float(torch.exp(torch.log(error.clamp(1e-6, 1e6)).mean()))
+
+    raw: dict[Architecture, Tensor] = {}
+    errors = {}
+    for choice in choices:
+        # The division by σ comes last: one pass through the network serves both values of scale_by_sigma.
+        key = replace(choice, scale_by_sigma=True)
+        if key not in raw:
+            raw[key] = NCSNpp.of_weights(choice, weights).eval().forward_raw(clean + s * noise, sigma)
+        weighted_score = raw[key] if choice.scale_by_sigma else s * raw[key]
+        error = (weighted_score + noise).square().mean(dim=(1, 2, 3)) / noise.square().mean(dim=(1, 2, 3))
+        # The logarithm keeps one hopeless level from hiding what the others say.
+        errors[choice] = float(torch.exp(torch.log(error.nan_to_num(nan=1e6).clamp(1e-6, 1e6)).mean()))
+    return errors

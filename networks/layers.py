@@ -21,7 +21,8 @@ def init_uniform(shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     receptive = math.prod(shape[2:])
     fan_mean = (shape[0] + shape[1]) * receptive / 2
     # A scale of 0 means "almost zero": exact zeros would block the gradient of the layers before.
-    return torch.empty(shape).uniform_(-1, 1) * math.sqrt(3 * max(scale, 1e-10) / fan_mean)
+    bound = math.sqrt(3 * max(scale, 1e-10) / fan_mean)
+    return torch.empty(shape).uniform_(-bound, bound)
 
 
 def conv(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, padding: int | None = None, scale: float = 1.0) -> nn.Conv2d:
@@ -60,7 +61,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, n_features: int, scale: float = 16.0):
         super().__init__()
-        self.W = nn.Parameter(torch.randn(n_features) * scale, requires_grad=False)
+        self.W = nn.Parameter(torch.empty(n_features).normal_(std=scale), requires_grad=False)
 
     def forward(self, log_sigma: Tensor) -> Tensor:
         phase = log_sigma[:, None] * self.W[None, :] * (2 * math.pi)
@@ -91,7 +92,8 @@ class FirFilter(nn.Module):
     def __init__(self, mode: str, padding: int = 1):
         super().__init__()
         self.mode, self.padding = mode, padding
-        taps = torch.tensor(FIR_TAPS)
+        # On the CPU even where parameters are only described: this buffer is in no checkpoint that could fill it later.
+        taps = torch.tensor(FIR_TAPS, device="cpu")
         kernel = taps[:, None] * taps[None, :] / taps.sum() ** 2
         # Zeros inserted between samples dilute the signal by four: the gain restores it.
         self.register_buffer("kernel", (4 * kernel if mode == "up" else kernel)[None, None], persistent=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,12 @@ from networks.layers import (
 )
 
 
+def noise_levels(a: Architecture) -> Tensor:
+    """The buffer that score_sde stores with the weights: σ from largest to smallest, float64 (n_scales,)."""
+    levels = torch.linspace(0, 1, a.n_scales, dtype=torch.float64, device="cpu")
+    return a.sigma_max * (a.sigma_min / a.sigma_max) ** levels
+
+
 class NCSNpp(nn.Module):
     """Score of the noisy image: ``net(x, sigma) ≈ ∇ₓ log p_σ(x)``.
 
@@ -39,8 +45,7 @@ class NCSNpp(nn.Module):
     def __init__(self, architecture: Architecture):
         super().__init__()
         a = self.architecture = architecture
-        levels = torch.linspace(0, 1, a.n_scales, dtype=torch.float64)
-        self.register_buffer("sigmas", a.sigma_max * (a.sigma_min / a.sigma_max) ** levels)
+        self.register_buffer("sigmas", noise_levels(a))
         n_embedding = 4 * a.nf
 
         def block(n_in: int, n_out: int, direction: str | None = None) -> ResBlock:
@@ -106,6 +111,23 @@ class NCSNpp(nn.Module):
             add(GroupNormSilu(n))
             add(conv(n, 1, scale=0.0))
         self.all_modules = nn.ModuleList(modules)
+
+    @classmethod
+    def of_weights(cls, architecture: Architecture, weights: Mapping[str, Tensor]) -> NCSNpp:
+        """Build the network around tensors that exist: nothing is drawn at random first, float32 tensors are not copied.
+
+        Parameters
+        ----------
+        architecture : Architecture
+        weights : dict of str to tensor
+            Names and shapes of the network's `state_dict`; ``sigmas`` may be missing.
+        """
+        with torch.device("meta"):
+            network = cls(architecture)
+        tensors = {k: v if k == "sigmas" else v.float() for k, v in weights.items()}
+        tensors.setdefault("sigmas", noise_levels(architecture))
+        network.load_state_dict(tensors, assign=True)
+        return network
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the score.

@@ -1,0 +1,121 @@
+"""The manifest of an engine bundle, and the checks before its graphs run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError
+from engine.volume import Plane
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+#: What each graph is for: names of the files without their ending.
+GRAPHS = {
+    "denoise": "(x, sigma) -> x0",
+    "adjoint": "(x, sigma, cotangent) -> (x0, pullback)",
+    "linearize": "(x, sigma) -> (x0, tape…)",
+    "pullback": "(cotangent, tape…) -> pullback",
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with a manifest and the graphs that it describes.
+
+    Parameters
+    ----------
+    folder : Path
+    manifest : dict
+        As written by the exporter; see `docs` in ARCHITECTURE.md for its fields.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Bundle:
+        """Read a bundle and check that every file is the one that was verified when the bundle was built.
+
+        Raises
+        ------
+        InputError
+            No bundle, another format version, or a file that is missing or changed.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise InputError(
+                f"engine: expected an engine bundle with a {MANIFEST}, found none in '{folder}'; "
+                "build one with `python -m export.build_engine --ckpt CHECKPOINT`"
+            )
+        try:
+            manifest = json.loads(path.read_text())
+            version = manifest["format"]
+            files = dict(manifest["files"])
+        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise InputError(f"engine: expected a readable manifest, '{path}' is damaged ({error!r}); build the engine again") from error
+        if version != FORMAT:
+            raise InputError(f"engine: expected bundle format {FORMAT}, '{folder}' has {version}; build the engine again")
+        for name, expected in files.items():
+            file = folder / name
+            if Path(name).name != name or not file.is_file():
+                raise InputError(f"engine: expected the file '{name}' in '{folder}', found none; build the engine again")
+            if sha256_of(file) != expected:
+                raise InputError(
+                    f"engine: expected '{file}' as it was verified (sha256 {expected[:12]}…), got another content; "
+                    "build the engine again with --force"
+                )
+        missing = [g for g in GRAPHS if f"{g}.onnx" not in files]
+        if missing:
+            raise InputError(f"engine: expected the graphs {', '.join(GRAPHS)}, '{folder}' lacks {', '.join(missing)}; build the engine again")
+        return cls(folder, manifest)
+
+    @property
+    def plane(self) -> Plane | None:
+        """The plane whose slices the network was trained on, where the checkpoint or its exporter said so."""
+        axes = self.manifest["plane"]
+        return None if axes is None else Plane((axes[0], axes[1], axes[2]))
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.manifest["architecture"]["sigma_min"])
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.manifest["architecture"]["sigma_max"])
+
+    @property
+    def divisor(self) -> int:
+        """Image sides must be multiples of this."""
+        return int(self.manifest["divisor"])
+
+    @property
+    def trained_size(self) -> int | None:
+        """Side of the training slices, in pixels, where known."""
+        return self.manifest["trained_size"]  # type: ignore[no-any-return]
+
+    def check_slice(self, shape: tuple[int, int]) -> None:
+        """Refuse slices whose sides the network cannot halve often enough."""
+        if any(side % self.divisor for side in shape):
+            raise InputError(
+                f"volume: expected sides that are multiples of {self.divisor}, the network of '{self.folder}' got slices of {shape[0]}×{shape[1]}; "
+                "crop or pad the volume"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+
+
+def _sha256(stream: Any) -> str:
+    """`hashlib.file_digest` for Python 3.10."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

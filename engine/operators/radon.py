@@ -1,0 +1,32 @@
+"""Parallel-beam projection of every slice: sparse-view CT."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import kernels
+from engine.operators.linear_operator import LinearOperator
+
+
+class Radon(LinearOperator):
+    """Line integrals over n_views angles, in the reference discretisation (`kernels.radon_forward`).
+
+    Parameters
+    ----------
+    geometry : kernels.ParallelGeometry
+        Square slices of side ``geometry.n``.
+    """
+
+    def __init__(self, geometry: kernels.ParallelGeometry):
+        super().__init__((geometry.n, geometry.n), (geometry.n_views, geometry.n_bins), np.float32)
+        self.geometry = geometry
+
+    def _apply(self, x: np.ndarray) -> np.ndarray:
+        return kernels.radon_forward(np.ascontiguousarray(x), self.geometry)
+
+    def _adjoint(self, y: np.ndarray) -> np.ndarray:
+        return kernels.radon_adjoint(np.ascontiguousarray(y), self.geometry)
+
+    def classical(self, y: np.ndarray) -> np.ndarray:
+        """Filtered back-projection with the ramp filter."""
+        return kernels.radon_fbp(np.ascontiguousarray(y), self.geometry)

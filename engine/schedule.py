@@ -1,0 +1,87 @@
+"""Noise levels of the VE SDE, and whose turn it is at each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.errors import InputError
+
+#: The last time at which the network is evaluated; the published sampler stops short of t = 0.
+_LAST_TIME = 1e-5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels for n steps, coarse to fine, with the published discretisation.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        Ends of the range, in units of image intensity.
+    n_steps : int
+        At least 2.
+
+    Raises
+    ------
+    InputError
+        Values out of range.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    n_steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise InputError(
+                f"sigma: expected 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}; swap or mend them"
+            )
+        if self.n_steps < 2:
+            raise InputError(f"steps: expected at least 2, got {self.n_steps}; ask for more")
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """float64 (n_steps,): σ(t_i), the level that the network is told at each step."""
+        t = np.linspace(1.0, _LAST_TIME, self.n_steps)
+        return np.asarray(self.sigma_min * (self.sigma_max / self.sigma_min) ** t)
+
+    @property
+    def variance_drops(self) -> np.ndarray:
+        """float64 (n_steps,): G_i² = σ_j² − σ_{j−1}² with j = n_steps − 1 − i, by which the predictor lowers the variance.
+
+        The discrete levels differ slightly from σ(t_i), as in the reference.
+        """
+        levels = np.exp(np.linspace(np.log(self.sigma_min), np.log(self.sigma_max), self.n_steps))
+        return np.asarray(np.diff(levels**2, prepend=0.0)[::-1])
+
+
+def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:  # noqa: N803 - the paper's symbol
+    """Decide for every step whether it is the primary network's turn.
+
+    Parameters
+    ----------
+    K : int or float
+        Integer: the auxiliary network has every K-th step. Float: each step is the auxiliary's with probability 1/K.
+    n_steps : int
+    seed : int
+        Of the float case's draws.
+
+    Returns
+    -------
+    bool (n_steps,)
+        True where the primary network works.
+
+    Raises
+    ------
+    InputError
+        Integer K below 2, float K below 1.
+    """
+    if isinstance(K, int):
+        if K < 2:
+            raise InputError(f"K: expected an integer of at least 2, or a number of at least 1 with a point, got {K}; 2 is usual")
+        return np.asarray(np.arange(n_steps) % K != K - 1)
+    if not (np.isfinite(K) and K >= 1):
+        raise InputError(f"K: expected a number of at least 1 with a point, or an integer of at least 2, got {K}; 2.0 is usual")
+    return np.asarray(np.random.Generator(np.random.Philox(seed)).random(n_steps) >= 1 / K)

@@ -1,0 +1,228 @@
+"""Compile a score network into an engine bundle: ``python -m export.build_engine --ckpt xy.pt``.
+
+The bundle holds ONNX graphs of the denoiser and of its adjoint, verified against PyTorch, and a manifest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine.bundle import FORMAT, MANIFEST, Bundle, sha256_of
+from engine.errors import InputError
+from engine.volume import Plane
+
+log = logging.getLogger("export")
+
+#: The sources whose change makes an existing bundle stale.
+_SOURCES = ("adjoint.py", "graphs.py", "lowering.py", "onnx.py")
+
+
+def content_key(ckpt: Path, options: dict[str, Any]) -> str:
+    """Hash of everything that a bundle depends on: the checkpoint, the options, the exporter and its libraries."""
+    digest = hashlib.sha256(sha256_of(ckpt).encode())
+    digest.update(json.dumps(options, sort_keys=True).encode())
+    for name in _SOURCES:
+        digest.update((Path(__file__).parent / name).read_bytes())
+    for package in ("torch", "onnx"):
+        digest.update(metadata.version(package).encode())
+    return digest.hexdigest()
+
+
+def is_current(folder: Path, key: str) -> bool:
+    """Whether `folder` holds a whole bundle with this key."""
+    try:
+        return Bundle.open(folder).manifest.get("key") == key
+    except InputError:
+        return False
+
+
+def build_engine(
+    ckpt: Path, out: Path, *, plane: Plane | None = None, ema: bool = True, key: str | None = None, **known: Any
+) -> dict[str, Any]:
+    """Export, verify and write a bundle; `out` appears whole or not at all.
+
+    Parameters
+    ----------
+    ckpt : Path
+        score_sde or TPDM checkpoint.
+    out : Path
+        Folder of the bundle; replaced if it is one.
+    plane : Plane, optional
+        The plane of the training slices, where the checkpoint does not say.
+    ema : bool
+        Use the moving average of the weights.
+    key : str, optional
+        Content key to store.
+    **known
+        Fields of `networks.Architecture` that the tensors do not tell.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    networks.CheckpointError, InputError
+        The checkpoint cannot be used, the output cannot be written, or verification failed.
+    """
+    # PyTorch takes seconds to import: `--help`, an up-to-date bundle and a wrong path need not wait for it.
+    import torch
+
+    from export import verify
+    from export.graphs import write_graphs
+    from networks import load_checkpoint
+
+    started = time.monotonic()
+    network, info = load_checkpoint(ckpt, ema=ema, **known)
+    a = network.architecture
+    stored = info.get("plane")
+    if stored is not None and plane is not None and tuple(stored) != plane.axes:
+        raise InputError(f"plane: expected {Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on, got {plane}; drop --plane")
+    axes = list(plane.axes) if plane else stored
+    n_parameters = sum(p.numel() for p in network.parameters())
+    log.info("network: %.2f million parameters, %s", n_parameters / 1e6, a)
+    for name, how in info["inferred"].items():
+        log.info("  %s: %s", name, how)
+    if axes is None:
+        log.info("  plane: not stored in the checkpoint; state it with --plane here or when the engine runs")
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
+    except OSError as error:
+        raise InputError(f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out") from error
+    try:
+        log.info("tracing the denoiser and its adjoint …")
+        with torch.no_grad():
+            write_graphs(network, work)
+        log.info("verifying against float64 autograd …")
+        rows = verify.verify(network, work)
+        print(verify.table(rows))
+        if not all(r.passes for r in rows):
+            raise InputError(
+                f"ckpt: expected relative errors of at most {verify.BOUNDS['x0']:g} (x0) and {verify.BOUNDS['pullback']:g} (pullback), "
+                f"the table above shows more for '{ckpt}'; the weights may be beyond float32's reach: check the training"
+            )
+        manifest = {
+            "format": FORMAT,
+            "name": out.name,
+            "architecture": a.to_dict(),
+            "inferred": info["inferred"],
+            "n_parameters": n_parameters,
+            "plane": axes,
+            "trained_size": info["image_size"],
+            "divisor": a.divisor,
+            "precision": "float32",
+            "opset": _opset(),
+            "checkpoint": {"file": ckpt.name, "sha256": sha256_of(ckpt), "ema": ema, "step": info["step"]},
+            "versions": {p: metadata.version(p) for p in ("tpdm-engine", "torch", "onnx", "onnxruntime")},
+            "verification": {"bounds": verify.BOUNDS, "rows": [r.to_dict() for r in rows]},
+            "build_seconds": round(time.monotonic() - started, 1),
+            "key": key,
+            "files": {p.name: sha256_of(p) for p in sorted(work.iterdir())},
+        }
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        work.chmod(0o755)
+        _replace(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _opset() -> int:
+    from export.onnx import OPSET
+
+    return OPSET
+
+
+def _replace(work: Path, out: Path) -> None:
+    """Move a finished folder into place; only an earlier bundle may be in the way."""
+    old = None
+    if out.exists():
+        if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out")
+        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
+        os.replace(out, old / out.name)
+    os.replace(work, out)
+    if old:
+        shutil.rmtree(old)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export.build_engine", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of score_sde's or TPDM's format")
+    parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
+    parser.add_argument("--plane", help="plane of the training slices: axial, coronal, sagittal, or axes slice,row,column such as 2,0,1")
+    parser.add_argument("--no-ema", action="store_true", help="use the last weights instead of their moving average")
+    parser.add_argument("--force", action="store_true", help="build even if the bundle is up to date")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    known = parser.add_argument_group(
+        "architecture", "asked for only where the tensors do not tell; a stated value overrides what would be inferred"
+    )
+    for name, text in (
+        ("fir", "resampling by the (1, 3, 3, 1) filter"),
+        ("skip-rescale", "residual sums divided by √2"),
+        ("scale-by-sigma", "output divided by σ"),
+        ("centered", "input taken as it is, not mapped from [0, 1] to [-1, 1]"),
+    ):
+        known.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
+    known.add_argument("--sigma-min", type=float, help="smallest trained noise level, if the checkpoint has no sigmas")
+    known.add_argument("--sigma-max", type=float, help="largest trained noise level, if the checkpoint has no sigmas")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args = build_parser().parse_args(argv)
+    names = ("fir", "skip_rescale", "scale_by_sigma", "centered", "sigma_min", "sigma_max")
+    known = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    out = args.out or Path("engines") / args.ckpt.stem
+    try:
+        return _main(args, known, out)
+    except ValueError as error:
+        if not _is_users(error):
+            raise
+        print(f"build_engine: {error}", file=sys.stderr)
+        return 2
+
+
+def _is_users(error: ValueError) -> bool:
+    if isinstance(error, InputError):
+        return True
+    from networks import CheckpointError
+
+    return isinstance(error, CheckpointError)
+
+
+def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
+    plane = Plane.parse(args.plane) if args.plane else None
+    if not args.ckpt.is_file():
+        raise InputError(f"ckpt: expected a checkpoint file, found nothing at '{args.ckpt}'; check the path")
+    key = content_key(args.ckpt, {"plane": args.plane, "ema": not args.no_ema, **known})
+    if is_current(out, key) and not args.force:
+        print(f"{out} is up to date")
+        return 0
+    if args.dry_run:
+        print(f"would build {out} from {args.ckpt}")
+        return 0
+    manifest = build_engine(args.ckpt, out, plane=plane, ema=not args.no_ema, key=key, **known)
+    size_mb = sum((out / name).stat().st_size for name in manifest["files"]) / 1e6
+    print(f"wrote {out} ({size_mb:.1f} MB) in {manifest['build_seconds']:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
