@@ -57,13 +57,19 @@ class Bundle:
             version = manifest["format"]
             files = dict(manifest["files"])
         except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise InputError(f"engine: expected a readable manifest, '{path}' is damaged ({error!r}); build the engine again") from error
+            raise InputError(
+                f"engine: expected a readable manifest, '{path}' is damaged ({error!r}); build the engine again"
+            ) from error
         if version != FORMAT:
-            raise InputError(f"engine: expected bundle format {FORMAT}, '{folder}' has {version}; build the engine again")
+            raise InputError(
+                f"engine: expected bundle format {FORMAT}, '{folder}' has {version}; build the engine again"
+            )
         for name, expected in files.items():
             file = folder / name
             if Path(name).name != name or not file.is_file():
-                raise InputError(f"engine: expected the file '{name}' in '{folder}', found none; build the engine again")
+                raise InputError(
+                    f"engine: expected the file '{name}' in '{folder}', found none; build the engine again"
+                )
             if sha256_of(file) != expected:
                 raise InputError(
                     f"engine: expected '{file}' as it was verified (sha256 {expected[:12]}…), got another content; "
@@ -71,7 +77,10 @@ class Bundle:
                 )
         missing = [g for g in GRAPHS if f"{g}.onnx" not in files]
         if missing:
-            raise InputError(f"engine: expected the graphs {', '.join(GRAPHS)}, '{folder}' lacks {', '.join(missing)}; build the engine again")
+            raise InputError(
+                f"engine: expected the graphs {', '.join(GRAPHS)}, '{folder}' lacks {', '.join(missing)}; build the "
+                f"engine again"
+            )
         return cls(folder, manifest)
 
     @property
@@ -102,7 +111,8 @@ class Bundle:
         """Refuse slices whose sides the network cannot halve often enough."""
         if any(side % self.divisor for side in shape):
             raise InputError(
-                f"volume: expected sides that are multiples of {self.divisor}, the network of '{self.folder}' got slices of {shape[0]}×{shape[1]}; "
+                f"volume: expected sides that are multiples of {self.divisor}, the network of '{self.folder}' got "
+                f"slices of {shape[0]}×{shape[1]}; "
                 "crop or pad the volume"
             )
 

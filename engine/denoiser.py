@@ -8,16 +8,17 @@ from typing import final
 
 import numpy as np
 
-#: Given x̂₀ of some slices, float32 (m, h, w), and which slices of the stack they are: their cotangent, float32 (m, h, w).
+#: Given x̂₀ of some slices, float32 (m, h, w), and which slices of the stack they are: their cotangent, float32 (m, h,
+#: w).
 CotangentOf = Callable[[np.ndarray, slice], np.ndarray]
 
 
 class Denoiser(ABC):
     """x̂₀ = E[clean | noisy] for single slices, and its exact vector-Jacobian product.
 
-    Slices are independent of each other; runners may cut a stack as they like. So `vjp` takes the cotangent as a function of
-    x̂₀: it is asked for piece by piece, possibly from several threads at once, and the network's forward pass is never
-    repeated for the backward one.
+    Slices are independent of each other; runners may cut a stack as they like. So `vjp` takes the cotangent as a
+    function of x̂₀: it is asked for piece by piece, possibly from several threads at once, and the network's forward
+    pass is never repeated for the backward one.
     """
 
     @final

@@ -11,30 +11,43 @@ from engine.operators import LinearOperator
 
 
 class Dps:
-    """Computes ∇ₓ‖s·(A x̂₀(x) − y) − e‖₂, the norm over groups of slices.
+    """Computes λ ∇ₓ‖s·(A x̂₀(x) − y) − e‖₂, the norm over groups of slices.
 
-    Because A measures each slice by itself, the gradient of a group's norm is Jᵀ Aᵀ r divided by that norm: the pullback is
-    taken slice by slice and only scaled by its group afterwards. So group size and batch size have nothing to do with each
-    other.
+    Because A measures each slice by itself, the gradient of a group's norm is Jᵀ Aᵀ r divided by that norm: the
+    pullback is taken slice by slice and only scaled by its group afterwards. So group size and batch size have nothing
+    to do with each other.
 
     Parameters
     ----------
     operator : LinearOperator
     measurement : array (n, *operator.data_shape)
         y, in the layout of the primary plane.
+    weight : float
+        λ: the length of the step, in units of ‖y‖ / ‖A‖².
     scale : float
         s, the weight of the residual.
+    stable : bool
+        Never step further than r/‖s A‖², which is as far as gradient descent may go without overshooting. The published
+        method has no such limit: its many short steps stay below it almost always, and few long ones would oscillate.
 
     Source: Chung et al., Diffusion posterior sampling for general noisy inverse problems, ICLR 2023.
     """
 
-    def __init__(self, operator: LinearOperator, measurement: np.ndarray, scale: float = 1.0):
-        self.operator, self.measurement, self.scale = operator, measurement, np.float32(scale)
+    def __init__(
+        self,
+        operator: LinearOperator,
+        measurement: np.ndarray,
+        weight: float,
+        scale: float = 1.0,
+        stable: bool = False,
+    ):
+        self.operator, self.measurement, self.weight, self.scale = operator, measurement, weight, np.float32(scale)
+        self.limit = 1 / (scale * operator.norm()) ** 2 if stable else np.inf
 
     def __call__(
         self, denoiser: Denoiser, x: np.ndarray, sigma: float, groups: Sequence[slice], noise: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return x̂₀, the gradient, and the residual's norm.
+        """Return x̂₀, the step to subtract from x, and the residual's norm.
 
         Parameters
         ----------
@@ -48,7 +61,7 @@ class Dps:
 
         Returns
         -------
-        x0, gradient : float32 (n, h, w)
+        x0, step : float32 (n, h, w)
         residual : float
             ‖A x̂₀ − y‖₂ over the whole stack.
         """
@@ -64,12 +77,12 @@ class Dps:
             squared[which] = _squared_norms(residual)
             return self.scale * self.operator.adjoint(residual)
 
-        x0, gradient = denoiser.vjp(x, sigma, cotangent)
+        x0, step = denoiser.vjp(x, sigma, cotangent)
         for group in groups:
             norm = float(np.sqrt(squared[group].sum()))
             # A residual of exactly zero has no direction to go in.
-            gradient[group] *= np.float32(1 / norm if norm > 0 else 0)
-        return x0, gradient, float(np.sqrt(plain.sum()))
+            step[group] *= np.float32(min(self.weight / norm, self.limit) if norm > 0 else 0)
+        return x0, step, float(np.sqrt(plain.sum()))
 
 
 def _squared_norms(y: np.ndarray) -> np.ndarray:

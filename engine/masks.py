@@ -18,9 +18,9 @@ def poisson_disc(shape: tuple[int, int], acceleration: float, seed: int, centre_
     """Draw a variable-density Poisson-disc sampling mask.
 
     The achieved acceleration, all points over sampled ones, is within 2 % of `acceleration`. A point's radius, in
-    pixels, is a slope times its distance from DC in units of half the sides. Points of radius at most 1 are all sampled;
-    no two others are closer than the smaller of their radii, so density falls outwards. The same arguments give the
-    same mask on every platform.
+    pixels, is a slope times its distance from DC in units of half the sides. Points of radius at most 1 are all
+    sampled; no two others are closer than the smaller of their radii, so density falls outwards. The same arguments
+    give the same mask on every platform.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def poisson_disc(shape: tuple[int, int], acceleration: float, seed: int, centre_
         raise InputError(
             f"shape: expected enough points for an acceleration within 2 % of {acceleration:g}, "
             f"got {rows} x {columns}, where {n_wanted} points give "
- f"{n_points / n_wanted:.4g}; enlarge k-space or ask for that acceleration"
+            f"{n_points / n_wanted:.4g}; enlarge k-space or ask for that acceleration"
         )
     if n_wanted == n_points:
         return np.ones(shape, dtype=np.float32)
@@ -118,9 +118,10 @@ def _throw(radius: np.ndarray, centre: np.ndarray, order: np.ndarray, n_wanted: 
     rows, columns = radius.shape
     # Squared distances on the grid are integers: below a radius squared is below that number rounded up.
     limit = np.ceil(radius**2).astype(np.int64)
-    # What is fully sampled goes first: neither a neighbour's disc nor the end of throwing may leave a hole in it.
+    # What is fully sampled goes first, from DC outwards: neither a neighbour's disc nor the end leaves a hole in it.
     full = (centre | (limit <= 1)).ravel()[order]
-    order = np.concatenate([order[full], order[~full]])
+    core = order[full]
+    order = np.concatenate([core[np.argsort(radius.ravel()[core], kind="stable")], order[~full]])
 
     # The margin holds discs that cross the border. Single look-ups in a bytearray cost a third of NumPy's.
     margin = min(math.ceil(float(radius.max())), max(rows, columns))

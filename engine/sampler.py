@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,16 +43,16 @@ class State:
 
 def groups_of(n: int, size: int) -> list[slice]:
     """Cut n slices into ⌈n/size⌉ consecutive groups of nearly equal length, longer ones first."""
-    edges = np.cumsum([0] + [len(part) for part in np.array_split(np.arange(n), -(-n // size))])
-    return [slice(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = np.array_split(np.arange(n), -(-n // size))
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
 
 
 @dataclass(frozen=True)
 class PredictorCorrector:
     """One Langevin correction and one reverse-diffusion step at every noise level.
 
-    On the primary network's turns both also descend the data residual (DPS). The reference semantics are kept to the letter:
-    step sizes from norms over groups of slices, noise only in the corrector.
+    On the primary network's turns both also descend the data residual (DPS). The reference semantics are kept to the
+    letter: step sizes from norms over groups of slices, noise only in the corrector.
 
     Parameters
     ----------
@@ -65,8 +64,6 @@ class PredictorCorrector:
     noise : Noise
     guidance : Dps or None
         None samples the prior alone.
-    dps_weight : float
-        λ.
     group : int
         Slices over which norms are taken; part of the method, not of the machine.
     snr : float
@@ -76,8 +73,8 @@ class PredictorCorrector:
     predictor_noise : bool
         Add the reverse diffusion's noise; the published sampler leaves it out.
 
-    Source: Lee et al., Improving 3D imaging with pre-trained perpendicular 2D diffusion models, ICCV 2023; the corrector from
-    Song et al., ICLR 2021.
+    Source: Lee et al., Improving 3D imaging with pre-trained perpendicular 2D diffusion models, ICCV 2023; the
+    corrector from Song et al., ICLR 2021.
     """
 
     primary: Prior
@@ -86,7 +83,6 @@ class PredictorCorrector:
     primary_turns: np.ndarray
     noise: Noise
     guidance: Dps | None
-    dps_weight: float
     group: int = 6
     snr: float = 0.16
     renoise: ThickSlices | None = None
@@ -104,46 +100,39 @@ class PredictorCorrector:
 
         # Corrector: x + ε s + √(2ε) z
         z = self.noise.draw(i, Phase.CORRECTOR, plane, shape)
-        score, gradient, _ = self._score(prior, x, sigma, groups, guided, i, Phase.CORRECTOR_MEASUREMENT)
+        score, descent, _ = self._score(prior, x, sigma, groups, guided, i, Phase.CORRECTOR_MEASUREMENT)
         corrected = np.empty_like(x)
         for g in groups:
             epsilon = 2 * (self.snr * _mean_norm(z[g]) / _mean_norm(score[g])) ** 2
             kernels.fused_update(x[g], score[g], z[g], epsilon, np.sqrt(2 * epsilon), out=corrected[g])
-        x = self._descend(corrected, gradient)
+        x = _descend(corrected, descent)
 
         # Predictor: x + G² s
         drop = float(self.schedule.variance_drops[i])
-        score, gradient, residual = self._score(prior, x, sigma, groups, guided, i, Phase.PREDICTOR_MEASUREMENT)
+        score, descent, residual = self._score(prior, x, sigma, groups, guided, i, Phase.PREDICTOR_MEASUREMENT)
         z_predictor = self.noise.draw(i, Phase.PREDICTOR, plane, shape) if self.predictor_noise else None
         x = kernels.fused_update(x, score, z_predictor, drop, np.sqrt(drop))
-        x = self._descend(x, gradient)
+        x = _descend(x, descent)
         return State(plane.volume_of(x), i + 1, state.residual if residual is None else residual)
 
     def _score(
         self, prior: Prior, x: np.ndarray, sigma: float, groups: list[slice], guided: bool, i: int, phase: Phase
     ) -> tuple[np.ndarray, np.ndarray | None, float | None]:
-        """Score s = (x̂₀ − x)/σ² at x and, where guided, the residual's gradient and norm."""
-        gradient = residual = None
+        """Score s = (x̂₀ − x)/σ² at x and, where guided, the step of data consistency and the residual."""
+        descent = residual = None
         if guided and self.guidance is not None:
             e = None
             if self.renoise is not None:
                 z = self.noise.draw(i, phase, prior.plane, prior.plane.volume_of(x).shape)
                 e = np.float32(sigma) * self.renoise.first_of_block(z)
-            x0, gradient, residual = self.guidance(prior.denoiser, x, sigma, groups, e)
+            x0, descent, residual = self.guidance(prior.denoiser, x, sigma, groups, e)
         else:
             x0 = prior.denoiser.denoise(x, sigma)
-        return (x0 - x) / np.float32(sigma**2), gradient, residual
+        return (x0 - x) / np.float32(sigma**2), descent, residual
 
-    def _descend(self, x: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
-        if gradient is None:
-            return x
-        return kernels.fused_update(x, gradient, None, -self.dps_weight, 0.0, out=x)
 
-    def run(self, state: State) -> Iterator[State]:
-        """Yield the state after every remaining step."""
-        while state.step < self.schedule.n_steps:
-            state = self.step(state)
-            yield state
+def _descend(x: np.ndarray, step: np.ndarray | None) -> np.ndarray:
+    return x if step is None else kernels.fused_update(x, step, None, -1.0, 0.0, out=x)
 
 
 def _mean_norm(x: np.ndarray) -> float:

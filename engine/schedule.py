@@ -34,9 +34,10 @@ class Schedule:
     n_steps: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < np.inf:
             raise InputError(
-                f"sigma: expected 0 < sigma_min < sigma_max, got {self.sigma_min:g} and {self.sigma_max:g}; swap or mend them"
+                f"sigma: expected 0 < sigma_min < sigma_max, both finite, got {self.sigma_min:g} and "
+                f"{self.sigma_max:g}; swap or mend them"
             )
         if self.n_steps < 2:
             raise InputError(f"steps: expected at least 2, got {self.n_steps}; ask for more")
@@ -49,7 +50,8 @@ class Schedule:
 
     @property
     def variance_drops(self) -> np.ndarray:
-        """float64 (n_steps,): G_i² = σ_j² − σ_{j−1}² with j = n_steps − 1 − i, by which the predictor lowers the variance.
+        """float64 (n_steps,): G_i² = σ_j² − σ_{j−1}² with j = n_steps − 1 − i, by which the predictor lowers the
+        variance.
 
         The discrete levels differ slightly from σ(t_i), as in the reference.
         """
@@ -57,7 +59,7 @@ class Schedule:
         return np.asarray(np.diff(levels**2, prepend=0.0)[::-1])
 
 
-def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:  # noqa: N803 - the paper's symbol
+def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:
     """Decide for every step whether it is the primary network's turn.
 
     Parameters
@@ -78,10 +80,14 @@ def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:  # noqa: N803 
     InputError
         Integer K below 2, float K below 1.
     """
-    if isinstance(K, int):
+    if isinstance(K, (int, np.integer)):
         if K < 2:
-            raise InputError(f"K: expected an integer of at least 2, or a number of at least 1 with a point, got {K}; 2 is usual")
+            raise InputError(
+                f"K: expected an integer of at least 2, or a number of at least 1 with a point, got {K}; 2 is usual"
+            )
         return np.asarray(np.arange(n_steps) % K != K - 1)
     if not (np.isfinite(K) and K >= 1):
-        raise InputError(f"K: expected a number of at least 1 with a point, or an integer of at least 2, got {K}; 2.0 is usual")
+        raise InputError(
+            f"K: expected a number of at least 1 with a point, or an integer of at least 2, got {K}; 2.0 is usual"
+        )
     return np.asarray(np.random.Generator(np.random.Philox(seed)).random(n_steps) >= 1 / K)

@@ -1,7 +1,7 @@
 """Traces the denoiser and its vector-Jacobian product into plain operator graphs.
 
-``torch.func.vjp`` of the network is traced by ``make_fx`` with symbolic shapes, so that the backward pass becomes ordinary
-operators that any exporter can write; nothing of autograd remains.
+``torch.func.vjp`` of the network is traced by ``make_fx`` with symbolic shapes, so that the backward pass becomes
+ordinary operators that any exporter can write; nothing of autograd remains.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Adjoint(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, sigma: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        x0, pull = torch.func.vjp(lambda z: self.network.denoise(z, sigma), x)
+        x0, pull, *_ = torch.func.vjp(lambda z: self.network.denoise(z, sigma), x)
         return x0, pull(cotangent)[0]
 
 
@@ -38,7 +38,8 @@ def _convolution_input_gradient(
 ) -> tuple[Tensor, None, None]:  # fmt: skip
     """Pullback of a convolution to its input, as a convolution wherever there is one.
 
-    ``convolution_backward`` has no ONNX counterpart. Weights are constants here, so that only the input's gradient exists.
+    ``convolution_backward`` has no ONNX counterpart. Weights are constants here, so that only the input's gradient
+    exists.
     """
     assert not mask[1] and not mask[2], "weights are constants here"
     if transposed:
@@ -63,15 +64,20 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def trace(network: NCSNpp) -> fx.GraphModule:
-    """Return the adjoint, (x, sigma, cotangent) -> (x̂₀, pullback), as one graph of core ATen operators with symbolic shapes.
+    """Return the adjoint, (x, sigma, cotangent) -> (x̂₀, pullback), as one graph of core ATen operators with symbolic
+    shapes.
 
     The graph of the denoiser is the part of it that x̂₀ depends on.
     """
     divisor = network.architecture.divisor
-    # The smallest images whose height, width and batch never agree by accident: the tracer would take equal sizes for one.
+    # The smallest images whose height, width and batch never agree by accident: the tracer would take equal sizes for
+    # one.
     x = torch.zeros(2, 1, 4 * divisor, 6 * divisor)
     inputs = (x, torch.ones(2), x.clone())
     with torch.enable_grad():
         return make_fx(
-            Adjoint(lower(network)), decomposition_table=_decompositions(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+            Adjoint(lower(network)),
+            decomposition_table=_decompositions(),
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
         )(*inputs)

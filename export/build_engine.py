@@ -89,7 +89,10 @@ def build_engine(
     a = network.architecture
     stored = info.get("plane")
     if stored is not None and plane is not None and tuple(stored) != plane.axes:
-        raise InputError(f"plane: expected {Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on, got {plane}; drop --plane")
+        raise InputError(
+            f"plane: expected {Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on, got {plane}; drop "
+            f"--plane"
+        )
     axes = list(plane.axes) if plane else stored
     n_parameters = sum(p.numel() for p in network.parameters())
     log.info("network: %.2f million parameters, %s", n_parameters / 1e6, a)
@@ -102,7 +105,9 @@ def build_engine(
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
     except OSError as error:
-        raise InputError(f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out") from error
+        raise InputError(
+            f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out"
+        ) from error
     try:
         log.info("tracing the denoiser and its adjoint …")
         with torch.no_grad():
@@ -112,8 +117,10 @@ def build_engine(
         print(verify.table(rows))
         if not all(r.passes for r in rows):
             raise InputError(
-                f"ckpt: expected relative errors of at most {verify.BOUNDS['x0']:g} (x0) and {verify.BOUNDS['pullback']:g} (pullback), "
-                f"the table above shows more for '{ckpt}'; the weights may be beyond float32's reach: check the training"
+                f"ckpt: expected relative errors of at most {verify.BOUNDS['x0']:g} (x0) and "
+                f"{verify.BOUNDS['pullback']:g} (pullback), "
+                f"the table above shows more for '{ckpt}'; the weights may be beyond float32's reach: check the "
+                f"training"
             )
         manifest = {
             "format": FORMAT,
@@ -153,7 +160,9 @@ def _replace(work: Path, out: Path) -> None:
     old = None
     if out.exists():
         if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out")
+            raise InputError(
+                f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out"
+            )
         old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
         os.replace(out, old / out.name)
     os.replace(work, out)
@@ -165,7 +174,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.build_engine", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of score_sde's or TPDM's format")
     parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
-    parser.add_argument("--plane", help="plane of the training slices: axial, coronal, sagittal, or axes slice,row,column such as 2,0,1")
+    parser.add_argument(
+        "--plane", help="plane of the training slices: axial, coronal, sagittal, or axes slice,row,column such as 2,0,1"
+    )
     parser.add_argument("--no-ema", action="store_true", help="use the last weights instead of their moving average")
     parser.add_argument("--force", action="store_true", help="build even if the bundle is up to date")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")

@@ -16,8 +16,9 @@ WEIGHTS = "weights.bin"
 def write_graphs(network: NCSNpp, folder: Path) -> None:
     """Write denoise, adjoint, linearize and pullback into `folder`, with one weights file.
 
-    One trace of the adjoint holds everything: the denoiser is the part that x̂₀ needs; cutting the rest off where it takes
-    values from that part gives `linearize`, which also returns those values (the tape), and `pullback`, which takes them.
+    One trace of the adjoint holds everything. The denoiser is the part that x̂₀ needs. Cutting the rest off where it
+    takes values from that part gives `linearize`, which also returns those values (the tape), and `pullback`, which
+    takes them: a guided step then evaluates the network once, forward and backward, with any operator in between.
     """
     module = trace(network)
     x, sigma, cotangent = (n for n in module.graph.nodes if n.op == "placeholder")
@@ -28,7 +29,13 @@ def write_graphs(network: NCSNpp, folder: Path) -> None:
     try:
         image = {"x": x, "sigma": sigma}
         write_onnx(module, folder / "denoise.onnx", weights, image, {"x0": x0})
-        write_onnx(module, folder / "adjoint.onnx", weights, {**image, "cotangent": cotangent}, {"x0": x0, "pullback": pullback})
+        write_onnx(
+            module,
+            folder / "adjoint.onnx",
+            weights,
+            {**image, "cotangent": cotangent},
+            {"x0": x0, "pullback": pullback},
+        )
         write_onnx(module, folder / "linearize.onnx", weights, image, {"x0": x0, **tape})
         write_onnx(module, folder / "pullback.onnx", weights, {"cotangent": cotangent, **tape}, {"pullback": pullback})
     finally:
@@ -36,7 +43,8 @@ def write_graphs(network: NCSNpp, folder: Path) -> None:
 
 
 def _tape(module: fx.GraphModule, x0: fx.Node, pullback: fx.Node, inputs: set[fx.Node]) -> list[fx.Node]:
-    """Values of the forward part that the backward part uses, in the order of the program; constants are not among them."""
+    """Values of the forward part that the backward part uses, in the order of the program; constants are not among
+    them."""
     forward = ancestors([x0], set())
     backward = ancestors([pullback], set()) - forward
     varying = set(inputs)

@@ -1,9 +1,9 @@
 """Rewrites a score network into operators that export well, forward and backward.
 
-Each operator here equals the PyTorch layer it replaces and carries a hand-written pullback, so that a traced vector-Jacobian
-product holds convolutions, a few reductions and element-wise arithmetic only: no shape-dependent scalars, no Pad, Transpose
-or Einsum, and no depthwise transposed convolution, which ONNX Runtime's CPU kernels run an order of magnitude slower than
-what stands here in its place.
+Each operator here equals the PyTorch layer it replaces and carries a hand-written pullback, so that a traced
+vector-Jacobian product holds convolutions, a few reductions and element-wise arithmetic only: no shape-dependent
+scalars, no Pad, Transpose or Einsum, and no depthwise transposed convolution, which ONNX Runtime's CPU kernels run an
+order of magnitude slower than what stands here in its place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class GroupNormSiluFn(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, n_groups: int, eps: float, activate: bool) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, n_groups: int, eps: float, activate: bool
+    ) -> tuple[Tensor, ...]:  # type: ignore[override]
         n = x.shape[0]
         grouped = x.reshape(n, n_groups, -1)
         centred = grouped - grouped.mean(-1, keepdim=True)
@@ -78,7 +80,8 @@ class LoweredGroupNorm(nn.Module):
 
 @torch.library.custom_op("tpdm::double_pixels", mutates_args=())
 def double_pixels(x: Tensor) -> Tensor:
-    """Nearest-neighbour resampling by two, opaque to the tracer: one Resize in ONNX instead of a page of index arithmetic."""
+    """Nearest-neighbour resampling by two, opaque to the tracer: one Resize in ONNX instead of a page of index
+    arithmetic."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 

@@ -1,8 +1,8 @@
 """Writes a traced graph of core ATen operators as ONNX, dynamic in batch, height and width.
 
-The graphs hold only what `export.lowering` leaves, some thirty operators, so that a direct translation is short. It takes a
-second where the general exporter takes minutes, keeps one weights file for several graphs, and can cut one traced program
-into pieces.
+The graphs hold only what `export.lowering` leaves, some thirty operators, so that a direct translation is short. It
+takes a second where the general exporter takes minutes, keeps one weights file for several graphs, and can cut one
+traced program into pieces.
 """
 
 from __future__ import annotations
@@ -67,16 +67,22 @@ class _Writer:
         self.symbols: dict[sympy.Symbol, tuple[str, int]] = {}
         self.done: set[fx.Node] = set()
 
-    # --- values -----------------------------------------------------------------------------------------------------------
+    # --- values
 
     def emit(self, op_type: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=f"{op_type}_{len(self.nodes)}", **attributes))
+        self.nodes.append(
+            helper.make_node(op_type, list(inputs), [name], name=f"{op_type}_{len(self.nodes)}", **attributes)
+        )
         return name
 
     def constant(self, array: np.ndarray, name: str | None = None) -> str:
-        """Name of an initializer with these values; small ones are stored once, in the graph, the others in the weights."""
+        """Name of an initializer with these values; small ones are stored once, in the graph, the others in the
+        weights."""
         array = np.asarray(array)
-        name = name or f"const_{hashlib.sha256(array.tobytes() + str((array.dtype, array.shape)).encode()).hexdigest()[:12]}"
+        name = (
+            name
+            or f"const_{hashlib.sha256(array.tobytes() + str((array.dtype, array.shape)).encode()).hexdigest()[:12]}"
+        )
         if name in self.initializers:
             return name
         if array.size <= 64:
@@ -140,20 +146,25 @@ class _Writer:
             return self.names[argument]
         raise KeyError(f"{argument} is neither an input nor computed")
 
-    # --- nodes ------------------------------------------------------------------------------------------------------------
+    # --- nodes
 
     def run(self, node: fx.Node) -> None:
         """Translate one node, unless it is a size or a constant."""
-        if node in self.names or not isinstance(node.meta.get("val"), Tensor) and node.op != "get_attr":
+        is_constant = node.op == "get_attr"
+        if node in self.names or not (is_constant or isinstance(node.meta.get("val"), Tensor)):
             return
-        if node.op == "get_attr":
+        if is_constant:
             attribute = self.module
             for part in str(node.target).split("."):
                 attribute = getattr(attribute, part)
             self.constants[node] = attribute.detach()  # type: ignore[assignment, operator]
             return
         tensors = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), Tensor) or a.op == "get_attr"]
-        if tensors and all(t in self.constants for t in tensors) and sum(self.constants[t].numel() for t in tensors) <= _FOLD_UP_TO:
+        if (
+            tensors
+            and all(t in self.constants for t in tensors)
+            and sum(self.constants[t].numel() for t in tensors) <= _FOLD_UP_TO
+        ):
             args = fx.map_arg(node.args, lambda a: self.constants[a])
             self.constants[node] = node.target(*args, **node.kwargs)  # type: ignore[operator]
             return
@@ -176,11 +187,13 @@ def _translates(*targets: Any) -> Callable[[Translation], Translation]:
 
 
 for _target, _op_type in {
-    aten.mul.Tensor: "Mul", aten.add.Tensor: "Add", aten.sub.Tensor: "Sub", aten.div.Tensor: "Div", aten.bmm.default: "MatMul",
-    aten.sigmoid.default: "Sigmoid", aten.log.default: "Log", aten.sin.default: "Sin", aten.cos.default: "Cos",
-    aten.neg.default: "Neg", aten.mm.default: "MatMul",
+    aten.mul.Tensor: "Mul", aten.add.Tensor: "Add", aten.sub.Tensor: "Sub", aten.div.Tensor: "Div", aten.bmm.default:
+    "MatMul", aten.sigmoid.default: "Sigmoid", aten.log.default: "Log", aten.sin.default: "Sin", aten.cos.default:
+    "Cos", aten.neg.default: "Neg", aten.mm.default: "MatMul",
 }.items():  # fmt: skip
-    _TRANSLATIONS[_target] = lambda w, node, *args, _op_type=_op_type: w.emit(_op_type, [w.value(a) for a in args], node.name)
+    _TRANSLATIONS[_target] = lambda w, node, *args, _op_type=_op_type: w.emit(
+        _op_type, [w.value(a) for a in args], node.name
+    )
 
 
 @_translates(aten.clone.default, aten.alias.default, aten.detach.default)
@@ -198,7 +211,9 @@ def _rsqrt(w: _Writer, node: fx.Node, x: fx.Node) -> str:
     return w.emit("Reciprocal", [w.emit("Sqrt", [w.value(x)], f"{node.name}_root")], node.name)
 
 
-@_translates(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dims)
+@_translates(
+    aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dims
+)
 def _reshape(w: _Writer, node: fx.Node, x: fx.Node, *_: Any) -> str:
     old, new = list(x.meta["val"].shape), list(node.meta["val"].shape)
     if len(old) == len(new) and all(str(a) == str(b) for a, b in zip(old, new, strict=True)):
@@ -233,7 +248,9 @@ def _flip(w: _Writer, node: fx.Node, x: fx.Node, axes: list[int]) -> str:
 
 
 @_translates(aten.slice.Tensor)
-def _slice(w: _Writer, node: fx.Node, x: fx.Node, axis: int = 0, start: Any = 0, end: Any = 2**63 - 1, step: int = 1) -> str:
+def _slice(
+    w: _Writer, node: fx.Node, x: fx.Node, axis: int = 0, start: Any = 0, end: Any = 2**63 - 1, step: int = 1
+) -> str:
     bounds = [w.ints([start or 0]), w.ints([2**63 - 1 if end is None else end]), w.ints([axis]), w.ints([step])]
     return w.emit("Slice", [w.value(x), *bounds], node.name)
 
@@ -272,7 +289,12 @@ def _convolution(
     dilation: list[int], transposed: bool, output_padding: list[Any], groups: int,
 ) -> str:  # fmt: skip
     inputs = [w.value(x), w.value(weight)] + ([w.value(bias)] if bias is not None else [])
-    attributes: dict[str, Any] = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation, "group": groups}
+    attributes: dict[str, Any] = {
+        "strides": stride,
+        "pads": [*padding, *padding],
+        "dilations": dilation,
+        "group": groups,
+    }
     attributes["kernel_shape"] = [int(s) for s in weight.meta["val"].shape[2:]]
     if transposed:
         attributes["output_padding"] = [_hint(p) for p in output_padding]
@@ -280,7 +302,8 @@ def _convolution(
 
 
 def _hint(size: Any) -> int:
-    """The value of a size that is the same for every image the divisor admits, such as the rest that a stride leaves."""
+    """The value of a size that is the same for every image the divisor admits, such as the rest that a stride
+    leaves."""
     value = size.meta["val"] if isinstance(size, fx.Node) else size
     return int(value.node.hint) if isinstance(value, torch.SymInt) else int(value)
 
@@ -330,7 +353,9 @@ def write_onnx(
         writer.nodes, path.stem, [info(k, v) for k, v in inputs.items()], [info(k, v) for k, v in outputs.items()],
         list(writer.initializers.values()),
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tpdm")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tpdm"
+    )
     path.write_bytes(model.SerializeToString())
     return model
 
@@ -347,5 +372,7 @@ def ancestors(nodes: Iterable[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
         if node not in seen:
             seen.add(node)
             if node not in stop:
-                todo.extend(n for n in node.all_input_nodes if n.op == "get_attr" or isinstance(n.meta.get("val"), Tensor))
+                todo.extend(
+                    n for n in node.all_input_nodes if n.op == "get_attr" or isinstance(n.meta.get("val"), Tensor)
+                )
     return seen

@@ -12,8 +12,8 @@ import torch
 
 from networks import NCSNpp
 
-#: Largest relative errors, against float64, that a float32 engine may show. To the bound on x0 comes what a single rounding
-#: of x̂₀ = x + σ·raw costs, which no float32 program can avoid: at σ = 378 the sum cancels three digits.
+#: Largest relative errors, against float64, that a float32 engine may show. To the bound on x0 comes what a single
+#: rounding of x̂₀ = x + σ·raw costs, which no float32 program can avoid: at σ = 378 the sum cancels three digits.
 BOUNDS = {"x0": 1e-5, "pullback": 1e-4}
 
 
@@ -44,7 +44,8 @@ class Row:
 def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> list[Row]:
     """Run the graphs of a bundle beside the network that they were made from.
 
-    The reference is autograd in float64. Noise levels span the trained range; batch and image shape change from row to row.
+    The reference is autograd in float64. Noise levels span the trained range; batch and image shape change from row to
+    row.
 
     Parameters
     ----------
@@ -85,7 +86,9 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
 
         feeds = {"x": x.numpy(), "sigma": sigmas.numpy()}
         (x0_denoise,) = sessions["denoise"].run(["x0"], feeds)
-        x0_adjoint, pullback_adjoint = sessions["adjoint"].run(["x0", "pullback"], {**feeds, "cotangent": cotangent.numpy()})
+        x0_adjoint, pullback_adjoint = sessions["adjoint"].run(
+            ["x0", "pullback"], {**feeds, "cotangent": cotangent.numpy()}
+        )
         x0_split, *tape = sessions["linearize"].run(None, feeds)
         names = [o.name for o in sessions["linearize"].get_outputs()][1:]
         (pullback_split,) = sessions["pullback"].run(
@@ -94,10 +97,15 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
         x0_64, pullback_64 = x0_exact.detach().numpy(), pullback_exact.numpy()
         rows.append(
             Row(
-                float(sigma), shape, _error(x0_denoise, x0_64), _error(x0_adjoint, x0_64),
-                _error(pullback_adjoint, pullback_64), _error(x0_split, x0_64), _error(pullback_split, pullback_64),
+                float(sigma),
+                shape,
+                _error(x0_denoise, x0_64),
+                _error(x0_adjoint, x0_64),
+                _error(pullback_adjoint, pullback_64),
+                _error(x0_split, x0_64),
+                _error(pullback_split, pullback_64),
                 float(np.finfo(np.float32).eps * np.linalg.norm(x.numpy()) / np.linalg.norm(x0_64)),
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -108,10 +116,12 @@ def _error(ours: np.ndarray, exact: np.ndarray) -> float:
 
 def table(rows: list[Row]) -> str:
     """The rows as text for a terminal."""
-    head = f"{'sigma':>10} {'slices':>12} {'denoise x0':>12} {'adjoint x0':>12} {'pullback':>12} {'split x0':>12} {'pullback':>12}"
-    lines = [head]
+    columns = ("slices", "denoise x0", "adjoint x0", "pullback", "split x0", "pullback")
+    lines = [f"{'sigma':>10}" + "".join(f"{c:>13}" for c in columns)]
     for r in rows:
         errors = (r.denoise_x0, r.adjoint_x0, r.adjoint_pullback, r.split_x0, r.split_pullback)
         shape = "×".join(str(s) for s in r.shape)
-        lines.append(f"{r.sigma:10.4g} {shape:>12} " + " ".join(f"{e:12.1e}" for e in errors) + ("" if r.passes else "  FAILS"))
+        lines.append(
+            f"{r.sigma:10.4g} {shape:>12} " + " ".join(f"{e:12.1e}" for e in errors) + ("" if r.passes else "  FAILS")
+        )
     return "\n".join(lines)

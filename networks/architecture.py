@@ -16,8 +16,8 @@ TRACELESS = ("skip_rescale", "scale_by_sigma", "centered")
 class Architecture:
     """Everything that a score_sde NCSN++ network for a VE SDE needs beside its weights.
 
-    The activation is SiLU, the FIR kernel (1, 3, 3, 1), the embedding Gaussian Fourier features of ln σ: all published VE
-    configurations of score_sde share these.
+    The activation is SiLU, the FIR kernel (1, 3, 3, 1), the embedding Gaussian Fourier features of ln σ: all published
+    VE configurations of score_sde share these.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Architecture:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)
 
 
 #: The network of the TPDM paper: 61.4 million parameters, trained on 256 × 256 slices.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,18 @@ def read_stored(path: str | Path) -> dict[str, Any]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"ckpt: expected tensors and plain containers, '{path}' is no such file or holds other pickled objects, which are "
-            "never executed; save it again with tensors only"
+            f"ckpt: expected tensors and plain containers, '{path}' is no such file or holds other pickled objects, "
+            "which are never executed; save it again with tensors only"
         ) from error
     except Exception as error:  # the zip reader and the unpickler raise whatever the damage leads to
         raise CheckpointError(
-            f"ckpt: expected a PyTorch checkpoint, '{path}' cannot be read ({type(error).__name__}); it is truncated or of "
-            "another format: download or save it again"
+            f"ckpt: expected a PyTorch checkpoint, '{path}' cannot be read ({type(error).__name__}); it is truncated "
+            "or of another format: download or save it again"
         ) from error
     if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise CheckpointError(
-            f"ckpt: expected a score_sde checkpoint with an entry 'model', '{path}' has none; give the file that training wrote"
+            f"ckpt: expected a score_sde checkpoint with an entry 'model', '{path}' has none; give the file that "
+            "training wrote"
         )
     return stored
 
@@ -142,11 +144,16 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
     except InferenceError as error:
         raise CheckpointError(f"ckpt: {error} (in '{path}')") from error
     network = NCSNpp.of_weights(architecture, weights)
-    info = {"step": extra.get("step"), "plane": extra.get("plane"), "image_size": extra.get("image_size"), "inferred": how}
+    info = {
+        "step": extra.get("step"),
+        "plane": extra.get("plane"),
+        "image_size": extra.get("image_size"),
+        "inferred": how,
+    }
     return network.eval().requires_grad_(False), info
 
 
-def save_checkpoint(path: str | Path, network: NCSNpp, shadow: list[Tensor], **entries: Any) -> None:
+def save_checkpoint(path: str | Path, network: NCSNpp, shadow: Sequence[Tensor], **entries: Any) -> None:
     """Write a checkpoint that score_sde and TPDM can load, atomically.
 
     Parameters
@@ -154,7 +161,7 @@ def save_checkpoint(path: str | Path, network: NCSNpp, shadow: list[Tensor], **e
     path : path
     network : NCSNpp
         Its last weights go to ``model`` under the ``module.`` prefix that the reference's DataParallel gives.
-    shadow : list of tensor
+    shadow : sequence of tensor
         EMA of the trained parameters, in the order of ``network.parameters()`` that require gradients.
     **entries
         ``step``, ``optimizer``, ``ema_decay`` and any further plain values.

@@ -31,8 +31,8 @@ def infer_architecture(
 ) -> tuple[Architecture, dict[str, str]]:
     """Find the one architecture that a checkpoint was trained with.
 
-    Names and shapes fix most settings. The others (`TRACELESS`, sometimes `fir`) are, in this order: as stated by the caller;
-    as stored in the checkpoint; found by trial, if exactly one choice makes the network denoise.
+    Names and shapes fix most settings. The others (`TRACELESS`, sometimes `fir`) are, in this order: as stated by the
+    caller; as stored in the checkpoint; found by trial, if exactly one choice makes the network denoise.
 
     Parameters
     ----------
@@ -62,18 +62,22 @@ def infer_architecture(
     matching = list(_matching(weights, _sigma_range(weights, stated), stated))
     if not matching:
         raise InferenceError(
-            "expected the tensors of an NCSN++ network of the score_sde family, no architecture gives these names and shapes"
-            + (f" with {stated}; drop or change the stated options" if stated else "; is it a score_sde or TPDM checkpoint?")
+            "expected the tensors of an NCSN++ network of the score_sde family, no architecture gives these names and "
+            "shapes"
+            + (
+                f" with {stated}; drop or change the stated options"
+                if stated
+                else "; is it a score_sde or TPDM checkpoint?"
+            )
         )
     traceless = [k for k in TRACELESS if k not in stated]
     open_settings = sorted({k for k in names if len({getattr(c, k) for c in matching}) > 1} | set(traceless))
     if not open_settings:
         return matching[0], how
-    choices = [
-        replace(candidate, **dict(zip(traceless, values, strict=True)))
-        for candidate in matching
-        for values in itertools.product([True, False], repeat=len(traceless))
+    trials: list[dict[str, Any]] = [
+        dict(zip(traceless, values, strict=True)) for values in itertools.product([True, False], repeat=len(traceless))
     ]
+    choices = [replace(candidate, **trial) for candidate in matching for trial in trials]
     errors = _score_errors(weights, choices)
     found = min(choices, key=errors.__getitem__)
     best, runner_up = sorted(errors.values())[:2]

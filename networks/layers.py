@@ -1,7 +1,8 @@
 """Building blocks of NCSN++, with parameter names as score_sde stores them.
 
 Only standard operators: 1×1 convolutions where score_sde uses einsum, FIR resampling as (strided, transposed) depthwise
-convolution where it uses a custom upfirdn2d. Source: Song et al., ICLR 2021, and its PyTorch release's checkpoint layout.
+convolution where it uses a custom upfirdn2d. Source: Song et al., ICLR 2021, and the checkpoint layout of its PyTorch
+release.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def init_uniform(shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     return torch.empty(shape).uniform_(-bound, bound)
 
 
-def conv(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, padding: int | None = None, scale: float = 1.0) -> nn.Conv2d:
+def conv(
+    n_in: int, n_out: int, kernel: int = 3, stride: int = 1, padding: int | None = None, scale: float = 1.0
+) -> nn.Conv2d:
     """A convolution with score_sde's initialisation; "same" padding unless given."""
     layer = nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2 if padding is None else padding)
     layer.weight.data = init_uniform(tuple(layer.weight.shape), scale)
@@ -61,7 +64,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, n_features: int, scale: float = 16.0):
         super().__init__()
-        self.W = nn.Parameter(torch.empty(n_features).normal_(std=scale), requires_grad=False)
+        self.W = nn.Parameter(torch.randn(n_features) * scale, requires_grad=False)
 
     def forward(self, log_sigma: Tensor) -> Tensor:
         phase = log_sigma[:, None] * self.W[None, :] * (2 * math.pi)
@@ -248,7 +251,9 @@ class ResBlock(nn.Module):
         self.shortcut = None
         if n_in != n_out or direction:
             self.shortcut = "Conv_2" if kind == "biggan" else "NIN_0"
-            setattr(self, self.shortcut, conv(n_in, n_out, kernel=1) if kind == "biggan" else PointwiseConv(n_in, n_out))
+            setattr(
+                self, self.shortcut, conv(n_in, n_out, kernel=1) if kind == "biggan" else PointwiseConv(n_in, n_out)
+            )
         self.skip_rescale = skip_rescale
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

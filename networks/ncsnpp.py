@@ -33,9 +33,9 @@ def noise_levels(a: Architecture) -> Tensor:
 class NCSNpp(nn.Module):
     """Score of the noisy image: ``net(x, sigma) ≈ ∇ₓ log p_σ(x)``.
 
-    The flat list `all_modules` has the order, and so the tensors the names, of score_sde's checkpoints; `forward` walks it
-    once, in that order. Any image side that is a multiple of ``architecture.divisor`` works: attention is placed by level,
-    not by resolution.
+    The flat list `all_modules` has the order, and so the tensors the names, of score_sde's checkpoints; `forward` walks
+    it once, in that order. Any image side that is a multiple of ``architecture.divisor`` works: attention is placed by
+    level, not by resolution.
 
     Source: Song et al., Score-based generative modeling through stochastic differential equations, ICLR 2021.
     """
@@ -114,7 +114,7 @@ class NCSNpp(nn.Module):
 
     @classmethod
     def of_weights(cls, architecture: Architecture, weights: Mapping[str, Tensor]) -> NCSNpp:
-        """Build the network around tensors that exist: nothing is drawn at random first, float32 tensors are not copied.
+        """Build the network around existing tensors: nothing is drawn at random, float32 tensors are not copied.
 
         Parameters
         ----------

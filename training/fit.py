@@ -1,5 +1,6 @@
-"""Fit a 2D diffusion prior to the slices of a few volumes: ``python -m training.fit --volumes … --plane axial --out xy.pt``.
+"""Fit a 2D diffusion prior to the slices of a few volumes.
 
+``python -m training.fit --volumes … --plane axial --out xy.pt``
 Denoising score matching for the VE SDE with continuous noise levels, as in score_sde: the loss is the mean of
 ‖σ s(x + σ z, σ) + z‖². The checkpoint has score_sde's format.
 """
@@ -9,9 +10,12 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
+import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +25,20 @@ from engine.errors import InputError
 from engine.io import load_volume
 from engine.volume import Plane
 from networks import Architecture, CheckpointError, NCSNpp, save_checkpoint
+from networks.checkpoint import read_stored
 from training.slices import Augmentation, SliceSampler, log_uniform_sigma
 
 log = logging.getLogger("training")
 
 
-def score_matching_loss(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+def score_matching_loss(
+    network: Callable[[Tensor, Tensor], Tensor], clean: Tensor, sigma: Tensor, noise: Tensor
+) -> Tensor:
     """σ²-weighted denoising score matching loss, per pixel.
 
     Parameters
     ----------
-    network : module
+    network : callable
         ``network(x, sigma)`` returns the score.
     clean, noise : float (n, 1, h, w)
     sigma : float (n,)
@@ -64,8 +71,23 @@ def fit(
 ) -> float:
     """Train `network` in place and write checkpoints to `out`.
 
-    The learning rate rises over `warmup` steps and falls to zero by a half cosine over the whole run; with `minutes`, the run
-    ends (and the cosine with it) when the first of the two limits is reached.
+    The learning rate rises over `warmup` steps and falls to zero by a half cosine over the whole run, which ends (and
+    the cosine with it) when the first of two limits is reached: `n_steps` or `minutes`. Both include what was done
+    before a resumed run, so that an interrupted run goes on as if it had never stopped.
+
+    Whatever ends the training early, Ctrl-C included, the steps done are saved first.
+
+    Parameters
+    ----------
+    network : NCSNpp
+        On the sampler's device.
+    sampler : SliceSampler
+    out : path
+        Checkpoint; the loss curve goes beside it, with the suffix ``.loss.csv``.
+    n_steps : int
+    minutes : float, optional
+    resume : bool
+        Go on from the checkpoint at `out`.
 
     Returns
     -------
@@ -78,85 +100,181 @@ def fit(
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=learning_rate)
     shadow = [p.detach().clone() for p in trained]
-    first = 0
+    curve_path = out.with_suffix(".loss.csv")
+    curve: list[tuple[int, float]] = []
+    first, minutes_before = 0, 0.0
     if resume:
-        first = _restore(out, network, optimizer, shadow, device)
+        first, minutes_before = _restore(out, network, sampler, optimizer, shadow)
+        curve = _read_curve(curve_path, first)
+    if first >= n_steps:
+        raise InputError(f"steps: expected more than the {first} done so far, got {n_steps}; raise --steps")
+    if minutes is not None and minutes_before >= minutes:
+        raise InputError(
+            f"minutes: expected more than the {minutes_before:.1f} spent so far, got {minutes:g}; raise --minutes"
+        )
     generator = torch.Generator().manual_seed(seed + first)
     started = time.monotonic()
     losses: list[float] = []
-    curve_path = out.with_suffix(".loss.csv")
-    curve: list[tuple[int, float]] = []
     bar = tqdm(range(first, n_steps), initial=first, total=n_steps, unit="step", disable=not progress, mininterval=5)
     a = network.architecture
+    n_done = first
 
-    def save(step: int) -> None:
+    def minutes_spent() -> float:
+        return minutes_before + (time.monotonic() - started) / 60
+
+    def save() -> None:
         save_checkpoint(
-            out, network, shadow, step=step, optimizer=optimizer.state_dict(), ema_decay=ema_decay,
-            plane=list(sampler.plane.axes), image_size=sampler.size, voxel_mm=sampler.voxel_mm,
-        )
-        with curve_path.open("a" if curve_path.exists() and first else "w", newline="") as stream:
-            writer = csv.writer(stream)
-            if stream.tell() == 0:
-                writer.writerow(["step", "loss"])
-            writer.writerows(curve)
-        curve.clear()
+            out, network, shadow, step=n_done, optimizer=optimizer.state_dict(), ema_decay=ema_decay,
+            minutes=minutes_spent(), **_slices_of(sampler),
+        )  # fmt: skip
+        with curve_path.open("w", newline="") as stream:
+            csv.writer(stream).writerows([("step", "loss"), *curve])
 
-    step = first
-    for step in bar:
-        spent = (time.monotonic() - started) / 60 / minutes if minutes else 0.0
-        if spent >= 1:
-            break
-        done = max(step / n_steps, spent)
-        rate = learning_rate * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * float(torch.cos(torch.tensor(done * torch.pi))))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        clean = sampler.draw(batch_size, generator)
-        sigma = log_uniform_sigma(batch_size, a.sigma_min, a.sigma_max, generator).to(device)
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = score_matching_loss(network, clean, sigma, noise)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(trained, clip)
-        optimizer.step()
-        # The average starts short and lengthens, so that it does not remember the random start.
-        decay = min(ema_decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(shadow, [p.detach() for p in trained], 1 - decay)
-        losses.append(float(loss.detach()))
-        if step % 100 == 99:
-            recent = sum(losses[-100:]) / len(losses[-100:])
-            curve.append((step + 1, round(recent, 6)))
-            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
-        if step % save_every == save_every - 1:
-            save(step + 1)
-    save(step + 1)
-    return sum(losses[-100:]) / max(1, len(losses[-100:]))
+    try:
+        for step in bar:
+            spent = minutes_spent() / minutes if minutes else 0.0
+            if spent >= 1 and n_done > first:
+                break
+            done = max(step / n_steps, spent)
+            rate = learning_rate * min(1.0, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * math.cos(math.pi * done))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            clean = sampler.draw(batch_size, generator)
+            sigma = log_uniform_sigma(batch_size, a.sigma_min, a.sigma_max, generator).to(device)
+            noise = torch.randn(clean.shape, generator=generator).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = score_matching_loss(network, clean, sigma, noise)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(trained, clip)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"learning_rate: expected a finite loss, got {losses.pop()} at step {step}; lower --learning-rate"
+                )
+            optimizer.step()
+            # The average starts short and lengthens, so that it does not remember the random start.
+            decay = min(ema_decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(shadow, [p.detach() for p in trained], 1 - decay)
+            n_done = step + 1
+            if n_done % 100 == 0:
+                recent = sum(losses[-100:]) / len(losses[-100:])
+                curve.append((n_done, round(recent, 6)))
+                bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+            if n_done % save_every == 0:
+                save()
+    finally:
+        bar.close()
+        if n_done > first:
+            save()
+    return sum(losses[-100:]) / len(losses[-100:])
 
 
-def _restore(out: Path, network: NCSNpp, optimizer: torch.optim.Optimizer, shadow: list[Tensor], device: torch.device) -> int:
+def _slices_of(sampler: SliceSampler) -> dict[str, Any]:
+    """What the checkpoint says of the slices that it was trained on."""
+    return {"plane": list(sampler.plane.axes), "image_size": sampler.size, "voxel_mm": sampler.voxel_mm}
+
+
+def _read_curve(path: Path, n_steps: int) -> list[tuple[int, float]]:
+    """Rows of an earlier run's loss curve, up to the step of its checkpoint."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as stream:
+        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(stream)]
+    return [row for row in rows if row[0] <= n_steps]
+
+
+def _restore(
+    out: Path, network: NCSNpp, sampler: SliceSampler, optimizer: torch.optim.Optimizer, shadow: list[Tensor]
+) -> tuple[int, float]:
+    """Fill network, optimiser and average from a checkpoint; return its steps and minutes."""
     if not out.is_file():
-        raise InputError(f"resume: expected the checkpoint of an earlier run at '{out}', found nothing; drop --resume to start anew")
-    stored = torch.load(out, map_location=device, weights_only=True)
-    if stored.get("architecture") != network.architecture.to_dict():
-        raise InputError(f"resume: expected the architecture stored in '{out}', got other options; repeat the first run's options")
+        raise InputError(
+            f"resume: expected the checkpoint of an earlier run at '{out}', found nothing; drop --resume to start anew"
+        )
+    stored = read_stored(out)
+    for name, mine in {"architecture": network.architecture.to_dict(), **_slices_of(sampler)}.items():
+        if stored.get(name) != mine:
+            raise InputError(
+                f"resume: expected {name} as stored in '{out}' ({stored.get(name)}), got {mine}; repeat the "
+                "first run's options"
+            )
+    if not stored.get("optimizer"):
+        raise InputError(f"resume: expected the optimiser's state in '{out}', found none; drop --resume to start anew")
     network.load_state_dict({k.removeprefix("module."): v for k, v in stored["model"].items()})
     optimizer.load_state_dict(stored["optimizer"])
     for mine, theirs in zip(shadow, stored["ema"]["shadow_params"], strict=True):
         mine.copy_(theirs)
-    return int(stored["step"])
+    return int(stored["step"]), float(stored.get("minutes", 0.0))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what the options' types let through."""
+    for name in (
+        "size",
+        "voxel_mm",
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "clip",
+        "sigma_min",
+        "res_blocks",
+        "save_every",
+    ):
+        if not getattr(args, name) > 0:
+            raise InputError(
+                f"{name}: expected more than 0, got {getattr(args, name)}; change --{name.replace('_', '-')}"
+            )
+    for name in ("minutes", "threads"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
+            raise InputError(
+                f"{name}: expected more than 0, got {getattr(args, name)}; leave --{name} out for no limit"
+            )
+    if args.warmup < 0:
+        raise InputError(f"warmup: expected 0 or more steps, got {args.warmup}; change --warmup")
+    if not args.sigma_max > args.sigma_min:
+        raise InputError(
+            f"sigma_max: expected more than sigma_min ({args.sigma_min:g}), got {args.sigma_max:g}; raise --sigma-max"
+        )
+    if not 0 <= args.ema < 1:
+        raise InputError(f"ema: expected a decay in [0, 1), got {args.ema:g}; change --ema")
+    if args.nf < 4 or min(args.ch_mult) < 1:
+        raise InputError(
+            f"nf: expected at least 4 channels, and multiples of at least 1, got {args.nf} and {args.ch_mult}; "
+            "change --nf or --ch-mult"
+        )
+    if wrong := [level for level in args.attention_levels if not 0 <= level < len(args.ch_mult)]:
+        raise InputError(
+            f"attention_levels: expected levels from 0 to {len(args.ch_mult) - 1}, got {wrong[0]}; change "
+            "--attention-levels"
+        )
+    if args.out.is_dir():
+        raise InputError(f"out: expected a file to write, '{args.out}' is a folder; name a file in it")
+    if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"device: expected cpu, or cuda where a GPU is usable, got '{args.device}'; change --device")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training.fit", description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m training.fit",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--volumes", nargs="+", required=True, metavar="FILE", help="NIfTI or .npy volumes to learn from")
-    parser.add_argument("--plane", required=True, help="axial, coronal, sagittal, or axes slice,row,column such as 2,0,1")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write; <out>.loss.csv holds the loss curve")
+    parser.add_argument(
+        "--volumes", nargs="+", required=True, metavar="FILE", help="NIfTI or .npy volumes to learn from"
+    )
+    parser.add_argument(
+        "--plane", required=True, help="axial, coronal, sagittal, or axes slice,row,column such as 2,0,1"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="checkpoint to write; <out>.loss.csv holds the loss curve"
+    )
     parser.add_argument("--size", type=int, default=64, help="side of the training slices, in pixels")
     parser.add_argument("--voxel-mm", type=float, default=3.0, help="side of a pixel, in mm")
     parser.add_argument("--steps", type=int, default=20000, help="optimiser steps")
-    parser.add_argument("--minutes", type=float, default=None, help="end earlier, after this many minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="end earlier, after this many minutes, a resumed run's included"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="slices a step")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="Adam's rate after warm-up")
     parser.add_argument("--warmup", type=int, default=500, help="steps over which the rate rises")
@@ -165,9 +283,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sigma-min", type=float, default=0.01, help="smallest noise level")
     parser.add_argument("--sigma-max", type=float, default=50.0, help="largest noise level")
     parser.add_argument("--nf", type=int, default=16, help="channels of the finest level")
-    parser.add_argument("--ch-mult", type=int, nargs="+", default=[1, 2, 4], help="channels of each level, in units of nf")
+    parser.add_argument(
+        "--ch-mult", type=int, nargs="+", default=[1, 2, 4], help="channels of each level, in units of nf"
+    )
     parser.add_argument("--res-blocks", type=int, default=1, help="residual blocks a level")
-    parser.add_argument("--attention-levels", type=int, nargs="*", default=[2], help="levels with attention, 0 the finest")
+    parser.add_argument(
+        "--attention-levels", type=int, nargs="*", default=[2], help="levels with attention, 0 the finest"
+    )
     parser.add_argument("--no-elastic", action="store_true", help="leave out the elastic deformation")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (all cores if not given)")
@@ -181,6 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = build_parser().parse_args(argv)
     try:
+        _check(args)
         plane = Plane.parse(args.plane)
         architecture = Architecture(
             nf=args.nf, ch_mult=tuple(args.ch_mult), n_res_blocks=args.res_blocks,
@@ -189,15 +312,20 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         if args.size % architecture.divisor or args.size < 8 * architecture.divisor:
             raise InputError(
-                f"size: expected a multiple of {architecture.divisor}, at least {8 * architecture.divisor}, got {args.size}; "
-                "change --size or drop a level of --ch-mult"
+                f"size: expected a multiple of {architecture.divisor}, at least {8 * architecture.divisor}, got "
+                f"{args.size}; change --size or drop a level of --ch-mult"
             )
         volumes = [load_volume(path) for path in args.volumes]
         if args.threads:
             torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         device = torch.device(args.device)
-        network = NCSNpp(architecture).to(device)
+        try:
+            network = NCSNpp(architecture).to(device)
+        except ValueError as error:  # group normalisation cannot divide the channels
+            raise InputError(
+                f"nf: expected channels that group normalisation can divide ({error}); make --nf a power of 2"
+            ) from error
         log.info("%s, %d parameters", architecture, sum(p.numel() for p in network.parameters()))
         augmentation = Augmentation(elastic_mm=0.0) if args.no_elastic else Augmentation()
         sampler = SliceSampler(volumes, plane, args.size, args.voxel_mm, augmentation, device)
@@ -209,6 +337,9 @@ def main(argv: list[str] | None = None) -> int:
     except (InputError, CheckpointError) as error:
         print(f"training.fit: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"training.fit: interrupted; go on with --resume if '{args.out}' was written", file=sys.stderr)
+        return 130
     log.info("loss %.4f, written to %s", loss, args.out)
     return 0
 

@@ -48,8 +48,8 @@ class Augmentation:
 class SliceSampler:
     """Draws slices of one plane from a few volumes, each from its own random deformation of the head.
 
-    Only the pixels of the slice are interpolated, never a whole volume: an affine map and an elastic displacement are applied
-    to their coordinates. So one head gives as many different slices as training asks for.
+    Only the pixels of the slice are interpolated, never a whole volume: an affine map and an elastic displacement are
+    applied to their coordinates. So one head gives as many different slices as training asks for.
 
     Parameters
     ----------
@@ -64,9 +64,21 @@ class SliceSampler:
     """
 
     def __init__(
-        self, volumes: Sequence[Volume], plane: Plane, size: int, voxel_mm: float, augmentation: Augmentation, device: torch.device
+        self,
+        volumes: Sequence[Volume],
+        plane: Plane,
+        size: int,
+        voxel_mm: float,
+        augmentation: Augmentation,
+        device: torch.device,
     ):
-        self.plane, self.size, self.voxel_mm, self.augmentation, self.device = plane, size, voxel_mm, augmentation, device
+        self.plane, self.size, self.voxel_mm, self.augmentation, self.device = (
+            plane,
+            size,
+            voxel_mm,
+            augmentation,
+            device,
+        )
         self.heads = [torch.from_numpy(antialiased(v, voxel_mm)).to(device)[None, None] for v in volumes]
         self.mm_to_voxel = [torch.tensor(1 / v.voxel_mm, dtype=torch.float32, device=device) for v in volumes]
         self.centres = [torch.tensor(tissue_centre(v), dtype=torch.float32, device=device) for v in volumes]
@@ -106,7 +118,9 @@ class SliceSampler:
         pixels = F.grid_sample(head.expand(n, -1, -1, -1, -1), grid, padding_mode="zeros", align_corners=True)[:, :, 0]
 
         pixels = pixels.clamp_min(0) ** torch.exp(uniform(n, 1, 1, 1, reach=a.gamma))
-        field = F.interpolate(uniform(n, 1, 3, 3, reach=a.bias_field), size=(self.size,) * 2, mode="bicubic", align_corners=True)
+        field = F.interpolate(
+            uniform(n, 1, 3, 3, reach=a.bias_field), size=(self.size,) * 2, mode="bicubic", align_corners=True
+        )
         return pixels * (1 + uniform(n, 1, 1, 1, reach=a.gain)) * (1 + field)
 
 

@@ -36,7 +36,9 @@ class ThickSlices(LinearOperator):
     def classical(self, y: np.ndarray) -> np.ndarray:
         """Every thick slice repeated `factor` times; zeros where nothing was measured."""
         x = np.zeros((y.shape[0], *self.slice_shape), dtype=np.float32)
-        np.moveaxis(x, self.axis, -1)[..., : self.n_covered] = np.moveaxis(y, self.axis, -1).repeat(self.factor, axis=-1)
+        np.moveaxis(x, self.axis, -1)[..., : self.n_covered] = np.moveaxis(y, self.axis, -1).repeat(
+            self.factor, axis=-1
+        )
         return x
 
     def first_of_block(self, x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""Times rows side by side in one process, and describes the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def alternate(rows: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Run every row in turn, `repeats` times, so that what slows the machine for a while slows all of them.
+
+    Returns
+    -------
+    dict of str to list of float
+        Seconds of every timed call.
+    """
+    for row in rows.values():
+        for _ in range(warmup):
+            row()
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(repeats):
+        for name, row in rows.items():
+            started = time.perf_counter()
+            row()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, quartiles and minimum, in the values' unit."""
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median": median, "quartile_1": low, "quartile_3": high, "minimum": min(values), "n": len(values)}
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on: processor, usable cores, system."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": model, "cores": cores, "system": f"{platform.system()} {platform.machine()}"}

@@ -1,0 +1,52 @@
+"""The demonstration: shipped priors, and a head that they have never seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.backends.onnx import OnnxDenoiser
+from engine.bundle import Bundle
+from engine.errors import InputError
+from engine.io import Volume, load_volume, resample
+from engine.sampler import Prior
+
+#: Side of the demonstration cube, in voxels, and of a voxel, in mm: what the shipped priors were trained on.
+SIZE, VOXEL_MM = 64, 3.0
+PLANES = ("axial", "coronal")
+
+
+def bundle_folder(plane: str) -> Path:
+    """Folder of the shipped bundle of a plane."""
+    return Path(__file__).parent / "demo_engines" / plane
+
+
+def volume() -> Volume:
+    """The MNI152 T1 head that the nilearn package ships, as a cube of 64³ voxels of 3 mm.
+
+    Raises
+    ------
+    InputError
+        nilearn is not installed.
+    """
+    try:
+        from nilearn import datasets
+    except ImportError as error:
+        raise InputError(
+            "volume: expected nilearn, which holds the demonstration's head, found none; `pip install "
+            "'tpdm-engine[demo]'` or pass --volume"
+        ) from error
+    file = Path(datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    return resample(load_volume(file), SIZE, VOXEL_MM)
+
+
+def priors(batch_size: int = 2) -> tuple[Prior, Prior]:
+    """The shipped axial and coronal priors, in this order."""
+    found = []
+    for name in PLANES:
+        bundle = Bundle.open(bundle_folder(name))
+        if bundle.plane is None:
+            raise InputError(
+                f"engine: expected a plane in the manifest of '{bundle.folder}', found none; install the package again"
+            )
+        found.append(Prior(OnnxDenoiser(bundle, batch_size), bundle.plane))
+    return found[0], found[1]

@@ -1,0 +1,170 @@
+"""The four problems: what is measured, how a run starts, and what a scanner would show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+import kernels
+from engine.errors import InputError
+from engine.masks import poisson_disc
+from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.volume import Plane
+
+TASKS = ("csmri", "mrzsr", "svct", "uncond")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem on one volume shape, measured in slices of one plane.
+
+    Parameters
+    ----------
+    name : str
+        One of `TASKS`.
+    plane : Plane
+        The plane whose slices are measured: the primary one.
+    operator : LinearOperator or None
+        None for unconditional generation.
+    measurement : array (n_slices, *operator.data_shape) or None
+    residual_scale : float
+        Weight of the residual in the published guidance.
+    renoise : bool
+        Whether the published guidance compares with a re-noised measurement.
+    details : dict
+        What the run's record says of the measurement.
+    """
+
+    name: str
+    plane: Plane
+    operator: LinearOperator | None
+    measurement: np.ndarray | None
+    residual_scale: float
+    renoise: bool
+    details: dict[str, float]
+
+    def classical(self) -> np.ndarray | None:
+        """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
+        if self.operator is None or self.measurement is None:
+            return None
+        return self.plane.volume_of(self.operator.classical(self.measurement))
+
+    def start(self, normal: np.ndarray, sigma_max: float) -> np.ndarray:
+        """Return the first state, in slices of the plane.
+
+        Parameters
+        ----------
+        normal : float32 (n, h, w)
+            Standard normal.
+        sigma_max : float
+
+        Returns
+        -------
+        float32 (n, h, w)
+            σ_max z; for thick slices the repeated slices plus that noise, without it in the first of each block, and
+            zero where nothing was measured (reference semantics).
+        """
+        x = np.float32(sigma_max) * normal
+        if isinstance(self.operator, ThickSlices) and self.measurement is not None:
+            x = x.copy()
+            self.operator.first_of_block(x)[...] = 0
+            np.moveaxis(x, self.operator.axis, -1)[..., self.operator.n_covered :] = 0
+            x += self.operator.classical(self.measurement)
+        return x
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a task's measurement is simulated.
+
+    Parameters
+    ----------
+    acceleration : float
+        csmri: total k-space samples over those taken.
+    factor : int
+        mrzsr: thin slices in a thick one.
+    thick_axis : int
+        mrzsr: axis of the volume along which slices are thick (2: from foot to head).
+    views : int
+        svct: angles over 180°.
+    seed : int
+        Of the sampling mask.
+    """
+
+    acceleration: float = 4.0
+    factor: int = 4
+    thick_axis: int = 2
+    views: int = 36
+    seed: int = 0
+
+
+def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], plane: Plane, how: Measurement) -> Task:
+    """Measure a known volume.
+
+    Parameters
+    ----------
+    name : str
+        One of `TASKS`.
+    volume : float32 (d0, d1, d2) or None
+        None for "uncond" only.
+    shape : (int, int, int)
+        Shape of the volume to reconstruct.
+    plane : Plane
+        The primary plane.
+    how : Measurement
+
+    Raises
+    ------
+    InputError
+        The plane or the shape does not suit the task, or a setting is out of range.
+    """
+    if name == "uncond":
+        return Task(name, plane, None, None, 1.0, False, {})
+    if volume is None:
+        raise InputError(f"volume: expected one to measure for the task {name}, got none; pass --volume")
+    slices = plane.slices_of(volume)
+    build: Callable[..., tuple[LinearOperator, dict[str, float]]] = {
+        "csmri": _fourier,
+        "mrzsr": _thick,
+        "svct": _radon,
+    }[name]
+    operator, details = build(slices.shape[1:], plane, how)
+    is_thick = isinstance(operator, ThickSlices)
+    # The published residual of thick slices is taken between repeated slices, √factor longer than between single ones.
+    scale = float(np.sqrt(how.factor)) if is_thick else 1.0
+    return Task(name, plane, operator, operator.apply(slices), scale, is_thick, details)
+
+
+def _fourier(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, dict[str, float]]:
+    mask = poisson_disc(shape, how.acceleration, how.seed)
+    details: dict[str, float] = {
+        "acceleration": how.acceleration,
+        "achieved_acceleration": float(mask.size / mask.sum()),
+    }
+    return MaskedFourier(mask), {**details, "mask_seed": how.seed}
+
+
+def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, dict[str, float]]:
+    if how.thick_axis == plane.slice_axis:
+        raise InputError(
+            f"primary: expected a prior whose slices show the thick axis {how.thick_axis}, got the plane {plane}, "
+            f"which is cut across it; "
+            "swap --primary and --auxiliary"
+        )
+    axis = plane.axes.index(how.thick_axis)
+    if not 2 <= how.factor <= shape[axis - 1]:
+        raise InputError(f"factor: expected 2 to {shape[axis - 1]}, got {how.factor}; 4 or 5 is usual")
+    return ThickSlices(shape, how.factor, axis), {"factor": how.factor, "thick_axis": how.thick_axis}
+
+
+def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, dict[str, float]]:
+    if shape[0] != shape[1]:
+        raise InputError(
+            f"volume: expected square slices in the {plane} plane for svct, got {shape[0]}×{shape[1]}; crop or pad "
+            f"the volume"
+        )
+    if how.views < 1:
+        raise InputError(f"views: expected at least 1, got {how.views}; 36 is usual")
+    return Radon(kernels.ParallelGeometry.from_views(shape[0], how.views)), {"views": how.views}
