@@ -54,7 +54,7 @@ class Settings:
         Range of noise levels.
     """
 
-    n_steps: int = 100
+    n_steps: int = 60
     K: int | float = 2
     dps_weight: float | None = None
     group: int = 6

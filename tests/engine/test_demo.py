@@ -1,0 +1,57 @@
+"""The demonstration: shipped priors on a head that they have never seen."""
+
+import doctest
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import engine.reconstruct
+from engine import demo, run
+from engine.bundle import Bundle
+
+pytest.importorskip("nilearn", reason="nilearn ships the demonstration's head")
+
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def test_shipped_bundles_are_whole_small_and_verified():
+    for name in demo.PLANES:
+        bundle = Bundle.open(demo.bundle_folder(name))
+        assert str(bundle.plane) == name
+        assert bundle.trained_size == demo.SIZE
+        bounds, rows = (bundle.manifest["verification"][k] for k in ("bounds", "rows"))
+        assert max(r["adjoint_pullback"] for r in rows) < bounds["pullback"]
+        assert sum((bundle.folder / f).stat().st_size for f in bundle.manifest["files"]) < 6e6
+
+
+@pytest.mark.parametrize("task", ["csmri", "mrzsr", "svct", "uncond"])
+def test_every_task_runs_without_further_arguments(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # The default number of steps takes minutes; this shows that the defaults fit together.
+    assert run.main(["--task", task, "--steps", "3", "--quiet"]) == 0
+    image = nib.load(tmp_path / "runs" / task / "recon.nii.gz")
+    data = np.asanyarray(image.dataobj)
+    assert data.shape == (64, 64, 64) and np.isfinite(data).all()
+    np.testing.assert_allclose(image.header.get_zooms(), 3.0)
+    record = json.loads((tmp_path / "runs" / task / "run.json").read_text())
+    assert len(record["plan"]) == 3
+    assert (tmp_path / "runs" / task / "metrics.json").exists() == (task != "uncond")
+
+
+@pytest.mark.slow
+def test_the_demonstration_beats_zero_filling_by_3_db_in_every_plane(tmp_path):
+    assert run.main(["--task", "csmri", "--out", str(tmp_path), "--quiet"]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for plane in PLANES:
+        gain = metrics["reconstruction"][plane]["psnr_db"] - metrics["zero_filled"][plane]["psnr_db"]
+        assert gain >= 3, plane
+    data = np.asanyarray(nib.load(tmp_path / "recon.nii.gz").dataobj)
+    # The head's own range is 0 … 1.09 of white; a diverging sampler leaves it by far.
+    assert data.min() > -0.5 and data.max() < 1.6
+    assert json.loads((tmp_path / "run.json").read_text())["peak_memory_mb"] < 2000
+
+
+def test_docstring_examples_run():
+    assert doctest.testmod(engine.reconstruct, raise_on_error=True).attempted > 0
