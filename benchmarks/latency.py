@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 from datetime import date
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         ckpt = Path(folder) / "network.pt"
         random_checkpoint(ckpt, architecture)
         manifest = build_engine(ckpt, Path(folder) / "network")
+        build_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         network, _ = load_checkpoint(ckpt)
         engine = OnnxDenoiser(Bundle.open(Path(folder) / "network"), batch_size, args.threads)
         seconds, errors = measure(network, engine, n, size, args.repeats)
@@ -99,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         "batch_size": batch_size,
         "threads": args.threads,
         "build_seconds": manifest["build_seconds"],
+        "build_peak_memory_mb": round(build_peak_mb, 1),
         "seconds": rows,
         "ratio_to_eager": {
             kind: rows[f"eager {kind}"]["median"] / rows[f"onnx {kind}"]["median"]

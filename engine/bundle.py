@@ -55,8 +55,9 @@ class Bundle:
         try:
             manifest = json.loads(path.read_text())
             version = manifest["format"]
-            files = dict(manifest["files"])
-        except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+            # Another format may have other fields.
+            files = cls(folder, manifest)._checked_files() if version == FORMAT else {}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"engine: expected a readable manifest, '{path}' is damaged ({error!r}); build the engine again"
             ) from error
@@ -82,6 +83,17 @@ class Bundle:
                 f"engine again"
             )
         return cls(folder, manifest)
+
+    def _checked_files(self) -> dict[str, str]:
+        """Read every field that a run takes from the manifest, raising whatever their damage leads to; return the files
+        and their hashes."""
+        files = self.manifest["files"]
+        if not (0 < self.sigma_min < self.sigma_max and self.divisor >= 1):
+            raise ValueError("noise levels or divisor out of range")
+        if not isinstance(self.trained_size, int | None) or not all(isinstance(h, str) for h in files.values()):
+            raise TypeError("trained_size or a hash of another type")
+        _ = self.plane, self.manifest["checkpoint"]
+        return dict(files)
 
     @property
     def plane(self) -> Plane | None:

@@ -97,7 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--thick-axis", type=int, choices=(0, 1, 2), default=2, help="mrzsr: volume axis along which slices are thick"
     )
-    data.add_argument("--views", type=int, default=36, help="svct: angles over 180 degrees")
+    data.add_argument(
+        "--views",
+        type=int,
+        default=None,
+        help="svct: angles over 180 degrees (default: 36 for 256 pixels, in proportion)",
+    )
 
     priors = parser.add_argument_group("priors")
     for role in ("primary", "auxiliary"):

@@ -13,6 +13,8 @@ from engine.masks import poisson_disc
 from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.volume import Plane
 
+#: Far beyond any scanner's, and within what the kernels accept.
+_MAX_VIEWS = 100_000
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
 
 
@@ -87,8 +89,8 @@ class Measurement:
         mrzsr: thin slices in a thick one.
     thick_axis : int
         mrzsr: axis of the volume along which slices are thick (2: from foot to head).
-    views : int
-        svct: angles over 180°.
+    views : int or None
+        svct: angles over 180°; None is as sparse as published, 36 for 256 pixels and in proportion.
     seed : int
         Of the sampling mask.
     """
@@ -96,7 +98,7 @@ class Measurement:
     acceleration: float = 4.0
     factor: int = 4
     thick_axis: int = 2
-    views: int = 36
+    views: int | None = None
     seed: int = 0
 
 
@@ -165,6 +167,7 @@ def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[Line
             f"volume: expected square slices in the {plane} plane for svct, got {shape[0]}×{shape[1]}; crop or pad "
             f"the volume"
         )
-    if how.views < 1:
-        raise InputError(f"views: expected at least 1, got {how.views}; 36 is usual")
-    return Radon(kernels.ParallelGeometry.from_views(shape[0], how.views)), {"views": how.views}
+    views = max(1, round(36 * shape[0] / 256)) if how.views is None else how.views
+    if not 1 <= views <= _MAX_VIEWS:
+        raise InputError(f"views: expected 1 to {_MAX_VIEWS}, got {views}; 36 is usual for 256 pixels")
+    return Radon(kernels.ParallelGeometry.from_views(shape[0], views)), {"views": views}

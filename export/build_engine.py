@@ -101,6 +101,8 @@ def build_engine(
     if axes is None:
         log.info("  plane: not stored in the checkpoint; state it with --plane here or when the engine runs")
 
+    # Asked again when the bundle is moved: a build takes a while, and its end is late for a refusal.
+    _check_replaceable(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
@@ -157,17 +159,26 @@ def _opset() -> int:
 
 def _replace(work: Path, out: Path) -> None:
     """Move a finished folder into place; only an earlier bundle may be in the way."""
-    old = None
-    if out.exists():
-        if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out"
-            )
-        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
-        os.replace(out, old / out.name)
-    os.replace(work, out)
-    if old:
-        shutil.rmtree(old)
+    _check_replaceable(out)
+    if not out.exists():
+        os.replace(work, out)
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
+    os.replace(out, old / out.name)
+    try:
+        os.replace(work, out)
+    except BaseException:
+        os.replace(old / out.name, out)
+        old.rmdir()
+        raise
+    shutil.rmtree(old)
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(
+            f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out"
+        )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -208,6 +219,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"build_engine: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("build_engine: interrupted; nothing was written", file=sys.stderr)
+        return 130
 
 
 def _is_users(error: ValueError) -> bool:

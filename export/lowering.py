@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks import NCSNpp
-from networks.layers import FirFilter, GroupNormSilu, NearestUp, PointwiseConv, ResBlock
+from networks.layers import Downsample, FirFilter, GroupNormSilu, NearestUp, PointwiseConv, ResBlock
 
 
 class GroupNormSiluFn(torch.autograd.Function):
@@ -174,6 +174,17 @@ def _pointwise(layer: PointwiseConv) -> nn.Conv2d:
     return out
 
 
+def _strided(layer: Downsample) -> nn.Conv2d:
+    """The 3×3 convolution of stride 2 that pads below and to the right only, as a 4×4 one that pads on all sides.
+
+    The added first row and column of weights are zeros.
+    """
+    inner = layer.Conv_0
+    out = nn.Conv2d(inner.in_channels, inner.out_channels, 4, stride=2, padding=1)
+    out.weight.data, out.bias = F.pad(inner.weight.data, (1, 0, 1, 0)), inner.bias
+    return out
+
+
 def lower(network: NCSNpp) -> NCSNpp:
     """Return an equal network made of the operators of this module; the original stays as it is."""
     lowered = copy.deepcopy(network)
@@ -190,6 +201,8 @@ def _lower_children(module: nn.Module) -> None:
             replacement = LoweredResample(child.mode == "up", fir=True)
         elif isinstance(child, (NearestUp, nn.AvgPool2d)):
             replacement = LoweredResample(isinstance(child, NearestUp), fir=False)
+        elif isinstance(child, Downsample) and child.with_conv and not child.fir:
+            replacement = _strided(child)
         elif isinstance(child, PointwiseConv):
             replacement = _pointwise(child)
         if replacement is None:

@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+# The networks of the tests are so small that several threads only wait for each other, for seconds where other work has
+# the cores. Read once, when PyTorch and NumPy's BLAS are loaded; the project's own kernels and runners do not look at
+# it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _DEFAULT = Path(__file__).resolve().parents[1] / ".." / "shared" / "fixtures" / "reference_tiny"
 
 
@@ -58,9 +63,7 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(
-    tiny_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, TinyBundle]:
+def tiny_bundles(tiny_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, TinyBundle]:
     """Engine bundles of both tiny networks, by the name of their plane; to be read, not changed."""
     from export.build_engine import build_engine
 

@@ -95,7 +95,18 @@ def test_a_folder_in_the_place_of_a_file_is_refused(folder):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"3", b'"text"', b"null", b"{}", b"\xff\xfe\x00", b'{"format": 1}', b'{"format": 1, "files": 3}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'"text"',
+        b"null",
+        b"{}",
+        b"\xff\xfe\x00",
+        b'{"format": 1}',
+        b'{"format": 1, "files": 3}',
+    ],
 )
 def test_a_damaged_manifest_is_refused(folder, content):
     (folder / MANIFEST).write_bytes(content)

@@ -137,7 +137,9 @@ def test_groups_change_only_the_length_of_each_slices_gradient():
 
 def test_scale_is_a_factor_of_the_gradient_where_nothing_is_renoised(operator):
     y = operator.apply(stack(2))
-    one, three = (dps(operator, y, scale=s)(LinearShrinkage(), stack(1), SIGMA, [slice(0, N_SLICES)]) for s in (1.0, 3.0))
+    one, three = (
+        dps(operator, y, scale=s)(LinearShrinkage(), stack(1), SIGMA, [slice(0, N_SLICES)]) for s in (1.0, 3.0)
+    )
     np.testing.assert_allclose(three[1], 3 * one[1], rtol=1e-5, atol=1e-6)  # float32
     assert three[2] == one[2]
 

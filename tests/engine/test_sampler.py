@@ -131,7 +131,9 @@ def test_guided_sample_follows_the_measurement_and_keeps_the_prior_elsewhere(ung
     free = operator.apply(AXIAL.slices_of(unguided))
     assert np.sqrt(((free - y) ** 2).mean()) == pytest.approx(np.sqrt(2) * spread, rel=0.1)
     # What the blocks' means leave has half of the voxels' degrees of freedom, at s² each; tolerance as for the prior.
-    assert (unseen.astype(np.float64) ** 2).sum() / n_blocks == pytest.approx(S**2, rel=5 * np.sqrt(2 / n_blocks) + 0.02)
+    assert (unseen.astype(np.float64) ** 2).sum() / n_blocks == pytest.approx(
+        S**2, rel=5 * np.sqrt(2 / n_blocks) + 0.02
+    )
     correlation = np.corrcoef(unseen.ravel(), (AXIAL.slices_of(truth) - operator.classical(y)).ravel())[0, 1]
     assert abs(correlation) < 5 / np.sqrt(n_blocks)
 

@@ -138,9 +138,9 @@ def test_one_thick_slice_of_everything_is_accepted(volume):
     assert task.measurement.shape == (16, 16, 1)
 
 
-@pytest.mark.parametrize("views", [0, -1])
-def test_no_view_is_refused(volume, views):
-    with pytest.raises(InputError, match=rf"^views: expected at least 1, got {views}; "):
+@pytest.mark.parametrize("views", [0, -1, 100_001])
+def test_numbers_of_views_without_sense_are_refused(volume, views):
+    with pytest.raises(InputError, match=rf"^views: expected 1 to 100000, got {views}; "):
         simulate("svct", volume, SHAPE, AXIAL, Measurement(views=views))
 
 

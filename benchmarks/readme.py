@@ -1,0 +1,83 @@
+"""Put the newest results into the README's tables: ``python benchmarks/readme.py``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
+
+
+def newest(pattern: str) -> tuple[Path, dict[str, Any]]:
+    """The last result file by date, which its name ends in."""
+    path = max(HERE.glob(f"results/{pattern}"), key=lambda p: p.stem[-10:])
+    return path, json.loads(path.read_text())
+
+
+def demo_table() -> str:
+    path, report = newest("demo-*.json")
+    lines = [
+        "| task | PSNR in dB, axial / coronal / sagittal | classical | sampling | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, task in report["tasks"].items():
+        metrics = task["metrics"]
+
+        def cell(key: str, metrics: dict[str, Any] = metrics) -> str:
+            if key not in metrics:
+                return "–"
+            return " / ".join(f"{metrics[key][p]['psnr_db']:.1f}" for p in ("axial", "coronal", "sagittal"))
+
+        cost = f"{task['sampling_seconds']:.0f} s | {task['peak_memory_mb'] / 1000:.2f} GB"
+        lines.append(f"| `{name}` | {cell('reconstruction')} | {cell(CLASSICAL.get(name, ''))} | {cost} |")
+    lines.append(f"\n{report['machine']['cores']} cores ({report['machine']['processor']}); {_source(path, report)}")
+    return "\n".join(lines)
+
+
+def latency_table() -> str:
+    lines = ["| network | | eager PyTorch | engine | ratio |", "|---|---|---|---|---|"]
+    sources = []
+    for arch in ("demo", "published"):
+        if not list(HERE.glob(f"results/latency-{arch}-*.json")):
+            continue
+        path, report = newest(f"latency-{arch}-*.json")
+        millions = report["n_parameters"] / 1e6
+        for kind in ("denoise", "guided step"):
+            eager, ours = (report["seconds"][f"{side} {kind}"] for side in ("eager", "onnx"))
+            cells = [_milliseconds(r, report["slices"]) for r in (eager, ours)]
+            ratio = report["ratio_to_eager"][kind]
+            lines.append(f"| {millions:.2f} M, {report['size']}² | {kind} | {cells[0]} | {cells[1]} | {ratio:.2f} |")
+        sources.append(_source(path, report))
+    return "\n".join([*lines, "\nMilliseconds a slice: median (quartiles). " + " ".join(sources)])
+
+
+def _milliseconds(row: dict[str, float], n: int) -> str:
+    low, median, high = (1e3 * row[k] / n for k in ("quartile_1", "median", "quartile_3"))
+    return f"{median:.1f} ({low:.1f} … {high:.1f})"
+
+
+def _source(path: Path, report: dict[str, Any]) -> str:
+    return f"`{report['command'].strip()}`, {report['date']}, [figures](benchmarks/results/{path.name})."
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """Replace what stands between the two markers of a table."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = text.split(start)
+    after = rest.split(end)[1] if end in rest else rest
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def main() -> int:
+    readme = HERE.parent / "README.md"
+    text = readme.read_text()
+    text = fill(text, "demo table", demo_table())
+    readme.write_text(fill(text, "latency table", latency_table()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

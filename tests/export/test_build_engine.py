@@ -1,0 +1,264 @@
+"""The command line that builds bundles: whole or not at all, and only when something changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.bundle import MANIFEST, Bundle, sha256_of
+from export import build_engine as command
+from export import graphs, verify
+from export.build_engine import main
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoints, tmp_path_factory) -> Path:
+    """The coronal checkpoint without its plane, as the reference implementation writes them."""
+    stored = torch.load(tiny_checkpoints["coronal"], weights_only=True)
+    del stored["plane"]
+    file = tmp_path_factory.mktemp("plain") / "tiny.pth"
+    torch.save(stored, file)
+    return file
+
+
+@pytest.fixture
+def no_building(monkeypatch):
+    """Let a test fail, quickly, where the command should stop before it builds."""
+
+    def building(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the command began to build")
+
+    monkeypatch.setattr(graphs, "write_graphs", building)
+
+
+def refused(capsys, arguments: list[object]) -> str:
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("build_engine: ")
+    assert ": expected " in lines[0]
+    assert "; " in lines[0]
+    return lines[0].removeprefix("build_engine: ")
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {p.name: sha256_of(p) for p in folder.iterdir()}
+
+
+def test_build_rebuild_and_force(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--ckpt", str(checkpoint)]
+
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "would build engines/tiny from" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+    assert main(arguments) == 0
+    assert "wrote engines/tiny" in capsys.readouterr().out
+    out = tmp_path / "engines" / "tiny"
+    assert [p.name for p in out.parent.iterdir()] == ["tiny"]
+    bundle = Bundle.open(out)
+    manifest = bundle.manifest
+    assert bundle.plane is None
+    assert manifest["name"] == "tiny"
+    assert manifest["checkpoint"] == {"file": "tiny.pth", "sha256": sha256_of(checkpoint), "ema": True, "step": 0}
+    assert all(row["adjoint_pullback"] <= manifest["verification"]["bounds"]["pullback"]
+               for row in manifest["verification"]["rows"])  # fmt: skip
+    assert {"torch", "onnx", "onnxruntime", "tpdm-engine"} <= set(manifest["versions"])
+    built = content(out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "write_graphs", lambda *_: pytest.fail("an up-to-date bundle was built again"))
+        assert main(arguments) == 0
+        assert capsys.readouterr().out.strip() == "engines/tiny is up to date"
+        assert main([*arguments, "--force", "--dry-run"]) == 0
+        assert "would build" in capsys.readouterr().out
+    assert content(out) == built
+
+    # Another set of weights in the same place: the earlier bundle is out of date.
+    assert main([*arguments, "--no-ema"]) == 0
+    last = Bundle.open(out).manifest
+    assert last["checkpoint"]["ema"] is False
+    assert last["files"]["weights.bin"] != manifest["files"]["weights.bin"]
+    assert [p.name for p in out.parent.iterdir()] == ["tiny"]
+
+    # A damaged bundle is not up to date, nor is it kept.
+    (out / "denoise.onnx").write_bytes(b"damaged")
+    assert main([*arguments, "--no-ema", "--dry-run"]) == 0
+    assert "would build" in capsys.readouterr().out
+    assert main([*arguments, "--force"]) == 0
+    assert Bundle.open(out).manifest["files"] == manifest["files"]
+
+
+def test_plane_and_out_are_taken_from_the_command_line(checkpoint, tmp_path, capsys):
+    out = tmp_path / "deeper" / "bundle"
+    assert main(["--ckpt", str(checkpoint), "--out", str(out), "--plane", "2,0,1"]) == 0
+    assert str(Bundle.open(out).plane) == "axial"
+    assert [p.name for p in out.parent.iterdir()] == ["bundle"]
+    assert capsys.readouterr().err == ""
+    # Without its plane it would be another bundle.
+    assert main(["--ckpt", str(checkpoint), "--out", str(out), "--dry-run"]) == 0
+    assert "would build" in capsys.readouterr().out
+
+
+def test_a_stored_plane_wins_over_none_and_conflicts_with_another(tiny_bundles, tmp_path, capsys, no_building):
+    stored = tiny_bundles["axial"]
+    assert str(Bundle.open(stored.folder).plane) == "axial"
+    line = refused(capsys, ["--ckpt", stored.checkpoint, "--out", tmp_path / "out", "--plane", "coronal"])
+    assert line.startswith("plane: expected axial")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("plane", ["frontal", "0,0,1", "1"])
+def test_what_is_no_plane_is_refused(checkpoint, tmp_path, capsys, no_building, plane):
+    arguments = ["--ckpt", checkpoint, "--out", tmp_path / "out", "--plane", plane]
+    assert refused(capsys, arguments).startswith("plane: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _missing(file: Path, good: Path) -> None:
+    pass
+
+
+def _folder(file: Path, good: Path) -> None:
+    file.mkdir()
+
+
+def _empty(file: Path, good: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _truncated(file: Path, good: Path) -> None:
+    file.write_bytes(good.read_bytes()[:-1000])
+
+
+def _text(file: Path, good: Path) -> None:
+    file.write_text("not a checkpoint\n")
+
+
+def _classifier(file: Path, good: Path) -> None:
+    torch.save({"model": {"fc.weight": torch.zeros(2, 2)}, "step": 1}, file)
+
+
+def _nothing_in_it(file: Path, good: Path) -> None:
+    torch.save({"weights": {}}, file)
+
+
+def _nan(file: Path, good: Path) -> None:
+    stored = torch.load(good, weights_only=True)
+    stored["ema"]["shadow_params"][3][0] = float("nan")
+    torch.save(stored, file)
+
+
+def _short_average(file: Path, good: Path) -> None:
+    stored = torch.load(good, weights_only=True)
+    stored["ema"]["shadow_params"].pop()
+    torch.save(stored, file)
+
+
+DAMAGES = [_missing, _folder, _empty, _truncated, _text, _classifier, _nothing_in_it, _nan, _short_average]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.strip("_"))
+def test_checkpoints_that_cannot_be_used_are_refused(checkpoint, tmp_path, capsys, no_building, damage):
+    file = tmp_path / "bad.pth"
+    damage(file, checkpoint)
+    before = sorted(tmp_path.iterdir())
+    assert refused(capsys, ["--ckpt", file, "--out", tmp_path / "out"]).startswith("ckpt: ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_graphs_that_fail_verification_leave_nothing(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verify, "BOUNDS", {"x0": -1.0, "pullback": 0.0})
+    out = tmp_path / "out"
+    line = refused(capsys, ["--ckpt", checkpoint, "--out", out])
+    assert line.startswith("ckpt: expected relative errors of at most")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verification_sees_a_wrong_graph(checkpoint, tmp_path, capsys, monkeypatch):
+    """A lowering whose group norms are off by a part in a thousand is not shipped."""
+    from export import adjoint, lowering
+
+    def wrong(network):
+        lowered = lowering.lower(network)
+        for module in lowered.modules():
+            if isinstance(module, lowering.LoweredGroupNorm):
+                module.weight = torch.nn.Parameter(module.weight * 1.001, requires_grad=False)
+        return lowered
+
+    monkeypatch.setattr(adjoint, "lower", wrong)
+    assert refused(capsys, ["--ckpt", checkpoint, "--out", tmp_path / "out"]).startswith("ckpt: expected relative")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "over an earlier bundle"])
+def test_an_interrupt_leaves_what_was_there(checkpoint, tiny_bundles, tmp_path, monkeypatch, earlier):
+    out = tmp_path / "out"
+    if earlier:
+        shutil.copytree(tiny_bundles["axial"].folder, out)
+    before = content(out) if earlier else {}
+
+    def interrupted(network: object, folder: Path) -> None:
+        (folder / "denoise.onnx").write_bytes(b"half a graph")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graphs, "write_graphs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command.build_engine(checkpoint, out)
+    assert [p.name for p in tmp_path.iterdir()] == (["out"] if earlier else [])
+    if earlier:
+        assert content(out) == before
+        Bundle.open(out)
+
+
+def test_an_interrupt_ends_the_command_without_a_traceback(checkpoint, tmp_path, monkeypatch, capsys):
+    def interrupted(network: object, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graphs, "write_graphs", interrupted)
+    assert main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "out")]) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_move_puts_the_earlier_bundle_back(tiny_bundles, tmp_path, monkeypatch):
+    out, work = tmp_path / "out", tmp_path / "work"
+    shutil.copytree(tiny_bundles["axial"].folder, out)
+    shutil.copytree(tiny_bundles["coronal"].folder, work)
+    before, replace = content(out), command.os.replace
+
+    def fails_for_work(source: Path, target: Path) -> None:
+        if Path(source) == work:
+            raise OSError("the disk is gone")
+        replace(source, target)
+
+    monkeypatch.setattr(command.os, "replace", fails_for_work)
+    with pytest.raises(OSError, match="the disk is gone"):
+        command._replace(work, out)
+    assert content(out) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_an_output_that_is_something_else_is_refused(checkpoint, tmp_path, capsys, no_building):
+    """Refused before anything is built: a build takes a minute for a network of the published size."""
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    file.write_text("mine")
+    for out in (folder, file, file / "deeper"):
+        assert refused(capsys, ["--ckpt", checkpoint, "--out", out]).startswith("out: ")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder", "notes.txt"]
+    assert MANIFEST not in {p.name for p in folder.iterdir()}
+
+
+def test_an_empty_folder_is_a_fine_output(checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "out")]) == 0
+    Bundle.open(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["key"]
