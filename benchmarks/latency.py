@@ -27,6 +27,7 @@ from benchmarks.measure import alternate, machine, spread
 from engine import demo
 from engine.backends.onnx import OnnxDenoiser, available_cores
 from engine.bundle import Bundle
+from engine.cli import HelpFormatter
 from engine.guidance import Dps
 from engine.masks import poisson_disc
 from engine.operators import MaskedFourier
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python benchmarks/latency.py",
         description="Latency of the engine beside eager PyTorch.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--arch", choices=("demo", "published"), default="demo", help="network: the shipped priors', or the paper's"

@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import kernels
 from engine import demo
 from engine.backends.onnx import OnnxDenoiser, available_cores
 from engine.bundle import Bundle
+from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.io import Volume, load_volume, save_nifti
 from engine.metrics import per_plane
@@ -71,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.run",
         description="Reconstruct a volume with two perpendicular 2D diffusion priors.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--task", choices=TASKS, required=True, help="what is measured: k-space, thick slices, few CT views, or nothing"
@@ -161,6 +163,8 @@ def prepare(args: argparse.Namespace) -> Job:
         raise InputError(
             f"threads: expected at least 1, got {args.threads}; leave it out for all {available_cores()} cores"
         )
+    if args.threads:
+        kernels.set_threads(args.threads)
     primary_bundle, auxiliary_bundle = _bundles(args)
     primary = _prior("primary", primary_bundle, args.primary_plane, args)
     auxiliary = _prior("auxiliary", auxiliary_bundle, args.auxiliary_plane, args)

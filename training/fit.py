@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.io import load_volume
 from engine.volume import Plane
@@ -258,7 +259,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.fit",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--volumes", nargs="+", required=True, metavar="FILE", help="NIfTI or .npy volumes to learn from"
