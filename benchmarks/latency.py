@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 from datetime import date
@@ -27,7 +26,7 @@ from benchmarks.measure import alternate, machine, spread
 from engine import demo
 from engine.backends.onnx import OnnxDenoiser, available_cores
 from engine.bundle import Bundle
-from engine.cli import HelpFormatter
+from engine.cli import HelpFormatter, peak_memory_mb
 from engine.guidance import Dps
 from engine.masks import poisson_disc
 from engine.operators import MaskedFourier
@@ -84,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         ckpt = Path(folder) / "network.pt"
         random_checkpoint(ckpt, architecture)
         manifest = build_engine(ckpt, Path(folder) / "network")
-        build_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        build_peak_mb = peak_memory_mb()
         network, _ = load_checkpoint(ckpt)
         engine = OnnxDenoiser(Bundle.open(Path(folder) / "network"), batch_size, args.threads)
         seconds, errors = measure(network, engine, n, size, args.repeats)

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -26,7 +25,7 @@ import kernels
 from engine import demo
 from engine.backends.onnx import OnnxDenoiser, available_cores
 from engine.bundle import Bundle
-from engine.cli import HelpFormatter
+from engine.cli import HelpFormatter, peak_memory_mb
 from engine.errors import InputError
 from engine.io import Volume, load_volume, save_nifti
 from engine.metrics import per_plane
@@ -351,7 +350,7 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
         },
         "residuals": [None if np.isnan(r) else r for r in result.residuals],
         "sampling_seconds": round(result.seconds, 3),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
         "threads": job.primary.denoiser.n_threads if isinstance(job.primary.denoiser, OnnxDenoiser) else None,
         "batch_size": job.primary.denoiser.batch_size if isinstance(job.primary.denoiser, OnnxDenoiser) else None,
         "versions": {

@@ -24,7 +24,7 @@ def write_graphs(network: NCSNpp, folder: Path) -> None:
     x, sigma, cotangent = (n for n in module.graph.nodes if n.op == "placeholder")
     (output,) = (n for n in module.graph.nodes if n.op == "output")
     x0, pullback = output.args[0]
-    tape = {f"tape_{i}": node for i, node in enumerate(_tape(module, x0, pullback, {x, sigma}))}
+    tape = {f"tape_{i}": node for i, node in enumerate(_tape(module, pullback, {x, sigma}, cotangent))}
     weights = WeightStore(folder / WEIGHTS)
     try:
         image = {"x": x, "sigma": sigma}
@@ -42,14 +42,16 @@ def write_graphs(network: NCSNpp, folder: Path) -> None:
         weights.close()
 
 
-def _tape(module: fx.GraphModule, x0: fx.Node, pullback: fx.Node, inputs: set[fx.Node]) -> list[fx.Node]:
-    """Values of the forward part that the backward part uses, in the order of the program; constants are not among
+def _tape(module: fx.GraphModule, pullback: fx.Node, inputs: set[fx.Node], cotangent: fx.Node) -> list[fx.Node]:
+    """Values known before the cotangent that the pullback uses, in the order of the program; constants are not among
     them."""
-    forward = ancestors([x0], set())
-    backward = ancestors([pullback], set()) - forward
-    varying = set(inputs)
+    needed = ancestors([pullback], set())
+    varying, backward = set(inputs), {cotangent}
     for node in module.graph.nodes:
-        if any(source in varying for source in node.all_input_nodes):
-            varying.add(node)
+        if node in needed and isinstance(node.meta.get("val"), Tensor):
+            if any(source in backward for source in node.all_input_nodes):
+                backward.add(node)
+            elif any(source in varying for source in node.all_input_nodes):
+                varying.add(node)
     used = {source for node in backward for source in node.all_input_nodes}
-    return [n for n in module.graph.nodes if n in used & forward & varying and isinstance(n.meta.get("val"), Tensor)]
+    return [node for node in module.graph.nodes if node in used & varying]

@@ -36,27 +36,31 @@ class GroupNormSiluFn(torch.autograd.Function):
         rstd = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
         per_channel = _per_channel(rstd, weight)
         u = centred.reshape(x.shape) * per_channel + bias[:, None, None]
-        gate = torch.sigmoid(u) if activate else u
-        return (u * gate if activate else u), centred, rstd, gate
+        if not activate:
+            return u, centred, rstd, rstd
+        gate = torch.sigmoid(u)
+        y = u * gate
+        # The slope, gate + u·gate·(1 − gate), is taken here and not in the pullback: one tensor to keep instead of two.
+        return y, centred, rstd, gate + y * (1 - gate)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, weight, _, ctx.n_groups, _, ctx.activate = inputs
-        y, centred, rstd, gate = output
-        ctx.mark_non_differentiable(centred, rstd, gate)
+        _, weight, _, _, _, ctx.activate = inputs
+        y, centred, rstd, slope = output
+        ctx.shape = y.shape
+        ctx.mark_non_differentiable(centred, rstd, slope)
         # Without this, unused outputs would bring tensors of zeros into the traced graph.
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(weight, y, centred, rstd, gate)
+        ctx.save_for_backward(weight, centred, rstd, slope)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        weight, y, centred, rstd, gate = ctx.saved_tensors
-        # d silu(u)/du = gate + u·gate·(1 − gate) = gate + y·(1 − gate)
-        du = grad * (y + gate * (1 - y)) if ctx.activate else grad
+        weight, centred, rstd, slope = ctx.saved_tensors
+        du = grad * slope if ctx.activate else grad
         scaled = (du * _per_channel(rstd, weight)).reshape(centred.shape)
         along = (scaled * centred).mean(-1, keepdim=True) * (rstd * rstd)
         dx = scaled - scaled.mean(-1, keepdim=True) - centred * along
-        return dx.reshape(y.shape), None, None, None, None, None
+        return dx.reshape(ctx.shape), None, None, None, None, None
 
 
 def _per_channel(rstd: Tensor, weight: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class _Writer:
         self.constants: dict[fx.Node, Tensor] = {}
         self.dims: dict[str, str] = {}
         self.symbols: dict[sympy.Symbol, tuple[str, int]] = {}
-        self.done: set[fx.Node] = set()
+        self.output_names: set[str] = set()
 
     # --- values
 
@@ -74,6 +74,21 @@ class _Writer:
             helper.make_node(op_type, list(inputs), [name], name=f"{op_type}_{len(self.nodes)}", **attributes)
         )
         return name
+
+    def name_output(self, value: str, name: str) -> None:
+        """Make a computed value an output; an Identity, which copies, only where the value cannot take the name."""
+        producer = next((n for n in self.nodes if value in n.output), None)
+        if producer is None or value in self.output_names:
+            self.emit("Identity", [value], name)
+            self.output_names.add(name)
+            return
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for i, other in enumerate(names):
+                    if other == value:
+                        names[i] = name
+        self.names.update({node: name for node, other in self.names.items() if other == value})
+        self.output_names.add(name)
 
     def constant(self, array: np.ndarray, name: str | None = None) -> str:
         """Name of an initializer with these values; small ones are stored once, in the graph, the others in the
@@ -343,7 +358,7 @@ def write_onnx(
         if node in needed and node.op in ("call_function", "get_attr") and node.target is not operator.getitem:
             writer.run(node)
     for name, node in outputs.items():
-        writer.emit("Identity", [writer.value(node)], name)
+        writer.name_output(writer.value(node), name)
 
     def info(name: str, node: fx.Node) -> onnx.ValueInfoProto:
         sizes = [s if isinstance(s, int) else str(s.node.expr) for s in node.meta["val"].shape]
