@@ -23,7 +23,7 @@ class Dps:
     measurement : array (n, *operator.data_shape)
         y, in the layout of the primary plane.
     weight : float
-        λ: the length of the step, in units of ‖y‖ / ‖A‖².
+        λ. A step is at most λ·s·‖A J‖ long, J the denoiser's Jacobian, however large the residual.
     scale : float
         s, the weight of the residual.
     stable : bool

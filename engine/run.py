@@ -393,8 +393,15 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"engine.run: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(
+            f"engine.run: out: expected room and permission to write in '{out}', got '{error.strerror or error}'; "
+            "make room or choose another with --out",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
-        print("engine.run: interrupted; nothing was written", file=sys.stderr)
+        print("engine.run: interrupted; no result was written", file=sys.stderr)
         return 130
     finally:
         # A run that ended early leaves no empty folder behind.

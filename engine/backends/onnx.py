@@ -82,21 +82,14 @@ class OnnxDenoiser(Denoiser):
         x0, pulled = np.empty_like(x), np.empty_like(x)
 
         def work(part: slice) -> None:
-            binding = forward.io_binding()
-            for name, value in _feeds(x[part], sigma).items():
-                binding.bind_cpu_input(name, value)
-            # The tape is many megabytes: a worker writes it into the memory of its last one instead of new pages.
-            tapes: dict[tuple[int, ...], list[ort.OrtValue]] = self._worker.__dict__.setdefault("tapes", {})
-            old = tapes.get(x[part].shape)
-            for i, name in enumerate(names):
-                binding.bind_output(name) if old is None else binding.bind_ortvalue_output(name, old[i])
-            forward.run_with_iobinding(binding)
-            values = tapes[x[part].shape] = binding.get_outputs() if old is None else old
-            x0[part] = values[0].numpy()[:, 0]
-
+            # A binding points into the arrays: they have names here so that they live until the graph has run.
+            feeds = _feeds(x[part], sigma)
+            outputs = self._record(forward, names, feeds)
+            x0[part] = outputs[0].numpy()[:, 0]
+            towards = np.ascontiguousarray(cotangent(x0[part], part)[:, None])
             binding = backward.io_binding()
-            binding.bind_cpu_input("cotangent", np.ascontiguousarray(cotangent(x0[part], part)[:, None]))
-            for name, value in zip(names[1:], values[1:], strict=True):
+            binding.bind_cpu_input("cotangent", towards)
+            for name, value in zip(names[1:], outputs[1:], strict=True):
                 binding.bind_ortvalue_input(name, value)
             binding.bind_output("pullback")
             backward.run_with_iobinding(binding)
@@ -104,6 +97,33 @@ class OnnxDenoiser(Denoiser):
 
         self._for_each_batch(len(x), work)
         return x0, pulled
+
+    def _record(
+        self, forward: ort.InferenceSession, names: list[str], feeds: dict[str, np.ndarray]
+    ) -> list[ort.OrtValue]:
+        """Run `linearize`; return x̂₀ and the tape, valid until this thread's next call.
+
+        The tape is many megabytes: a worker writes it into the memory of its last one, if that has the same shape,
+        instead of asking for new pages.
+        """
+        shape = feeds["x"].shape
+        last_shape, last = getattr(self._worker, "tape", (None, []))
+        binding = forward.io_binding()
+        for name, value in feeds.items():
+            binding.bind_cpu_input(name, value)
+        if shape == last_shape:
+            for name, value in zip(names, last, strict=True):
+                binding.bind_ortvalue_output(name, value)
+        else:
+            # Let go of the old one first: two would not fit where one only just does.
+            last = None
+            self._worker.tape = None, []
+            for name in names:
+                binding.bind_output(name)
+        forward.run_with_iobinding(binding)
+        self._worker.tape = shape, binding.get_outputs() if last is None else last
+        outputs: list[ort.OrtValue] = self._worker.tape[1]
+        return outputs
 
     def _for_each_batch(self, n: int, work: Callable[[slice], None]) -> None:
         # Fewer slices a run than asked, rather than an idle worker.
