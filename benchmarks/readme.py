@@ -31,7 +31,7 @@ def demo_table() -> str:
                 return "–"
             return " / ".join(f"{metrics[key][p]['psnr_db']:.1f}" for p in ("axial", "coronal", "sagittal"))
 
-        cost = f"{task['sampling_seconds']:.0f} s | {task['peak_memory_mb'] / 1000:.2f} GB"
+        cost = f"{task['sampling_seconds']:.0f} s | {task['peak_memory_mb'] * 2**20 / 1e9:.2f} GB"
         lines.append(f"| `{name}` | {cell('reconstruction')} | {cell(CLASSICAL.get(name, ''))} | {cost} |")
     lines.append(f"\n{report['machine']['cores']} cores ({report['machine']['processor']}); {_source(path, report)}")
     return "\n".join(lines)

@@ -30,7 +30,7 @@ class Bundle:
     ----------
     folder : Path
     manifest : dict
-        As written by the exporter; see `docs` in ARCHITECTURE.md for its fields.
+        As written by the exporter; ARCHITECTURE.md lists its fields under Contracts.
     """
 
     folder: Path

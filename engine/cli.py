@@ -17,7 +17,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MB.
+    """Largest resident memory of this process so far, in MB of 2^20 bytes.
 
     Where the system tells (Linux), of this program alone: what getrusage says begins with the memory of the process
     that started it.

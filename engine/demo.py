@@ -32,8 +32,8 @@ def volume() -> Volume:
         from nilearn import datasets
     except ImportError as error:
         raise InputError(
-            "volume: expected nilearn, which holds the demonstration's head, found none; `pip install "
-            "'tpdm-engine[demo]'` or pass --volume"
+            "volume: expected nilearn, which holds the demonstration's head, found none; "
+            "`pip install nilearn` or pass --volume"
         ) from error
     file = Path(datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     return resample(load_volume(file), SIZE, VOXEL_MM)

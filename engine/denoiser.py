@@ -39,7 +39,7 @@ class Denoiser(ABC):
         Raises
         ------
         ValueError
-            Another rank or type.
+            Another rank, type or layout.
         """
         _check(x)
         return self._denoise(x, sigma)
@@ -58,6 +58,11 @@ class Denoiser(ABC):
         Returns
         -------
         x0, pullback : float32 (n, h, w)
+
+        Raises
+        ------
+        ValueError
+            As `denoise`; errors of `cotangent` pass through.
         """
         _check(x)
         return self._vjp(x, sigma, cotangent)

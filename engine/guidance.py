@@ -27,8 +27,9 @@ class Dps:
     scale : float
         s, the weight of the residual.
     stable : bool
-        Never step further than r/‖s A‖², which is as far as gradient descent may go without overshooting. The published
-        method has no such limit: its many short steps stay below it almost always, and few long ones would oscillate.
+        Never let λ exceed ‖r‖/‖s A‖², r the residual of the group: then the step is the one of gradient descent on
+        ‖r‖²/2 that does not overshoot. The published method has no such limit: its many short steps stay below it
+        almost always, and few long ones would oscillate.
 
     Source: Chung et al., Diffusion posterior sampling for general noisy inverse problems, ICLR 2023.
     """

@@ -26,7 +26,7 @@ class Noise(ABC):
 
     @abstractmethod
     def draw(self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int]) -> np.ndarray:
-        """Return float32 (n_slices, n_rows, n_columns) in the layout of `plane`."""
+        """Return float32 (n_slices, n_rows, n_columns), C-contiguous, in the layout of `plane`."""
 
 
 class CounterNoise(Noise):
@@ -59,5 +59,8 @@ class ReplayNoise(Noise):
     def draw(self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int]) -> np.ndarray:
         recorded = self.start if phase is Phase.START else self.steps[step, int(phase)]
         if recorded.shape != plane.shape_of(volume_shape):
-            raise ValueError(f"recorded noise: expected {plane.shape_of(volume_shape)}, got {recorded.shape}")
+            raise ValueError(
+                f"recorded noise: expected {plane.shape_of(volume_shape)}, got {recorded.shape}; replay it "
+                "with the shape and the planes that it was recorded with"
+            )
         return np.ascontiguousarray(recorded, dtype=np.float32)

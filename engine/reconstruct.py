@@ -150,6 +150,11 @@ def reconstruct(
     (64, 64, 64)
     """
     check_planes(primary, auxiliary)
+    if task.plane != primary.plane:
+        raise InputError(
+            f"task: expected the primary's plane ({primary.plane}) to be the one that is measured, got {task.plane}; "
+            "simulate the task in the primary's plane, or swap the priors"
+        )
     schedule = Schedule(settings.sigma_min, settings.sigma_max, settings.n_steps)
     primary_turns = turns(settings.K, settings.n_steps, settings.seed)
     if settings.dps_weight is None:
@@ -201,7 +206,7 @@ def default_dps_weight(task: Task, settings: Settings) -> float:
 
     The gradient of a norm has a length that grows with ‖A‖ alone, so that λ‖A‖ is a distance in image space; the
     distance that a run has to cover grows with the square root of the number of pixels in a group, and is shared by the
-    steps.
+    steps. Beyond the ends of the published tables the last value holds: acceleration 4 takes that of 8.
     """
     if task.operator is None:
         return 0.0
@@ -209,6 +214,8 @@ def default_dps_weight(task: Task, settings: Settings) -> float:
     asked = {"csmri": "acceleration", "mrzsr": "factor", "svct": "views"}[task.name]
     weight = float(np.interp(float(task.details[asked]), list(published), list(published.values())))
     norm = task.residual_scale * task.operator.norm()
-    n_pixels = settings.group * task.operator.slice_shape[0] * task.operator.slice_shape[1]
+    # A group cannot have more slices than there are.
+    n_slices = min(settings.group, len(task.measurement)) if task.measurement is not None else settings.group
+    n_pixels = n_slices * task.operator.slice_shape[0] * task.operator.slice_shape[1]
     distance = np.sqrt(n_pixels / _PUBLISHED_PIXELS) * _PUBLISHED_STEPS / settings.n_steps
     return float(weight * _PUBLISHED_NORM[task.name] / norm * distance)

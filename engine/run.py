@@ -401,7 +401,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("engine.run: interrupted; no result was written", file=sys.stderr)
+        print("engine.run: interrupted", file=sys.stderr)
         return 130
     finally:
         # A run that ended early leaves no empty folder behind.

@@ -25,7 +25,9 @@ from engine.volume import Plane
 log = logging.getLogger("export")
 
 #: The sources whose change makes an existing bundle stale.
-_SOURCES = ("adjoint.py", "graphs.py", "lowering.py", "onnx.py")
+_SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "onnx")) + tuple(
+    f"networks/{n}.py" for n in ("architecture", "checkpoint", "infer", "layers", "ncsnpp")
+)
 
 
 def content_key(ckpt: Path, options: dict[str, Any]) -> str:
@@ -33,7 +35,7 @@ def content_key(ckpt: Path, options: dict[str, Any]) -> str:
     digest = hashlib.sha256(sha256_of(ckpt).encode())
     digest.update(json.dumps(options, sort_keys=True).encode())
     for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+        digest.update((Path(__file__).parent.parent / name).read_bytes())
     for package in ("torch", "onnx"):
         digest.update(metadata.version(package).encode())
     return digest.hexdigest()
@@ -171,7 +173,8 @@ def _replace(work: Path, out: Path) -> None:
         os.replace(old / out.name, out)
         old.rmdir()
         raise
-    shutil.rmtree(old)
+    # The new bundle is in place: what cannot be cleared away does no harm.
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_replaceable(out: Path) -> None:
@@ -218,6 +221,13 @@ def main(argv: list[str] | None = None) -> int:
         if not _is_users(error):
             raise
         print(f"build_engine: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"build_engine: out: expected room and permission to write '{out}', got '{error.strerror or error}'; "
+            "make room or choose another with --out",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("build_engine: interrupted; nothing was written", file=sys.stderr)

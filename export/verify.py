@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
+from engine.bundle import GRAPHS
 from networks import NCSNpp
 
 #: Largest relative errors, against float64, that a float32 engine may show. To the bound on x0 comes what a single
@@ -67,7 +68,7 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
     options.log_severity_level = 3
     sessions = {
         name: ort.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
-        for name in ("denoise", "adjoint", "linearize", "pullback")
+        for name in GRAPHS
     }
     generator = torch.Generator().manual_seed(seed)
     rows = []

@@ -130,7 +130,8 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
     network : NCSNpp
         float32, on the CPU, parameters frozen.
     info : dict
-        ``step``, ``plane`` and ``inferred`` (how each traceless setting was found), where known.
+        ``step``, ``plane`` (three axes) and ``image_size`` (pixels), each None where not stored, and ``inferred``: how
+        each setting that shapes do not fix was found.
 
     Raises
     ------

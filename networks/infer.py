@@ -54,7 +54,7 @@ def infer_architecture(
     """
     names = {f.name for f in fields(Architecture)}
     if unknown := sorted(set(known) - names):
-        raise TypeError(f"known: expected fields of Architecture, got {', '.join(unknown)}")
+        raise TypeError(f"known: expected fields of Architecture, got {', '.join(unknown)}; check the spelling")
     stated = {k: v for k, v in {**stored, **known}.items() if k in names and v is not None}
     stated = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
     how = {k: "stated" if known.get(k) is not None else "stored in the checkpoint" for k in stated}

@@ -74,7 +74,7 @@ def fit(
 
     The learning rate rises over `warmup` steps and falls to zero by a half cosine over the whole run, which ends (and
     the cosine with it) when the first of two limits is reached: `n_steps` or `minutes`. Both include what was done
-    before a resumed run, so that an interrupted run goes on as if it had never stopped.
+    before a resumed run, so that the rate of an interrupted run goes on as if it had never stopped.
 
     Whatever ends the training early, Ctrl-C included, the steps done are saved first.
 
@@ -87,13 +87,37 @@ def fit(
         Checkpoint; the loss curve goes beside it, with the suffix ``.loss.csv``.
     n_steps : int
     minutes : float, optional
+        Wall time.
+    batch_size : int
+        Slices a step.
+    learning_rate : float
+        Adam's, after warm-up.
+    warmup : int
+        Steps.
+    ema_decay : float
+        Of the weights' moving average, in [0, 1); shorter at the start.
+    clip : float
+        Largest norm of the gradient.
+    seed : int
+        Of slices and noise; a resumed run draws others than an uninterrupted one.
+    save_every : int
+        Steps between checkpoints.
     resume : bool
         Go on from the checkpoint at `out`.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
     float
-        Mean loss of the last 100 steps.
+        Mean loss of the last 100 steps of this call.
+
+    Raises
+    ------
+    InputError
+        Limits that the resumed run has reached already, a loss that is not finite, or nothing to resume.
+    networks.CheckpointError
+        The checkpoint to resume cannot be read.
     """
     device = sampler.device
     network.train().requires_grad_(True)
@@ -147,12 +171,14 @@ def fit(
                 loss = score_matching_loss(network, clean, sigma, noise)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained, clip)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
+            norm = float(nn.utils.clip_grad_norm_(trained, clip))
+            # Both, and before the weights change: they are saved on the way out.
+            if not (math.isfinite(loss.item()) and math.isfinite(norm)):
                 raise InputError(
-                    f"learning_rate: expected a finite loss, got {losses.pop()} at step {step}; lower --learning-rate"
+                    f"learning_rate: expected a finite loss and gradient, got {loss.item():g} and {norm:g} at step "
+                    f"{step}; lower --learning-rate"
                 )
+            losses.append(loss.item())
             optimizer.step()
             # The average starts short and lengthens, so that it does not remember the random start.
             decay = min(ema_decay, (1 + step) / (10 + step))

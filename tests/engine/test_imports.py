@@ -17,7 +17,7 @@ ALLOWED = {
     "kernels": (),
     "engine": ("kernels",),
     "export": ("networks", "engine.bundle", "engine.errors", "engine.volume"),
-    "training": ("networks", "engine"),
+    "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
 }
 #: Libraries that no file of a package may import, not even inside a function.
 FORBIDDEN = {
