@@ -221,7 +221,7 @@ def test_loss_that_is_not_finite_stops_with_good_weights(sampler, tmp_path, monk
             self.left -= 1
             return SliceSampler.draw(self, n, generator) * (float("nan") if self.left < 0 else 1.0)
 
-    with pytest.raises(InputError, match="finite loss, got nan at step 2"):
+    with pytest.raises(InputError, match="finite loss and gradient, got nan and nan at step 2"):
         fit(network, Poisoned(sampler, 2, None), out, n_steps=9, batch_size=4, progress=False)
     assert load_checkpoint(out)[1]["step"] == 2
 
