@@ -1,9 +1,9 @@
 """Rewrites a score network into operators that export well, forward and backward.
 
-Each operator here equals the PyTorch layer it replaces and carries a hand-written pullback, so that a traced
-vector-Jacobian product holds convolutions, a few reductions and element-wise arithmetic only: no shape-dependent
-scalars, no Pad, Transpose or Einsum, and no depthwise transposed convolution, which ONNX Runtime's CPU kernels run an
-order of magnitude slower than what stands here in its place.
+Each operator here equals the PyTorch layer it replaces. Normalisation and resampling carry hand-written pullbacks, so
+that a traced vector-Jacobian product holds convolutions, a few reductions and element-wise arithmetic: no
+shape-dependent scalars, no Pad, no Einsum, and no depthwise transposed convolution, which ONNX Runtime's CPU kernels
+run several times slower than what stands here in its place.
 """
 
 from __future__ import annotations
