@@ -16,9 +16,10 @@ WEIGHTS = "weights.bin"
 def write_graphs(network: NCSNpp, folder: Path) -> None:
     """Write denoise, adjoint, linearize and pullback into `folder`, with one weights file.
 
-    One trace of the adjoint holds everything. The denoiser is the part that x̂₀ needs. Cutting the rest off where it
-    takes values from that part gives `linearize`, which also returns those values (the tape), and `pullback`, which
-    takes them: a guided step then evaluates the network once, forward and backward, with any operator in between.
+    One trace of the adjoint holds everything. The denoiser is the part that x̂₀ needs. Cutting where the cotangent
+    enters gives `linearize`, all that does not depend on it, which also returns the values that the rest uses (the
+    tape), and `pullback`, the rest, which takes them: a guided step then evaluates the network once, forward and
+    backward, with any operator in between.
     """
     module = trace(network)
     x, sigma, cotangent = (n for n in module.graph.nodes if n.op == "placeholder")

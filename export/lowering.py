@@ -2,8 +2,8 @@
 
 Each operator here equals the PyTorch layer it replaces. Normalisation and resampling carry hand-written pullbacks, so
 that a traced vector-Jacobian product holds convolutions, a few reductions and element-wise arithmetic: no
-shape-dependent scalars, no Pad, no Einsum, and no depthwise transposed convolution, which ONNX Runtime's CPU kernels
-run several times slower than what stands here in its place.
+shape-dependent scalars, no Pad, no Einsum, and no depthwise transposed convolution, for which ONNX Runtime's CPU
+kernels are slow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Writes a traced graph of core ATen operators as ONNX, dynamic in batch, height and width.
 
 The graphs hold only what `export.lowering` leaves, some thirty operators, so that a direct translation is short. It
-takes a fraction of a second where the general exporter takes many, keeps one weights file for several graphs, and can
-cut one traced program into pieces.
+keeps one weights file for several graphs, and can cut one traced program into pieces.
 """
 
 from __future__ import annotations

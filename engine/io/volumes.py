@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,6 @@ class Volume:
     def voxel_mm(self) -> np.ndarray:
         """Edge lengths of a voxel along the three axes, in mm."""
         return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
-
-    def with_data(self, data: np.ndarray) -> Volume:
-        """The same place and scale with other voxels of the same shape."""
-        return replace(self, data=np.ascontiguousarray(data, dtype=np.float32))
 
 
 def load_volume(path: str | Path, stack_axis: int = 2) -> Volume:

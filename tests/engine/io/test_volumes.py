@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io.volumes import Volume, load_volume, normalised, save_nifti
+from engine.io.volumes import load_volume, normalised, save_nifti
 
 SHAPE = (6, 7, 8)
 
@@ -104,15 +104,6 @@ def test_white_is_a_high_percentile_of_the_tissue():
     assert volume.scale == pytest.approx(np.percentile(data[data > 0], 99.5))
     assert 150 < volume.scale < 250
     np.testing.assert_allclose(volume.data * np.float32(volume.scale), data, rtol=1e-5)
-
-
-def test_with_data_keeps_the_place():
-    volume = normalised(numbers(), oblique(), "test")
-    other = volume.with_data(np.ones(SHAPE, dtype=np.float64).transpose(2, 1, 0).transpose(2, 1, 0))
-    assert other.data.dtype == np.float32
-    assert other.data.flags.c_contiguous
-    assert (other.affine is volume.affine, other.scale, other.source) == (True, volume.scale, "test")
-    assert isinstance(other, Volume)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
