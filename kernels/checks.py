@@ -7,6 +7,8 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from kernels.arrays import library_of
+
 Shape = tuple[int | str, ...]
 """What a shape must be: numbers are exact, names stand for any size."""
 
@@ -17,7 +19,7 @@ def describe_shape(shape: Shape) -> str:
 
 
 def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], remedy: str) -> None:
-    """Return only if `value` is a C-contiguous, aligned NumPy array of this dtype and shape.
+    """Return only if `value` is a C-contiguous, aligned NumPy or CuPy array of this dtype and shape.
 
     Parameters
     ----------
@@ -35,13 +37,15 @@ def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], re
     Raises
     ------
     TypeError
-        Not a NumPy array, or of another dtype.
+        Not an array, or of another dtype.
     ValueError
         Another rank, another size, or not C-contiguous.
     """
     expected = f"{name}: expected {describe_shape(shape)} {np.dtype(dtype)}"
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{expected} as numpy.ndarray, got {type(value).__name__}; pass a NumPy array")
+    try:
+        library = library_of(array=value)
+    except TypeError:
+        raise TypeError(f"{expected} as numpy.ndarray, got {type(value).__name__}; pass a NumPy array") from None
     if value.dtype != dtype:
         raise TypeError(
             f"{expected}, got {describe_shape(value.shape)} {value.dtype}; convert it with .astype('{np.dtype(dtype)}')"
@@ -51,10 +55,10 @@ def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], re
     )
     if not fits:
         raise ValueError(f"{expected}, got {describe_shape(value.shape)} {value.dtype}; {remedy}")
-    if not (value.flags.c_contiguous and value.flags.aligned):
+    if not (value.flags.c_contiguous and (library is not np or value.flags.aligned)):
         raise ValueError(
             f"{expected}, C-contiguous, got {describe_shape(value.shape)} with strides {value.strides} in bytes; "
-            f"pass numpy.ascontiguousarray({name})"
+            f"pass {library.__name__}.ascontiguousarray({name})"
         )
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels import _cpu
+from kernels.arrays import library_of
 from kernels.checks import check_array, check_integer
-from kernels.threads import get_threads
+from kernels.native import native_of
 
 _WORD = 1 << 32
 
 
 def philox_normal(
-    seed: int, step: int, phase: int, shape: int | Sequence[int], start: int = 0
+    seed: int, step: int, phase: int, shape: int | Sequence[int], start: int = 0, library: ModuleType = np
 ) -> npt.NDArray[np.float32]:
     """Draw one standard normal for each voxel of a range; a voxel's value depends on nothing but its key and index.
 
@@ -34,6 +35,8 @@ def philox_normal(
         Shape of the result; it is filled in C order with voxels start, start + 1, ….
     start : int
         Flat index of the first voxel in the volume, in C order; start + size may not exceed 2^63.
+    library : module
+        numpy, or cupy for an array on its current device.
 
     Returns
     -------
@@ -57,8 +60,9 @@ def philox_normal(
     sizes = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
     sizes = tuple(check_integer("shape", size, 0, 1 << 63) for size in sizes)
     start = check_integer("start", start, 0, (1 << 63) - math.prod(sizes) + 1)
-    out = np.empty(sizes, np.float32)
-    _cpu.philox_normal(seed, step, phase, start, out, get_threads())
+    out: npt.NDArray[np.float32] = library.empty(sizes, np.float32)
+    native, context = native_of(library)
+    native.philox_normal(seed, step, phase, start, out, context)
     return out
 
 
@@ -88,6 +92,8 @@ def philox_bits(counters: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.N
     if len(key) != 2:
         raise ValueError(f"key: expected 2 words, got {len(key)}; split a 64-bit seed into its low and high word")
     key0, key1 = (check_integer("key", word, 0, _WORD) for word in key)
-    out = np.empty_like(counters)
-    _cpu.philox_bits(counters, key0, key1, out, get_threads())
+    library = library_of(counters=counters)
+    out: npt.NDArray[np.uint32] = library.empty_like(counters)
+    native, context = native_of(library)
+    native.philox_bits(counters, key0, key1, out, context)
     return out

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from kernels import _cpu
+from kernels.arrays import library_of
 from kernels.checks import check_array
 from kernels.geometry import ParallelGeometry
-from kernels.threads import get_threads
+from kernels.native import native_of
 
 Float32 = npt.NDArray[np.float32]
 
@@ -65,8 +65,10 @@ def radon_forward(images: Float32, geometry: ParallelGeometry) -> Float32:
         `images` has another rank, size or layout.
     """
     check_images(images, geometry)
-    out = np.empty((images.shape[0], geometry.n_views, geometry.n_bins), np.float32)
-    _cpu.radon_forward(images, geometry.cos_sin, geometry.pad_before, out, get_threads())
+    library = library_of(images=images)
+    native, context = native_of(library)
+    out: Float32 = library.empty((images.shape[0], geometry.n_views, geometry.n_bins), np.float32)
+    native.radon_forward(images, geometry.cos_sin, geometry.pad_before, out, context)
     return out
 
 
@@ -96,8 +98,10 @@ def radon_adjoint(sinogram: Float32, geometry: ParallelGeometry) -> Float32:
         `sinogram` has another rank, size or layout.
     """
     check_sinogram(sinogram, geometry)
-    out = np.empty((sinogram.shape[0], geometry.n, geometry.n), np.float32)
-    _cpu.radon_adjoint(sinogram, geometry.cos_sin, geometry.pad_before, out, get_threads())
+    library = library_of(sinogram=sinogram)
+    native, context = native_of(library)
+    out: Float32 = library.empty((sinogram.shape[0], geometry.n, geometry.n), np.float32)
+    native.radon_adjoint(sinogram, geometry.cos_sin, geometry.pad_before, out, context)
     return out
 
 
@@ -130,7 +134,8 @@ def radon_fbp(sinogram: Float32, geometry: ParallelGeometry) -> Float32:
     filtered = filter_ramp(sinogram)
     out = np.empty((sinogram.shape[0], geometry.n, geometry.n), np.float32)
     scale = math.pi / (2 * geometry.n_views)
-    _cpu.radon_backproject(filtered, geometry.cos_sin, geometry.pad_before, scale, out, get_threads())
+    native, context = native_of(np)
+    native.radon_backproject(filtered, geometry.cos_sin, geometry.pad_before, scale, out, context)
     return out
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels import _cpu
+from kernels.arrays import library_of
 from kernels.checks import check_array
-from kernels.threads import get_threads
+from kernels.native import native_of
 
 Float32 = npt.NDArray[np.float32]
 
@@ -44,15 +44,17 @@ def fused_update(
     ValueError
         Shapes differ, a layout is not C-contiguous, or `out` is read-only or overlaps an input partly.
     """
+    library = library_of(x=x, score=score, noise=noise, out=out)
     check_array("x", x, tuple(f"n{axis}" for axis in range(np.ndim(x))), np.float32, "pass a NumPy array")
     _check_like_x("score", score, x)
     if noise is not None:
         _check_like_x("noise", noise, x)
     if out is None:
-        out = np.empty_like(x)
+        out = library.empty_like(x)
     else:
         _check_out(out, x, score, noise)
-    _cpu.fused_update(x, score, noise, a, b, out, get_threads())
+    native, context = native_of(library)
+    native.fused_update(x, score, noise, a, b, out, context)
     return out
 
 

@@ -9,3 +9,11 @@
 #else
 #define TPDM_HD inline
 #endif
+
+// Several versions of a hot loop in one binary, chosen once at load time. Without contraction all give the same bits.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__CUDACC__) && !defined(TPDM_SANITIZED)
+#define TPDM_WIDE __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define TPDM_WIDE
+#endif

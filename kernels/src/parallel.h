@@ -10,15 +10,17 @@
 #include <thread>
 #include <vector>
 
+#include "context.h"
+
 namespace tpdm {
 
 // Call task(0) … task(n_tasks - 1), each once, in no particular order. A task's result may not depend on which thread
-// ran it; then no result depends on n_threads. The first exception of a task is thrown here, after all threads ended.
+// ran it; then no result depends on the number of threads. The first exception of a task is thrown here, after all threads ended.
 //
 // Threads are started for each call: that costs tens of microseconds, and unlike a pool survives a fork.
 template <class Task>
-void parallel_for(std::int64_t n_tasks, int n_threads, const Task& task) {
-  const int n_workers = static_cast<int>(std::min<std::int64_t>(n_threads, n_tasks));
+void parallel_for(std::int64_t n_tasks, const Context& context, const Task& task) {
+  const int n_workers = static_cast<int>(std::min<std::int64_t>(context.n_threads, n_tasks));
   if (n_workers <= 1) {
     for (std::int64_t i = 0; i < n_tasks; ++i) task(i);
     return;

@@ -1,7 +1,7 @@
 // Counter-based noise over ranges of voxels.
 #include "philox.h"
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace tpdm {
@@ -31,12 +31,12 @@ void normal_partial(std::uint64_t seed, std::uint32_t step, std::uint32_t phase,
 }  // namespace
 
 void philox_normal(std::uint64_t seed, std::uint32_t step, std::uint32_t phase, std::uint64_t start, float* out,
-                   std::int64_t count, int n_threads) {
+                   std::int64_t count, const Context& context) {
   const std::int64_t head = std::min<std::int64_t>(count, static_cast<std::int64_t>((4 - start % 4) % 4));
   if (head > 0) normal_partial(seed, step, phase, start, out, head);
   const std::int64_t n_blocks = (count - head) / 4;
   const std::uint64_t first_block = (start + static_cast<std::uint64_t>(head)) / 4;
-  parallel_for((n_blocks + kChunkBlocks - 1) / kChunkBlocks, n_threads, [=](std::int64_t task) {
+  parallel_for((n_blocks + kChunkBlocks - 1) / kChunkBlocks, context, [=](std::int64_t task) {
     const std::int64_t first = task * kChunkBlocks;
     normal_blocks(seed, step, phase, first_block + static_cast<std::uint64_t>(first), out + head + 4 * first,
                   std::min(kChunkBlocks, n_blocks - first));
@@ -48,8 +48,8 @@ void philox_normal(std::uint64_t seed, std::uint32_t step, std::uint32_t phase, 
 }
 
 void philox_bits(const std::uint32_t* counters, std::uint32_t key0, std::uint32_t key1, std::uint32_t* out,
-                 std::int64_t count, int n_threads) {
-  parallel_for((count + kChunkBlocks - 1) / kChunkBlocks, n_threads, [=](std::int64_t task) {
+                 std::int64_t count, const Context& context) {
+  parallel_for((count + kChunkBlocks - 1) / kChunkBlocks, context, [=](std::int64_t task) {
     const std::int64_t last = std::min(count, (task + 1) * kChunkBlocks);
     for (std::int64_t i = task * kChunkBlocks; i < last; ++i) {
       const std::uint32_t* c = counters + 4 * i;

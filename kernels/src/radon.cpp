@@ -9,7 +9,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace tpdm {
@@ -150,20 +150,20 @@ void interleave(const float* slices, int64_t length, int64_t n_slices, int width
 
 // Common frame of the two back-projections: every task makes one band of one block of slices.
 void for_each_band(Band fill, const float* lines_of_slices, float* images, int64_t n_slices, const Lattice& lattice,
-                   const View* views, int64_t n_views, float scale, int n_threads) {
+                   const View* views, int64_t n_views, float scale, const Context& context) {
   const int width = block_width(n_slices);
   const int64_t n = lattice.n;
   const int64_t length = n_views * lattice.m;
   const int64_t n_blocks = ceil_div(n_slices, width);
   const int64_t n_bands = ceil_div(n, kBandRows);
   std::vector<float> packed(static_cast<std::size_t>(n_blocks * length * width));
-  parallel_for(n_blocks * n_views, n_threads, [&](int64_t task) {
+  parallel_for(n_blocks * n_views, context, [&](int64_t task) {
     const int64_t block = task / n_views;
     const int64_t first = task % n_views * lattice.m;
     interleave(lines_of_slices + block * width * length, length, n_slices - block * width, width, first,
                first + lattice.m, packed.data() + (block * length + first) * width);
   });
-  parallel_for(n_blocks * n_bands, n_threads, [&](int64_t task) {
+  parallel_for(n_blocks * n_bands, context, [&](int64_t task) {
     const int64_t block = task / n_bands;
     const int64_t row_first = task % n_bands * kBandRows;
     const int64_t row_last = std::min(n, row_first + kBandRows);
@@ -183,20 +183,20 @@ void for_each_band(Band fill, const float* lines_of_slices, float* images, int64
 }  // namespace
 
 void radon_forward(const float* images, float* sinogram, int64_t n_slices, const Lattice& lattice, const View* views,
-                   int64_t n_views, int n_threads) {
+                   int64_t n_views, const Context& context) {
   const int width = block_width(n_slices);
   const int64_t n = lattice.n;
   const int64_t n_blocks = ceil_div(n_slices, width);
   const int64_t padded = (n + 2) * (n + 2) * width;
   const ForwardView project = width == 16 ? forward_view_16 : width == 4 ? forward_view_4 : forward_view_1;
   std::vector<float> packed(static_cast<std::size_t>(n_blocks * padded));
-  parallel_for(n_blocks * n, n_threads, [&](int64_t task) {
+  parallel_for(n_blocks * n, context, [&](int64_t task) {
     const int64_t block = task / n;
     const int64_t row = task % n;
     interleave(images + block * width * n * n, n * n, n_slices - block * width, width, row * n, (row + 1) * n,
                packed.data() + block * padded + ((row + 1) * (n + 2) + 1) * width);
   });
-  parallel_for(n_blocks * n_views, n_threads, [&](int64_t task) {
+  parallel_for(n_blocks * n_views, context, [&](int64_t task) {
     const int64_t block = task / n_views;
     const int64_t v = task % n_views;
     std::vector<float> line(static_cast<std::size_t>(lattice.m * width));
@@ -210,17 +210,17 @@ void radon_forward(const float* images, float* sinogram, int64_t n_slices, const
 }
 
 void radon_adjoint(const float* sinogram, float* images, int64_t n_slices, const Lattice& lattice, const View* views,
-                   int64_t n_views, int n_threads) {
+                   int64_t n_views, const Context& context) {
   const int width = block_width(n_slices);
   const Band fill = width == 16 ? adjoint_band_16 : width == 4 ? adjoint_band_4 : adjoint_band_1;
-  for_each_band(fill, sinogram, images, n_slices, lattice, views, n_views, 1.0f, n_threads);
+  for_each_band(fill, sinogram, images, n_slices, lattice, views, n_views, 1.0f, context);
 }
 
 void radon_backproject(const float* filtered, float* images, int64_t n_slices, const Lattice& lattice,
-                       const View* views, int64_t n_views, double scale, int n_threads) {
+                       const View* views, int64_t n_views, double scale, const Context& context) {
   const int width = block_width(n_slices);
   const Band fill = width == 16 ? backproject_band_16 : width == 4 ? backproject_band_4 : backproject_band_1;
-  for_each_band(fill, filtered, images, n_slices, lattice, views, n_views, static_cast<float>(scale), n_threads);
+  for_each_band(fill, filtered, images, n_slices, lattice, views, n_views, static_cast<float>(scale), context);
 }
 
 }  // namespace tpdm

@@ -1,5 +1,5 @@
 // One pass of x + a * score + b * noise.
-#include "cpu_kernels.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace tpdm {
@@ -20,8 +20,8 @@ TPDM_WIDE void update_chunk_noise(const float* x, const float* score, const floa
 }  // namespace
 
 void fused_update(const float* x, const float* score, const float* noise, float a, float b, float* out,
-                  std::int64_t count, int n_threads) {
-  parallel_for((count + kChunk - 1) / kChunk, n_threads, [=](std::int64_t task) {
+                  std::int64_t count, const Context& context) {
+  parallel_for((count + kChunk - 1) / kChunk, context, [=](std::int64_t task) {
     const std::int64_t first = task * kChunk;
     const std::int64_t n = std::min(kChunk, count - first);
     if (noise == nullptr) {

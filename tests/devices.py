@@ -1,0 +1,119 @@
+"""Array libraries to run the same tests in: NumPy, CuPy on a GPU, and CuPy's stand-in for the CUDA sources."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+_TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftshift", "ifftshift")
+BUILD = ROOT / "build" / "emulated"
+
+
+@pytest.fixture(scope="session")
+def emulated_module():
+    """The CUDA sources compiled for the CPU, one thread of a launch after the other."""
+    configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-DTPDM_EMULATED=ON", *_sanitizer()]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={_pybind11_folder()}"]
+    # A configured folder is only built again where a source has changed.
+    for command in (configure, ["cmake", "--build", str(BUILD), "--target", "_emulated", "-j2"]):
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = BUILD.glob("_emulated*.so")
+    spec = importlib.util.spec_from_file_location("_emulated", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _sanitizer() -> list[str]:
+    return ["-DTPDM_SANITIZE=ON"] if os.environ.get("TPDM_SANITIZE") else []
+
+
+def _pybind11_folder() -> str:
+    import pybind11
+
+    return pybind11.get_cmake_dir()
+
+
+class EmulatedArray(np.ndarray):
+    """What CuPy's array is to the package: another type with the same methods, which does not mix with NumPy's."""
+
+    # NumPy fills in a constant; CuPy's arrays have one too.
+    device = "emulated device 0"
+
+    def get(self):
+        return np.array(self)
+
+
+def emulated_cupy() -> types.ModuleType:
+    """A module that answers the package's use of CuPy with NumPy's functions on `EmulatedArray`."""
+
+    class Module(types.ModuleType):
+        def __getattr__(self, name):
+            found = getattr(np, name)
+            if not callable(found) or isinstance(found, type):
+                return found
+
+            def call(*args, **kwargs):
+                return _emulated(found(*args, **kwargs))
+
+            return call
+
+    def fft(name):
+        return lambda *args, **kwargs: _emulated(getattr(scipy_fft, name)(*args, **kwargs))
+
+    import scipy.fft as scipy_fft
+
+    cupy = Module("cupy")
+    cupy.ndarray = EmulatedArray
+    cupy.asnumpy = lambda array: np.array(array)
+    cupy.fft = types.SimpleNamespace(**{name: fft(name) for name in _TRANSFORMS})
+    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0))
+    return cupy
+
+
+def _emulated(value):
+    if isinstance(value, tuple):
+        return tuple(_emulated(part) for part in value)
+    return value.view(EmulatedArray) if isinstance(value, np.ndarray) else value
+
+
+@pytest.fixture(
+    params=["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.cuda)],
+)
+def xp(request, monkeypatch):
+    """An array library: NumPy, the emulated CuPy over the CUDA sources, CuPy on a GPU (marker `cuda`)."""
+    if request.param == "numpy":
+        return np
+    if request.param == "emulated":
+        module = request.getfixturevalue("emulated_module")
+        cupy = emulated_cupy()
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setitem(sys.modules, "kernels._cuda", module)
+        return cupy
+    return _real_cupy()
+
+
+def _real_cupy():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    try:
+        n_devices = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        n_devices = 0
+    if n_devices == 0:
+        pytest.skip("no NVIDIA GPU")
+    return cupy
+
+
+@pytest.fixture
+def to_numpy():
+    """Bring an array of any of the libraries to NumPy."""
+    return lambda array: array.get() if hasattr(array, "get") else np.asarray(array)
