@@ -76,7 +76,9 @@ def emulated_cupy() -> types.ModuleType:
     cupy.ndarray = EmulatedArray
     cupy.asnumpy = lambda array: np.array(array)
     cupy.fft = types.SimpleNamespace(**{name: fft(name) for name in _TRANSFORMS})
-    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0))
+    cupy.cuda = types.SimpleNamespace(
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0), runtime=types.SimpleNamespace(getDevice=lambda: 0)
+    )
     return cupy
 
 
