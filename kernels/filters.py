@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kernels.geometry import FanGeometry, Geometry
+from kernels.threads import get_threads
 
 FILTERS = ("ramp", "hann")
 
@@ -54,10 +55,11 @@ def filter_sinogram(sinogram: Float32, geometry: Geometry, window: str, library:
     response = filter_response(n_bins, window, angular_step)
     n_padded = 2 * (response.size - 1)
     fft: Any = scipy.fft if library is np else library.fft
+    options = {"workers": get_threads()} if library is np else {}
     # Doubles: the filter takes differences of neighbours, and the transform is a small part of the time.
     weighted = sinogram * library.asarray(weights)
-    spectrum = fft.rfft(weighted, n=n_padded, axis=-1) * library.asarray(response)
-    filtered = fft.irfft(spectrum, n=n_padded, axis=-1)[..., :n_bins]
+    spectrum = fft.rfft(weighted, n=n_padded, axis=-1, **options) * library.asarray(response)
+    filtered = fft.irfft(spectrum, n=n_padded, axis=-1, **options)[..., :n_bins]
     return library.ascontiguousarray(filtered, dtype=np.float32), scale
 
 

@@ -23,8 +23,8 @@ WIDEST_SPACING = 32.0
 _FRACTION = 1 << 29
 
 Float64 = npt.NDArray[np.float64]
-#: What the native projections take of a geometry: origins, their low words, steps, cos_sin and the scan's numbers.
-Tables = tuple[Any, Any, Any, Any, tuple[float, ...]]
+#: What native projections take of a geometry: origins, their low words, steps, cos_sin, shadows, the scan's numbers.
+Tables = tuple[Any, Any, Any, Any, Any, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Geometry(ABC):
             origins[:, view] = np.rint(feet.T * _FRACTION - middle * steps[:, view])
         numbers = (float(self.n_samples), *self.centre, *self.shadow)
         lows = np.ascontiguousarray(origins & 0xFFFFFFFF).astype(np.uint32)
-        return _read_only(origins), _read_only(lows), _read_only(steps), self.cos_sin, numbers
+        shadows = np.column_stack([self.cos_sin, np.abs(self.cos_sin).sum(axis=1) * self.shadow[1]]).astype(np.float32)
+        return *map(_read_only, (origins, lows, steps, self.cos_sin, shadows)), numbers
 
     @cached_property
     def _device_tables(self) -> dict[int, Tables]:
@@ -111,8 +112,7 @@ class Geometry(ABC):
         device = int(library.cuda.runtime.getDevice())
         if device not in self._device_tables:
             *arrays, numbers = self._host_tables
-            origins, lows, steps, cos_sin = (library.asarray(array) for array in arrays)
-            self._device_tables[device] = origins, lows, steps, cos_sin, numbers
+            self._device_tables[device] = *map(library.asarray, arrays), numbers
         return self._device_tables[device]
 
 
@@ -371,6 +371,6 @@ def check_spacing(bin_spacing: float, shrinking: float) -> float:
     return number
 
 
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _read_only(array: npt.NDArray[Any]) -> Any:
     array.flags.writeable = False
     return array

@@ -14,11 +14,12 @@ namespace {
 using Numbers = std::array<double, 7>;
 
 // The geometry as Python hands it over: origins int64, their low words uint32 and steps int32 (2, n_views, n_bins),
-// cos_sin float64 (n_views, 2), numbers.
+// cos_sin float64 (n_views, 2), shadows float32 (n_views, 3), numbers.
 struct Geometry {
   Scan scan;
   Rays rays;
   const View* views;
+  const Shadow* shadows;
 };
 
 // `images` (n_slices, n_rows, n_columns) and `sinogram` (n_slices, n_views, n_bins) are shapes.
@@ -28,13 +29,15 @@ Geometry geometry_of(const char* kernel, const std::vector<std::int64_t>& images
   const auto lows = array_of<const std::uint32_t>(kernel, "lows", tables[1]);
   const auto steps = array_of<const std::int32_t>(kernel, "steps", tables[2]);
   const auto cos_sin = array_of<const double>(kernel, "cos_sin", tables[3]);
-  const Numbers numbers = tables[4].cast<Numbers>();
+  const auto shadows = array_of<const float>(kernel, "shadows", tables[4]);
+  const Numbers numbers = tables[5].cast<Numbers>();
   require(images.size() == 3 && sinogram.size() == 3 && images[0] == sinogram[0], kernel,
           "images and sinogram must be stacks of the same number of slices");
   const std::vector<std::int64_t> rays{2, sinogram[1], sinogram[2]};
   require(origins.shape == rays && lows.shape == rays && steps.shape == rays, kernel,
           "origins, lows and steps must be (2, n_views, n_bins)");
   require(cos_sin.shape == std::vector<std::int64_t>({sinogram[1], 2}), kernel, "cos_sin must be (n_views, 2)");
+  require(shadows.shape == std::vector<std::int64_t>({sinogram[1], 3}), kernel, "shadows must be (n_views, 3)");
   // Offsets within a padded image are 32-bit integers.
   require(images[1] <= 32768 && images[2] <= 32768 && sinogram[2] <= (1 << 20), kernel, "image or detector too large");
   const std::int64_t n_rays = sinogram[1] * sinogram[2];
@@ -45,7 +48,7 @@ Geometry geometry_of(const char* kernel, const std::vector<std::int64_t>& images
   require(scan.n_samples >= 0 && scan.n_samples <= (1 << 17), kernel, "n_samples must lie in 0 ... 131072");
   return Geometry{scan,
                   Rays{origins.data, origins.data + n_rays, lows.data, lows.data + n_rays, steps.data, steps.data + n_rays},
-                  reinterpret_cast<const View*>(cos_sin.data)};
+                  reinterpret_cast<const View*>(cos_sin.data), reinterpret_cast<const Shadow*>(shadows.data)};
 }
 
 void bound_forward(py::object images, py::tuple tables, py::object scratch, py::object out, std::int64_t context) {
@@ -67,7 +70,7 @@ void bound_adjoint(py::object sinogram, py::tuple tables, py::object scratch, py
   const Geometry geometry = geometry_of(name, to.shape, from.shape, tables);
   require(memory.size() >= radon_adjoint_scratch(from.shape[0], geometry.scan), name, "scratch is too small");
   const py::gil_scoped_release release;
-  radon_adjoint(from.data, geometry.rays, geometry.views, memory.data, to.data, from.shape[0], geometry.scan,
+  radon_adjoint(from.data, geometry.rays, geometry.shadows, memory.data, to.data, from.shape[0], geometry.scan,
                 context_of(context));
 }
 

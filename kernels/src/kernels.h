@@ -19,7 +19,7 @@ void radon_forward(const float* images, const Rays& rays, float* scratch, float*
                    const Scan& scan, const Context& context);
 
 // sinogram (n_slices, n_views, n_bins) -> images (n_slices, n_rows, n_columns), the exact transpose of radon_forward
-void radon_adjoint(const float* sinogram, const Rays& rays, const View* views, float* scratch, float* images,
+void radon_adjoint(const float* sinogram, const Rays& rays, const Shadow* shadows, float* scratch, float* images,
                    std::int64_t n_slices, const Scan& scan, const Context& context);
 
 // filtered (n_slices, n_views, n_bins) -> images (n_slices, n_rows, n_columns): linear interpolation on the detector,

@@ -125,20 +125,17 @@ struct Tile {
 };
 
 // The widest range of bins that a pixel of the tile takes from in any view: how many weights a pixel needs room for.
-int32_t most_bins(const Scan& scan, const View* views, const Tile& tile) {
+int32_t most_bins(const Scan& scan, const Shadow* shadows, const Tile& tile) {
   int32_t most = 1;
   for (int64_t v = 0; v < scan.n_views; ++v) {
     if (scan.per_source == 0.0) {
-      // All pixels of a view have ranges of one length, give or take a bin.
-      const Range range = bins_near(scan, views[v], tile.row, tile.column);
-      most = std::max(most, range.last - range.first + 1);
-      const double reach = (std::fabs(views[v].cosine) + std::fabs(views[v].sine)) * scan.bins_per_pixel;
-      most = std::max(most, static_cast<int32_t>(2 * reach + 0.0625) + 1);
+      // All pixels have ranges of one length, give or take a bin.
+      most = std::max(most, static_cast<int32_t>(2 * shadows[v].reach + 0.0625f) + 1);
       continue;
     }
     for (int32_t r = 0; r < tile.n_rows; ++r) {
       for (int32_t c = 0; c < tile.n_columns; ++c) {
-        const Range range = bins_near(scan, views[v], tile.row + r, tile.column + c);
+        const Range range = bins_near(scan, shadows[v], tile.row + r, tile.column + c);
         most = std::max(most, range.last - range.first);
       }
     }
@@ -147,7 +144,7 @@ int32_t most_bins(const Scan& scan, const View* views, const Tile& tile) {
 }
 
 // Geometry by value: what the compiler need not read again after every write, it moves out of the loops.
-TPDM_WIDE void adjoint_weights(const Scan scan, const Rays rays, const View view, int32_t first_ray, const Tile tile,
+TPDM_WIDE void adjoint_weights(const Scan scan, const Rays rays, const Shadow view, int32_t first_ray, const Tile tile,
                                int32_t n_weights, int32_t* firsts, float* weights) {
   int32_t lasts[kTileColumns];
   const int32_t last_bin = static_cast<int32_t>(scan.n_bins) - 1;
@@ -186,7 +183,7 @@ TPDM_WIDE void backproject_weights(const Scan& scan, const View& view, double sc
     for (int32_t c = 0; c < tile.n_columns; ++c) {
       const int32_t p = r * static_cast<int32_t>(kTileColumns) + c;
       const double row = tile.row + r - scan.centre_row, column = tile.column + c - scan.centre_column;
-      const double bin = bin_of(scan, view, row, column);
+      const double bin = bin_of(scan, view.cosine, view.sine, row, column);
       const double near = scale * nearness(scan, view, row, column);
       // Beyond a bin outside the detector nothing is seen; no further, so that the integer below holds it.
       const double kept = std::min(std::max(bin, -2.0), static_cast<double>(scan.n_bins) + 1.0);
@@ -368,13 +365,13 @@ void radon_forward(const float* images, const Rays& rays, float* scratch, float*
   });
 }
 
-void radon_adjoint(const float* sinogram, const Rays& rays, const View* views, float* scratch, float* images,
+void radon_adjoint(const float* sinogram, const Rays& rays, const Shadow* shadows, float* scratch, float* images,
                    int64_t n_slices, const Scan& scan, const Context& context) {
   for_each_tile(
       sinogram, scratch, images, n_slices, scan, context,
-      [&](const Tile& tile) { return most_bins(scan, views, tile); },
+      [&](const Tile& tile) { return most_bins(scan, shadows, tile); },
       [&](int64_t view, const Tile& tile, int32_t n_weights, int32_t* firsts, float* weights) {
-        adjoint_weights(scan, rays, views[view], static_cast<int32_t>(view * scan.n_bins), tile, n_weights, firsts,
+        adjoint_weights(scan, rays, shadows[view], static_cast<int32_t>(view * scan.n_bins), tile, n_weights, firsts,
                         weights);
       });
 }

@@ -120,7 +120,7 @@ template <int G>
 struct Adjoint {
   const Four* packed;
   Rays rays;
-  const View* views;
+  const Shadow* shadows;
   float* images;
   int64_t n_slices;
   Scan scan;
@@ -135,7 +135,7 @@ struct Adjoint {
     Four sums[G] = {};
     for (int g = 0; g < G; ++g) lines[g] = packed + (group + g < last ? group + g : last) * n_rays;
     for (int64_t view = 0; view < scan.n_views; ++view) {
-      const Range bins = bins_near(scan, views[view], row, column);
+      const Range bins = bins_near(scan, shadows[view], row, column);
       for (int32_t bin = bins.first; bin < bins.last; ++bin) {
         const int64_t index = view * scan.n_bins + bin;
         const float weight = pixel_weight(rays, static_cast<int32_t>(index), scan, row, column);
@@ -164,7 +164,7 @@ struct Backproject {
     const double column = static_cast<double>(pixel % scan.n_columns) - scan.centre_column;
     Four sum = {};
     for (int64_t view = 0; view < scan.n_views; ++view) {
-      const double bin = bin_of(scan, views[view], row, column);
+      const double bin = bin_of(scan, views[view].cosine, views[view].sine, row, column);
       if (!(bin > -1.0 && bin < static_cast<double>(scan.n_bins))) continue;
       const double near = scale * nearness(scan, views[view], row, column);
       const int64_t first = static_cast<int64_t>(bin + 1.0) - 1;
@@ -208,14 +208,14 @@ void radon_forward(const float* images, const Rays& rays, float* scratch, float*
                          static_cast<const Four*>(packed), rays, sinogram, n_slices, scan);
 }
 
-void radon_adjoint(const float* sinogram, const Rays& rays, const View* views, float* scratch, float* images,
+void radon_adjoint(const float* sinogram, const Rays& rays, const Shadow* shadows, float* scratch, float* images,
                    int64_t n_slices, const Scan& scan, const Context& context) {
   Four* packed = reinterpret_cast<Four*>(scratch);
   const int64_t n_rays = scan.n_views * scan.n_bins;
   launch("radon_adjoint: packing", groups_of(n_slices) * n_rays, context,
          PackLines{sinogram, packed, n_slices, n_rays});
   launch_groups<Adjoint>("radon_adjoint", n_slices, scan.n_rows * scan.n_columns, context,
-                         static_cast<const Four*>(packed), rays, views, images, n_slices, scan);
+                         static_cast<const Four*>(packed), rays, shadows, images, n_slices, scan);
 }
 
 void radon_backproject(const float* filtered, const View* views, double scale, float* scratch, float* images,

@@ -61,6 +61,12 @@ struct View {
   double cosine, sine;
 };
 
+// The same in single precision, good enough to find the bins near a pixel, and half the width in bins of the shadow that
+// the open square of two by two pixels casts in a parallel beam.
+struct Shadow {
+  float cosine, sine, reach;
+};
+
 // The pixels around a sample: upper left corner and the weights of the rows and columns below and right of it.
 struct Sample {
   std::int32_t row, column;
@@ -148,8 +154,7 @@ TPDM_HD float pixel_weight(const Rays& rays, std::int32_t index, const Scan& sca
 
 // The bin, with its fraction, on which a point casts its shadow; `row` and `column` from the centre of rotation.
 template <class T>
-TPDM_HD T bin_of(const Scan& scan, const View& view, T row, T column) {
-  const T cosine = static_cast<T>(view.cosine), sine = static_cast<T>(view.sine);
+TPDM_HD T bin_of(const Scan& scan, T cosine, T sine, T row, T column) {
   const T middle = static_cast<T>(scan.middle_bin), scale = static_cast<T>(scan.bins_per_pixel);
   const T per_source = static_cast<T>(scan.per_source);
   const T across = column * cosine - row * sine;
@@ -182,19 +187,20 @@ TPDM_HD Range bins_between(const Scan& scan, float low, float high) {
 // Bins whose rays may pass less than a pixel from a pixel in row and column; `row` and `column` from the centre of
 // rotation. Straight lines from a source outside the image keep the order of points: the corners of that square bound
 // it. In a parallel beam its shadow has the same width everywhere.
-TPDM_HD Range bins_near_parallel(const Scan& scan, const View& view, float row, float column) {
-  const float middle = bin_of(scan, view, row, column);
-  const float reach = static_cast<float>((std::fabs(view.cosine) + std::fabs(view.sine)) * scan.bins_per_pixel);
-  return bins_between(scan, middle - reach, middle + reach);
+TPDM_HD Range bins_near_parallel(const Scan& scan, const Shadow& view, float row, float column) {
+  const float middle = bin_of(scan, view.cosine, view.sine, row, column);
+  return bins_between(scan, middle - view.reach, middle + view.reach);
 }
 
-TPDM_HD Range bins_near_fan(const Scan& scan, const View& view, float row, float column) {
-  const float a = bin_of(scan, view, row - 1, column - 1), b = bin_of(scan, view, row - 1, column + 1);
-  const float c = bin_of(scan, view, row + 1, column - 1), d = bin_of(scan, view, row + 1, column + 1);
+TPDM_HD Range bins_near_fan(const Scan& scan, const Shadow& view, float row, float column) {
+  const float a = bin_of(scan, view.cosine, view.sine, row - 1, column - 1);
+  const float b = bin_of(scan, view.cosine, view.sine, row - 1, column + 1);
+  const float c = bin_of(scan, view.cosine, view.sine, row + 1, column - 1);
+  const float d = bin_of(scan, view.cosine, view.sine, row + 1, column + 1);
   return bins_between(scan, lesser(lesser(a, b), lesser(c, d)), greater(greater(a, b), greater(c, d)));
 }
 
-TPDM_HD Range bins_near(const Scan& scan, const View& view, std::int32_t row, std::int32_t column) {
+TPDM_HD Range bins_near(const Scan& scan, const Shadow& view, std::int32_t row, std::int32_t column) {
   const float r = static_cast<float>(row) - static_cast<float>(scan.centre_row);
   const float c = static_cast<float>(column) - static_cast<float>(scan.centre_column);
   return scan.per_source == 0.0 ? bins_near_parallel(scan, view, r, c) : bins_near_fan(scan, view, r, c);

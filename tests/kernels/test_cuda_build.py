@@ -53,8 +53,8 @@ def cuda_module() -> Path:
 def generations_of(module: bytes) -> set[tuple[int, int]]:
     """(kind, compute capability) of all device code in a binary; kind 2 is machine code, 1 the intermediate form.
 
-    Device code lies in containers: a magic number, version and header size in 16 bits each, size in 64; in them entries:
-    kind and version in 16 bits each, header size in 32, size in 64, and the capability at byte 28.
+    Device code lies in containers: a magic number, version and header size in 16 bits each, size in 64. In them are
+    entries: kind and version in 16 bits each, header size in 32, size in 64, and the capability at byte 28.
     """
     found, at = set(), module.find(MAGIC)
     while at >= 0:
