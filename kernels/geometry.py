@@ -99,7 +99,7 @@ class Geometry(ABC):
         numbers = (float(self.n_samples), *self.centre, *self.shadow)
         lows = np.ascontiguousarray(origins & 0xFFFFFFFF).astype(np.uint32)
         shadows = np.column_stack([self.cos_sin, np.abs(self.cos_sin).sum(axis=1) * self.shadow[1]]).astype(np.float32)
-        return *map(_read_only, (origins, lows, steps, self.cos_sin, shadows)), numbers
+        return _read_only(origins), _read_only(lows), _read_only(steps), self.cos_sin, _read_only(shadows), numbers
 
     @cached_property
     def _device_tables(self) -> dict[int, Tables]:
@@ -111,8 +111,8 @@ class Geometry(ABC):
             return self._host_tables
         device = int(library.cuda.runtime.getDevice())
         if device not in self._device_tables:
-            *arrays, numbers = self._host_tables
-            self._device_tables[device] = *map(library.asarray, arrays), numbers
+            origins, lows, steps, cos_sin, shadows = (library.asarray(array) for array in self._host_tables[:-1])
+            self._device_tables[device] = origins, lows, steps, cos_sin, shadows, self._host_tables[-1]
         return self._device_tables[device]
 
 
