@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ WIDEST_SPACING = 32.0
 #: Positions are integers in units of 2^-29 pixel (kernels/src/ray.h).
 _FRACTION = 1 << 29
 
+_Array = TypeVar("_Array", bound=npt.NDArray[Any])
 Float64 = npt.NDArray[np.float64]
 #: What native projections take of a geometry: origins, their low words, steps, cos_sin, shadows, the scan's numbers.
 Tables = tuple[Any, Any, Any, Any, Any, tuple[float, ...]]
@@ -371,6 +372,6 @@ def check_spacing(bin_spacing: float, shrinking: float) -> float:
     return number
 
 
-def _read_only(array: npt.NDArray[Any]) -> Any:
+def _read_only(array: _Array) -> _Array:
     array.flags.writeable = False
     return array
