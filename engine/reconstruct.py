@@ -177,14 +177,16 @@ def reconstruct(
     )
     normal = noise.draw(0, Phase.START, primary.plane, shape)
     state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
-    residuals: list[float] = []
+    residuals: list[np.ndarray | None] = []
     started = time.monotonic()
     while state.step < settings.n_steps:
         state = sampler.step(state)
-        residuals.append(float("nan") if state.residual is None else state.residual)
+        residuals.append(state.residual)
         if callback:
             callback(state, float(schedule.sigmas[state.step - 1]))
-    return Reconstruction(state.x, primary_turns, settings, residuals, time.monotonic() - started)
+    # Read as numbers only now: each would have made the steps wait for a GPU.
+    numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
+    return Reconstruction(state.x, primary_turns, settings, numbers, time.monotonic() - started)
 
 
 def check_planes(primary: Prior, auxiliary: Prior) -> None:
