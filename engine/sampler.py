@@ -126,13 +126,13 @@ class PredictorCorrector:
         """The noise of the current level that the measurement is compared with, one draw a block of thick slices."""
         if self.renoise is None or self.guidance is None or not self.primary_turns[i]:
             return None
-        entries = _first_of_block(self.renoise)
+        entries = first_of_block(self.renoise)
         z = self.noise.draw(i, phase, self.primary.plane, volume.shape, entries, library_of(x=volume))
         level: np.ndarray = np.float32(self.schedule.sigmas[i]) * z
         return level
 
 
-def _first_of_block(thick: ThickSlices) -> Entries:
+def first_of_block(thick: ThickSlices) -> Entries:
     """The entries of a stack that `ThickSlices.first_of_block` takes."""
     every = slice(0, thick.n_covered, thick.factor)
     return (slice(None), every, slice(None)) if thick.axis == 1 else (slice(None), slice(None), every)
