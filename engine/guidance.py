@@ -47,8 +47,8 @@ class Dps:
 
     def __call__(
         self, denoiser: Denoiser, x: np.ndarray, sigma: float, groups: Sequence[slice], noise: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return x̂₀, the step to subtract from x, and the residual's norm.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return x̂₀, what to subtract from x as a direction and a length for each slice, and the residual's norm.
 
         Parameters
         ----------
@@ -62,8 +62,10 @@ class Dps:
 
         Returns
         -------
-        x0, step : float32 (n, h, w)
-        residual : float
+        x0, pullback : float32 (n, h, w)
+        weights : float32 (n,)
+            The step for slice i is weights[i] · pullback[i].
+        residual : float64 ()
             ‖A x̂₀ − y‖₂ over the whole stack.
         """
         squared = np.zeros(len(x))
@@ -78,12 +80,13 @@ class Dps:
             squared[which] = _squared_norms(residual)
             return self.scale * self.operator.adjoint(residual)
 
-        x0, step = denoiser.vjp(x, sigma, cotangent)
+        x0, pullback = denoiser.vjp(x, sigma, cotangent)
+        weights = np.empty(len(x), np.float32)
         for group in groups:
             norm = float(np.sqrt(squared[group].sum()))
             # A residual of exactly zero has no direction to go in.
-            step[group] *= np.float32(min(self.weight / norm, self.limit) if norm > 0 else 0)
-        return x0, step, float(np.sqrt(plain.sum()))
+            weights[group] = min(self.weight / norm, self.limit) if norm > 0 else 0
+        return x0, pullback, weights, np.asarray(np.sqrt(plain.sum()))
 
 
 def _squared_norms(y: np.ndarray) -> np.ndarray:

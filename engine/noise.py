@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
+from types import ModuleType
 
 import numpy as np
 
 import kernels
 from engine.volume import Plane
+from kernels.arrays import library_of
+
+#: Which entries of a stack: an index for each of its axes, such as every fourth column.
+Entries = tuple[slice, slice, slice]
+ALL: Entries = (slice(None), slice(None), slice(None))
 
 
 class Phase(IntEnum):
@@ -25,8 +31,54 @@ class Noise(ABC):
     """Standard normal volumes, one for every step and phase."""
 
     @abstractmethod
-    def draw(self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int]) -> np.ndarray:
-        """Return float32 (n_slices, n_rows, n_columns), C-contiguous, in the layout of `plane`."""
+    def source(
+        self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int], entries: Entries = ALL
+    ) -> kernels.NoiseKey | np.ndarray:
+        """Return one draw as the kernels take it: a key from which they make it where they need it, or the draw.
+
+        Parameters
+        ----------
+        step : int
+        phase : Phase
+        plane : Plane
+            Whose layout the draw has.
+        volume_shape : (int, int, int)
+        entries : tuple of 3 slice
+            Which slices, rows and columns; their steps are positive.
+
+        Returns
+        -------
+        NoiseKey, or float32 (n_slices, n_rows, n_columns), C-contiguous
+        """
+
+    def draw(
+        self,
+        step: int,
+        phase: Phase,
+        plane: Plane,
+        volume_shape: tuple[int, int, int],
+        entries: Entries = ALL,
+        library: ModuleType = np,
+    ) -> np.ndarray:
+        """Return one draw as float32 (n_slices, n_rows, n_columns), C-contiguous, in the layout of `plane`.
+
+        Parameters
+        ----------
+        step, phase, plane, volume_shape, entries
+            As for `source`.
+        library : module
+            numpy or cupy, of the result; what is replayed stays in its own.
+        """
+        found = self.source(step, phase, plane, volume_shape, entries)
+        if isinstance(found, kernels.NoiseKey):
+            ranges = _ranges(plane, volume_shape, entries)
+            return kernels.philox_slices(found, [len(r) for r in ranges], library)
+        return found
+
+
+def _ranges(plane: Plane, volume_shape: tuple[int, int, int], entries: Entries) -> list[range]:
+    """The indices that entries select of every axis of the stack."""
+    return [range(n)[which] for n, which in zip(plane.shape_of(volume_shape), entries, strict=True)]
 
 
 class CounterNoise(Noise):
@@ -38,8 +90,15 @@ class CounterNoise(Noise):
     def __init__(self, seed: int):
         self.seed = seed
 
-    def draw(self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int]) -> np.ndarray:
-        return plane.slices_of(kernels.philox_normal(self.seed, step, int(phase), volume_shape))
+    def source(
+        self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int], entries: Entries = ALL
+    ) -> kernels.NoiseKey:
+        of_axes = (volume_shape[1] * volume_shape[2], volume_shape[2], 1)
+        of_stack = [of_axes[axis] for axis in plane.axes]
+        ranges = _ranges(plane, volume_shape, entries)
+        start = sum(r.start * stride for r, stride in zip(ranges, of_stack, strict=True))
+        i, r, c = (which.step * stride for which, stride in zip(ranges, of_stack, strict=True))
+        return kernels.NoiseKey(self.seed, step, int(phase), (i, r, c), start)
 
 
 class ReplayNoise(Noise):
@@ -47,20 +106,23 @@ class ReplayNoise(Noise):
 
     Parameters
     ----------
-    start : float32 (n_slices, n_rows, n_columns)
+    start : (n_slices, n_rows, n_columns)
         Standard normal of the start, in the primary plane's layout.
-    steps : float32 (n_steps, n_phases, n, h, w)
-        Draws of each step and phase, in the layout of the plane that the step works in.
+    steps : (n_steps, n_phases, n, h, w)
+        Draws of each step and phase, in the layout of the plane that the step works in; NumPy or CuPy, as the run.
     """
 
     def __init__(self, start: np.ndarray, steps: np.ndarray):
         self.start, self.steps = start, steps
 
-    def draw(self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int]) -> np.ndarray:
+    def source(
+        self, step: int, phase: Phase, plane: Plane, volume_shape: tuple[int, int, int], entries: Entries = ALL
+    ) -> np.ndarray:
         recorded = self.start if phase is Phase.START else self.steps[step, int(phase)]
         if recorded.shape != plane.shape_of(volume_shape):
             raise ValueError(
                 f"recorded noise: expected {plane.shape_of(volume_shape)}, got {recorded.shape}; replay it "
                 "with the shape and the planes that it was recorded with"
             )
-        return np.ascontiguousarray(recorded, dtype=np.float32)
+        array: np.ndarray = library_of(recorded=recorded).ascontiguousarray(recorded[entries], dtype=np.float32)
+        return array

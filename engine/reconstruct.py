@@ -149,42 +149,53 @@ def reconstruct(
     >>> result.volume.shape
     (64, 64, 64)
     """
+    if settings.dps_weight is None:
+        settings = replace(settings, dps_weight=default_dps_weight(task, settings))
+    noise = noise or CounterNoise(settings.seed)
+    sampler = sampler_of(task, primary, auxiliary, settings, noise)
+    normal = noise.draw(0, Phase.START, primary.plane, shape)
+    state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
+    residuals: list[np.ndarray | None] = []
+    started = time.monotonic()
+    while state.step < settings.n_steps:
+        state = sampler.step(state)
+        residuals.append(state.residual)
+        if callback:
+            callback(state, float(sampler.schedule.sigmas[state.step - 1]))
+    # Read as numbers only now: each would have made the steps wait for a GPU.
+    numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
+    return Reconstruction(state.x, sampler.primary_turns, settings, numbers, time.monotonic() - started)
+
+
+def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings, noise: Noise) -> PredictorCorrector:
+    """Compose the sampler that `reconstruct` runs.
+
+    Raises
+    ------
+    InputError
+        Planes that do not fit, or a setting out of range.
+    """
     check_planes(primary, auxiliary)
     if task.plane != primary.plane:
         raise InputError(
             f"task: expected the primary's plane ({primary.plane}) to be the one that is measured, got {task.plane}; "
             "simulate the task in the primary's plane, or swap the priors"
         )
-    schedule = Schedule(settings.sigma_min, settings.sigma_max, settings.n_steps)
-    primary_turns = turns(settings.K, settings.n_steps, settings.seed)
-    if settings.dps_weight is None:
-        settings = replace(settings, dps_weight=default_dps_weight(task, settings))
-    noise = noise or CounterNoise(settings.seed)
     guidance = None
     if task.operator is not None and task.measurement is not None:
-        weight = float(settings.dps_weight or 0.0)
+        weight = default_dps_weight(task, settings) if settings.dps_weight is None else settings.dps_weight
         guidance = Dps(task.operator, task.measurement, weight, task.residual_scale, settings.stable)
-    sampler = PredictorCorrector(
+    return PredictorCorrector(
         primary,
         auxiliary,
-        schedule,
-        primary_turns,
+        Schedule(settings.sigma_min, settings.sigma_max, settings.n_steps),
+        turns(settings.K, settings.n_steps, settings.seed),
         noise,
         guidance,
         group=settings.group,
         snr=settings.snr,
         renoise=task.operator if task.renoise and isinstance(task.operator, ThickSlices) else None,
     )
-    normal = noise.draw(0, Phase.START, primary.plane, shape)
-    state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
-    residuals: list[float] = []
-    started = time.monotonic()
-    while state.step < settings.n_steps:
-        state = sampler.step(state)
-        residuals.append(float("nan") if state.residual is None else state.residual)
-        if callback:
-            callback(state, float(schedule.sigmas[state.step - 1]))
-    return Reconstruction(state.x, primary_turns, settings, residuals, time.monotonic() - started)
 
 
 def check_planes(primary: Prior, auxiliary: Prior) -> None:

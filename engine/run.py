@@ -303,7 +303,7 @@ def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
     with tqdm(total=job.settings.n_steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
 
         def show(state: State, sigma: float) -> None:
-            residual = "–" if state.residual is None else f"{state.residual:.4g}"
+            residual = "–" if state.residual is None else f"{float(state.residual):.4g}"
             bar.set_postfix_str(f"σ {sigma:.3g}, residual {residual}", refresh=False)
             bar.update()
 

@@ -9,10 +9,11 @@ import numpy as np
 import kernels
 from engine.denoiser import Denoiser
 from engine.guidance import Dps
-from engine.noise import Noise, Phase
+from engine.noise import Entries, Noise, Phase
 from engine.operators import ThickSlices
 from engine.schedule import Schedule
 from engine.volume import Plane
+from kernels.arrays import library_of
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,16 @@ class State:
     Parameters
     ----------
     x : float32 (d0, d1, d2)
+        NumPy or CuPy; the next state's is of the same library.
     step : int
         The next step to do.
-    residual : float or None
-        ‖A x̂₀ − y‖₂ when the primary network last worked.
+    residual : float64 () or None
+        ‖A x̂₀ − y‖₂ when the primary network last worked, where `x` is: reading it as a number waits for a GPU.
     """
 
     x: np.ndarray
     step: int
-    residual: float | None = None
+    residual: np.ndarray | None = None
 
 
 def groups_of(n: int, size: int) -> list[slice]:
@@ -90,51 +92,47 @@ class PredictorCorrector:
 
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
-        i = state.step
-        sigma = float(self.schedule.sigmas[i])
-        guided = bool(self.primary_turns[i]) and self.guidance is not None
+        i, shape = state.step, state.x.shape
+        sigma, drop = float(self.schedule.sigmas[i]), float(self.schedule.variance_drops[i])
         prior = self.primary if self.primary_turns[i] else self.auxiliary
-        plane, shape = prior.plane, state.x.shape
+        plane = prior.plane
         x = plane.slices_of(state.x)
         groups = groups_of(len(x), self.group)
 
-        # Corrector: x + ε s + √(2ε) z
-        z = self.noise.draw(i, Phase.CORRECTOR, plane, shape)
-        score, descent, _ = self._score(prior, x, sigma, groups, guided, i, Phase.CORRECTOR_MEASUREMENT)
-        corrected = np.empty_like(x)
-        for g in groups:
-            epsilon = 2 * (self.snr * _mean_norm(z[g]) / _mean_norm(score[g])) ** 2
-            kernels.fused_update(x[g], score[g], z[g], epsilon, np.sqrt(2 * epsilon), out=corrected[g])
-        x = _descend(corrected, descent)
+        # Corrector: x + ε s + √(2ε) z, with the score s = (x̂₀ − x)/σ²
+        z = self.noise.source(i, Phase.CORRECTOR, plane, shape)
+        e = self._measurement_noise(i, Phase.CORRECTOR_MEASUREMENT, state.x)
+        x0, pullback, weights, _ = self._denoise(prior, x, sigma, groups, i, e)
+        a, b = kernels.langevin_steps(kernels.score_norms(x, x0, z), groups, self.snr, sigma)
+        # Not in place: x may still be the memory of the state that came in.
+        x = kernels.sampler_update(x, x0, z, a, b, pullback, weights)
 
         # Predictor: x + G² s
-        drop = float(self.schedule.variance_drops[i])
-        score, descent, residual = self._score(prior, x, sigma, groups, guided, i, Phase.PREDICTOR_MEASUREMENT)
-        z_predictor = self.noise.draw(i, Phase.PREDICTOR, plane, shape) if self.predictor_noise else None
-        x = kernels.fused_update(x, score, z_predictor, drop, np.sqrt(drop))
-        x = _descend(x, descent)
+        z_predictor = self.noise.source(i, Phase.PREDICTOR, plane, shape) if self.predictor_noise else None
+        e = self._measurement_noise(i, Phase.PREDICTOR_MEASUREMENT, state.x)
+        x0, pullback, weights, residual = self._denoise(prior, x, sigma, groups, i, e)
+        x = kernels.sampler_update(x, x0, z_predictor, drop / sigma**2, drop**0.5, pullback, weights, out=x)
         return State(plane.volume_of(x), i + 1, state.residual if residual is None else residual)
 
-    def _score(
-        self, prior: Prior, x: np.ndarray, sigma: float, groups: list[slice], guided: bool, i: int, phase: Phase
-    ) -> tuple[np.ndarray, np.ndarray | None, float | None]:
-        """Score s = (x̂₀ − x)/σ² at x and, where guided, the step of data consistency and the residual."""
-        descent = residual = None
-        if guided and self.guidance is not None:
-            e = None
-            if self.renoise is not None:
-                z = self.noise.draw(i, phase, prior.plane, prior.plane.volume_of(x).shape)
-                e = np.float32(sigma) * self.renoise.first_of_block(z)
-            x0, descent, residual = self.guidance(prior.denoiser, x, sigma, groups, e)
-        else:
-            x0 = prior.denoiser.denoise(x, sigma)
-        return (x0 - x) / np.float32(sigma**2), descent, residual
+    def _denoise(
+        self, prior: Prior, x: np.ndarray, sigma: float, groups: list[slice], i: int, e: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """x̂₀ at x and, on the primary's turns, the descent of data consistency and the residual: see `Dps`."""
+        if self.guidance is None or not self.primary_turns[i]:
+            return prior.denoiser.denoise(x, sigma), None, None, None
+        return self.guidance(prior.denoiser, x, sigma, groups, e)
+
+    def _measurement_noise(self, i: int, phase: Phase, volume: np.ndarray) -> np.ndarray | None:
+        """The noise of the current level that the measurement is compared with, one draw a block of thick slices."""
+        if self.renoise is None or self.guidance is None or not self.primary_turns[i]:
+            return None
+        entries = first_of_block(self.renoise)
+        z = self.noise.draw(i, phase, self.primary.plane, volume.shape, entries, library_of(x=volume))
+        level: np.ndarray = np.float32(self.schedule.sigmas[i]) * z
+        return level
 
 
-def _descend(x: np.ndarray, step: np.ndarray | None) -> np.ndarray:
-    return x if step is None else kernels.fused_update(x, step, None, -1.0, 0.0, out=x)
-
-
-def _mean_norm(x: np.ndarray) -> float:
-    """Mean over slices of the Euclidean norm of each, in float64."""
-    return float(np.sqrt(np.einsum("nij,nij->n", x, x, dtype=np.float64)).mean())
+def first_of_block(thick: ThickSlices) -> Entries:
+    """The entries of a stack that `ThickSlices.first_of_block` takes."""
+    every = slice(0, thick.n_covered, thick.factor)
+    return (slice(None), every, slice(None)) if thick.axis == 1 else (slice(None), slice(None), every)

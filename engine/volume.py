@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import InputError
+from kernels.arrays import library_of
 
 #: Volumes are (x, y, z), x to the right, y to the front, z to the top. Rows and columns keep the order of the axes.
 NAMED_PLANES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
@@ -62,15 +63,19 @@ class Plane:
         return ",".join(str(a) for a in self.axes)
 
     def slices_of(self, volume: np.ndarray) -> np.ndarray:
-        """Return the volume (d0, d1, d2) as a contiguous stack (slice, row, column)."""
-        return np.ascontiguousarray(volume.transpose(self.axes))
+        """Return the volume (d0, d1, d2) as a contiguous stack (slice, row, column), NumPy or CuPy as it is."""
+        return _contiguous(volume.transpose(self.axes))
 
     def volume_of(self, slices: np.ndarray) -> np.ndarray:
         """Return the contiguous volume that `slices_of` would cut into `slices`."""
-        inverse = np.argsort(self.axes)
-        return np.ascontiguousarray(slices.transpose(inverse))
+        return _contiguous(slices.transpose([self.axes.index(axis) for axis in range(3)]))
 
     def shape_of(self, volume_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return (n_slices, n_rows, n_columns) of a volume of that shape."""
         n_slices, n_rows, n_columns = (volume_shape[a] for a in self.axes)
         return n_slices, n_rows, n_columns
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    contiguous: np.ndarray = library_of(array=array).ascontiguousarray(array)
+    return contiguous

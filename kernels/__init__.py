@@ -1,4 +1,4 @@
-"""Native operators on NumPy and CuPy arrays: projections, counter-based noise, the fused sampler update.
+"""Native operators on NumPy and CuPy arrays: projections, counter-based noise, the sampler's arithmetic.
 
 Every function here checks its arguments, converts none of them, and has a slow readable twin of the same name in
 `kernels.reference`. Results do not depend on the number of threads.
@@ -10,22 +10,26 @@ except ImportError as error:
     raise ImportError("kernels: native module not built; run `pip install -e .` in the repository root") from error
 
 from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
-from kernels.philox import philox_bits, philox_normal
+from kernels.philox import NoiseKey, philox_bits, philox_normal, philox_slices
 from kernels.radon import radon_adjoint, radon_fbp, radon_forward
 from kernels.threads import get_threads, set_threads, threads_here
-from kernels.update import fused_update
+from kernels.update import langevin_steps, sampler_update, score_norms
 
 __all__ = [
     "FanGeometry",
     "Geometry",
+    "NoiseKey",
     "ParallelGeometry",
-    "fused_update",
     "get_threads",
+    "langevin_steps",
     "philox_bits",
     "philox_normal",
+    "philox_slices",
     "radon_adjoint",
     "radon_fbp",
     "radon_forward",
+    "sampler_update",
+    "score_norms",
     "set_threads",
     "threads_here",
 ]

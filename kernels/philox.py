@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import SupportsIndex
 
@@ -15,6 +16,69 @@ from kernels.checks import check_array, check_integer
 from kernels.native import native_of
 
 _WORD = 1 << 32
+_LAST = 1 << 63
+
+
+@dataclass(frozen=True)
+class NoiseKey:
+    """The keyed noise of a stack of slices: which draw it is, and which voxel each entry shows.
+
+    Entry (i, r, c) has the normal of voxel ``start + i * strides[0] + r * strides[1] + c * strides[2]``, the one that
+    `philox_normal` draws for it. So a stack cut from a volume in any plane, or every f-th column of it, has the
+    volume's noise, which is never stored.
+
+    Parameters
+    ----------
+    seed : int
+        0 ... 2^64 - 1.
+    step, phase : int
+        0 ... 2^32 - 1 each.
+    strides : tuple of 3 int
+        Voxels from one slice, row and column to the next, 0 ... 2^63 - 1 each.
+    start : int
+        Voxel of entry (0, 0, 0), 0 ... 2^63 - 1.
+
+    Raises
+    ------
+    TypeError
+        An entry is not an integer.
+    ValueError
+        An entry is out of range, or there are not 3 strides.
+    """
+
+    seed: int
+    step: int
+    phase: int
+    strides: tuple[int, int, int]
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("seed", self.seed, 0, 1 << 64)
+        check_integer("step", self.step, 0, _WORD)
+        check_integer("phase", self.phase, 0, _WORD)
+        check_integer("start", self.start, 0, _LAST)
+        if len(self.strides) != 3:
+            raise ValueError(
+                f"strides: expected 3 integers, got {len(self.strides)}; give one for slices, rows and columns"
+            )
+        for stride in self.strides:
+            check_integer("strides", stride, 0, _LAST)
+
+    def native(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what native code takes for a stack of this shape.
+
+        Raises
+        ------
+        ValueError
+            The stack's last voxel would lie at or beyond 2^63.
+        """
+        if 0 not in shape:
+            last = self.start + sum((n - 1) * stride for n, stride in zip(shape, self.strides, strict=True))
+            if last >= _LAST:
+                raise ValueError(
+                    f"noise: expected voxels below 2^63, got {last} as the last of {shape}; choose smaller strides"
+                )
+        return (self.seed, self.step, self.phase, self.start, *self.strides)
 
 
 def philox_normal(
@@ -63,6 +127,42 @@ def philox_normal(
     out: npt.NDArray[np.float32] = library.empty(sizes, np.float32)
     native, context = native_of(library)
     native.philox_normal(seed, step, phase, start, out, context)
+    return out
+
+
+def philox_slices(key: NoiseKey, shape: Sequence[int], library: ModuleType = np) -> npt.NDArray[np.float32]:
+    """Draw the keyed noise of a stack of slices, in its own layout; no volume is drawn first.
+
+    Parameters
+    ----------
+    key : NoiseKey
+        Which draw, and which voxels.
+    shape : sequence of 3 int
+        (n_slices, n_rows, n_columns).
+    library : module
+        numpy, or cupy for an array on its current device.
+
+    Returns
+    -------
+    float32, `shape`
+        Standard normals, the same bits for any number of threads, and for any strides that lead to the same voxel.
+
+    Raises
+    ------
+    TypeError
+        `key` is not a `NoiseKey`, or a size not an integer.
+    ValueError
+        There are not 3 sizes, one is negative, or a voxel lies at or beyond 2^63.
+    """
+    if not isinstance(key, NoiseKey):
+        raise TypeError(f"key: expected a NoiseKey, got {type(key).__name__}; pass kernels.NoiseKey(...)")
+    sizes = tuple(check_integer("shape", size, 0, _LAST) for size in shape)
+    if len(sizes) != 3:
+        raise ValueError(f"shape: expected 3 sizes, got {len(sizes)}; pass (n_slices, n_rows, n_columns)")
+    native_key = key.native(sizes)
+    out: npt.NDArray[np.float32] = library.empty(sizes, np.float32)
+    native, context = native_of(library)
+    native.philox_slices(native_key, out, context)
     return out
 
 

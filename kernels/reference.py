@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
+from kernels.philox import NoiseKey
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -126,29 +127,74 @@ def philox_bits(counters: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.N
     return words
 
 
-def philox_normal(seed: int, step: int, phase: int, shape: int | Sequence[int], start: int = 0) -> Float32:
-    """Box-Muller in float64 on the words of `philox_bits`: see `kernels.philox_normal`."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    n_voxels = math.prod(sizes)
-    first_block, last_block = start // 4, -(-(start + n_voxels) // 4)
-    counters = np.array(
-        [[block & 0xFFFFFFFF, block >> 32, step, phase] for block in range(first_block, last_block)], np.uint32
-    ).reshape(-1, 4)
-    words = philox_bits(counters, (seed & 0xFFFFFFFF, seed >> 32)).astype(np.float64)
+def _normals_of_voxels(seed: int, step: int, phase: int, voxels: npt.NDArray[np.uint64]) -> Float32:
+    """Box-Muller in float64 on the words of every voxel's block, and of them the voxel's."""
+    blocks, which = np.unique(voxels // 4, return_inverse=True)
+    counters = np.array([[block & 0xFFFFFFFF, block >> 32, step, phase] for block in blocks.tolist()], np.uint32)
+    words = philox_bits(counters.reshape(-1, 4), (seed & 0xFFFFFFFF, seed >> 32)).astype(np.float64)
     radius = np.sqrt(-2 * np.log((words[:, 0::2] + 0.5) / 2**32))
     angle_rad = 2 * np.pi * words[:, 1::2] / 2**32
-    normals = np.stack([radius * np.cos(angle_rad), radius * np.sin(angle_rad)], axis=-1).ravel()
-    offset = start - 4 * first_block
-    return normals[offset : offset + n_voxels].astype(np.float32).reshape(sizes)
+    normals = np.stack([radius * np.cos(angle_rad), radius * np.sin(angle_rad)], axis=-1).reshape(-1, 4)
+    return normals[which.reshape(voxels.shape), (voxels % 4).astype(np.intp)].astype(np.float32)
 
 
-def fused_update(
-    x: Float32, score: Float32, noise: Float32 | None, a: float, b: float, out: Float32 | None = None
+def philox_normal(seed: int, step: int, phase: int, shape: int | Sequence[int], start: int = 0) -> Float32:
+    """The normals of voxels start, start + 1, …: see `kernels.philox_normal`."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    voxels = np.arange(start, start + math.prod(sizes), dtype=np.uint64)
+    return _normals_of_voxels(seed, step, phase, voxels.reshape(sizes))
+
+
+def philox_slices(key: NoiseKey, shape: Sequence[int]) -> Float32:
+    """The normal of every entry's voxel: see `kernels.philox_slices`."""
+    voxels = np.full(tuple(shape), key.start, np.uint64)
+    for index, stride in zip(np.indices(voxels.shape, np.uint64), key.strides, strict=True):
+        voxels += index * np.uint64(stride)
+    return _normals_of_voxels(key.seed, key.step, key.phase, voxels)
+
+
+def _stored(noise: NoiseKey | Float32, shape: tuple[int, ...]) -> Float32:
+    return philox_slices(noise, shape) if isinstance(noise, NoiseKey) else noise
+
+
+def score_norms(x: Float32, x0: Float32, noise: NoiseKey | Float32) -> Float64:
+    """Two sums of squares a slice: see `kernels.score_norms`."""
+    z = _stored(noise, x.shape)
+    return np.array([[np.sum(v.astype(np.float64) ** 2) for v in (x0[i] - x[i], z[i])] for i in range(len(x))]).reshape(
+        len(x), 2
+    )
+
+
+def langevin_steps(norms: Float64, groups: Sequence[slice], snr: float, sigma: float) -> tuple[Float32, Float32]:
+    """The published step size ε of every group: see `kernels.langevin_steps`."""
+    a, b = np.empty(len(norms), np.float32), np.empty(len(norms), np.float32)
+    for group in groups:
+        mean_score, mean_noise = np.sqrt(norms[group]).mean(axis=0) * [1 / sigma**2, 1]
+        epsilon = 2 * (snr * mean_noise / mean_score) ** 2 if mean_score != 0 else 0.0
+        a[group], b[group] = epsilon / sigma**2, np.sqrt(2 * epsilon)
+    return a, b
+
+
+def sampler_update(
+    x: Float32,
+    x0: Float32,
+    noise: NoiseKey | Float32 | None,
+    a: float | Float32,
+    b: float | Float32 | None = None,
+    pullback: Float32 | None = None,
+    weight: Float32 | None = None,
+    out: Float32 | None = None,
 ) -> Float32:
-    """The formula as it stands, in float32: see `kernels.fused_update`."""
-    result = x + np.float32(a) * score
-    if noise is not None:
-        result = result + np.float32(b) * noise
+    """The formula as it stands, in float32: see `kernels.sampler_update`."""
+
+    def of_slices(value: float | Float32) -> Float32:
+        return np.broadcast_to(np.float32(value), len(x))[:, None, None]
+
+    result = x + of_slices(a) * (x0 - x)
+    if noise is not None and b is not None:
+        result = result + of_slices(b) * _stored(noise, x.shape)
+    if pullback is not None and weight is not None:
+        result = result - of_slices(weight) * pullback
     if out is None:
         return result
     out[...] = result

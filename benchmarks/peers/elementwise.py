@@ -127,23 +127,25 @@ def _update(setting: Setting) -> Operator:
     arrays = [generator.standard_normal(setting.shape, dtype=np.float32) for _ in range(3)]
 
     def ours() -> Call:
-        x, s, z = (setting.array(array) for array in arrays)
-        return Call(lambda: kernels.fused_update(x, s, z, _A, _B), same)
+        x, x0, z = (setting.array(array) for array in arrays)
+        return Call(lambda: kernels.sampler_update(x, x0, z, _A, _B), same)
 
     def expression() -> Call:
-        x, s, z = (setting.array(array) for array in arrays)
+        x, x0, z = (setting.array(array) for array in arrays)
         a, b = np.float32(_A), np.float32(_B)
-        return Call(lambda: x + a * s + b * z, same)
+        return Call(lambda: x + a * (x0 - x) + b * z, same)
 
-    def torch_add() -> Call:
+    def torch_lerp() -> Call:
         torch = setting.torch()
-        x, s, z = (setting.tensor(array) for array in arrays)
-        return Call(lambda: torch.add(x, s, alpha=_A).add_(z, alpha=_B), same)
+        x, x0, z = (setting.tensor(array) for array in arrays)
+        return Call(lambda: torch.lerp(x, x0, _A).add_(z, alpha=_B), same)
 
     rows: list[Any] = [
         Row(OURS, ours),
         Row("CuPy expression" if setting.is_cuda else "NumPy expression", expression),
-        Row("PyTorch add, add_", torch_add),
+        Row("PyTorch lerp, add_", torch_lerp),
     ]
     n_bytes = 4 * _FLOAT * setting.images.size
-    return Operator("update x + a s + b z", tuple(rows), n_bytes, "16 B x voxels: three arrays read, one written")
+    return Operator(
+        "update x + a (x0 - x) + b z", tuple(rows), n_bytes, "16 B x voxels: three arrays read, one written"
+    )

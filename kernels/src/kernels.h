@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "context.h"
+#include "noise.h"
 #include "ray.h"
 
 namespace tpdm {
@@ -31,12 +32,29 @@ void radon_backproject(const float* filtered, const View* views, double scale, f
 void philox_normal(std::uint64_t seed, std::uint32_t step, std::uint32_t phase, std::uint64_t start, float* out,
                    std::int64_t count, const Context& context);
 
+// out = the stack's keyed noise
+void philox_slices(const Stack& stack, const Noise& noise, float* out, const Context& context);
+
 // counters, out (count, 4)
 void philox_bits(const std::uint32_t* counters, std::uint32_t key0, std::uint32_t key1, std::uint32_t* out,
                  std::int64_t count, const Context& context);
 
-// out = x + a * score + b * noise; noise may be null; out may be any of the inputs
-void fused_update(const float* x, const float* score, const float* noise, float a, float b, float* out,
-                  std::int64_t count, const Context& context);
+// Into how many parts `score_norms` cuts the sums of a slice.
+std::int64_t norm_parts(const Stack& stack);
+
+// norms (n_slices, 2) = sums of (x0 - x)^2 and of noise^2 over each slice; parts (n_parts, n_slices, 2) is scratch.
+// Noise may not be none.
+void score_norms(const Stack& stack, const float* x, const float* x0, const Noise& noise, double* parts,
+                 std::int64_t n_parts, double* norms, const Context& context);
+
+// a, b (n_slices) from norms (n_slices, 2); group g is slices bounds[g] ... bounds[g + 1] - 1, and bounds is in the
+// host's memory
+void langevin_steps(const double* norms, const std::int64_t* bounds, std::int64_t n_groups, double snr, double variance,
+                    float* a, float* b, const Context& context);
+
+// out = x + a (x0 - x) + b noise - weight pullback; a, b, weight (n_slices). Without noise b is not read; pullback may
+// be null, then weight is not read. out may be any of the stacks.
+void sampler_update(const Stack& stack, const float* x, const float* x0, const Noise& noise, const float* a,
+                    const float* b, const float* pullback, const float* weight, float* out, const Context& context);
 
 }  // namespace tpdm

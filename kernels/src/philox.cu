@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "launch.h"
+#include "noise_fours.h"
 
 namespace tpdm {
 namespace {
@@ -22,6 +23,17 @@ struct NormalBlock {
     for (int k = 0; k < 4; ++k) {
       if (first + k >= 0 && first + k < count) out[first + k] = values[k];
     }
+  }
+};
+
+struct Slices {
+  Fours fours;
+  float* out;
+
+  TPDM_KERNEL void operator()(std::int64_t i) const {
+    float* const to = out;
+    fours.visit(i / fours.n_units_a_group, i % fours.n_units_a_group,
+                [to](int, std::int64_t, std::int64_t entry, float z) { to[entry] = z; });
   }
 };
 
@@ -47,6 +59,11 @@ void philox_normal(std::uint64_t seed, std::uint32_t step, std::uint32_t phase, 
   if (count == 0) return;
   const std::int64_t n_blocks = (static_cast<std::int64_t>(start % 4) + count + 3) / 4;
   launch("philox_normal", n_blocks, context, NormalBlock{seed, start, step, phase, out, count});
+}
+
+void philox_slices(const Stack& stack, const Noise& noise, float* out, const Context& context) {
+  const Fours fours(stack, noise);
+  launch("philox_slices", fours.n_groups * fours.n_units_a_group, context, Slices{fours, out});
 }
 
 void philox_bits(const std::uint32_t* counters, std::uint32_t key0, std::uint32_t key1, std::uint32_t* out,

@@ -58,8 +58,19 @@ def operator(request) -> LinearOperator:
     return request.param()
 
 
-def dps(operator: LinearOperator, y: np.ndarray, *, weight: float = 1.0, scale: float = 1.0, stable=False) -> Dps:
-    return Dps(operator, y, weight, scale, stable)
+def dps(operator: LinearOperator, y: np.ndarray, *, weight: float = 1.0, scale: float = 1.0, stable=False):
+    """The guidance as a function to x̂₀, the whole step and the residual."""
+    guidance = Dps(operator, y, weight, scale, stable)
+
+    def step(*args):
+        x0, pullback, weights, residual = guidance(*args)
+        assert weights.shape == (len(x0),)
+        assert weights.dtype == np.float32
+        assert residual.shape == ()
+        assert residual.dtype == np.float64
+        return x0, weights[:, None, None] * pullback, residual
+
+    return step
 
 
 def stack(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

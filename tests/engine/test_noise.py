@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from engine.noise import CounterNoise, Phase, ReplayNoise
+from engine.operators import ThickSlices
+from engine.sampler import first_of_block
 from engine.volume import Plane
+from kernels import NoiseKey, philox_normal
 
 SHAPE = (6, 7, 9)
 STORED = Plane((0, 1, 2))
@@ -24,6 +27,42 @@ def test_a_voxel_has_the_same_noise_in_every_plane(axes, phase):
     assert draw.dtype == np.float32
     assert draw.flags.c_contiguous
     np.testing.assert_array_equal(plane.volume_of(draw), noise.draw(3, phase, STORED, SHAPE))
+
+
+@pytest.mark.parametrize("axes", list(permutations((0, 1, 2))))
+def test_a_draw_is_the_volumes(xp, to_numpy, axes):
+    plane = Plane(axes)
+    draw = CounterNoise(5).draw(3, Phase.CORRECTOR, plane, SHAPE, library=xp)
+    assert isinstance(draw, xp.ndarray)
+    np.testing.assert_array_equal(to_numpy(draw), plane.slices_of(philox_normal(5, 3, 0, SHAPE)))
+
+
+@pytest.mark.parametrize("axes", list(permutations((0, 1, 2))))
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_entries_of_a_draw_are_those_of_the_whole(xp, to_numpy, axes, axis, factor):
+    """Thick slices: the first of every block, without what fills none."""
+    noise, plane = CounterNoise(5), Plane(axes)
+    thick = ThickSlices(plane.shape_of(SHAPE)[1:], factor, axis)
+    whole = noise.draw(3, Phase.CORRECTOR_MEASUREMENT, plane, SHAPE)
+    entries = first_of_block(thick)
+    drawn = noise.draw(3, Phase.CORRECTOR_MEASUREMENT, plane, SHAPE, entries, xp)
+    assert drawn.shape == (len(whole), *thick.data_shape)
+    np.testing.assert_array_equal(to_numpy(drawn), thick.first_of_block(whole))
+    replayed = ReplayNoise(whole, whole[None, None].repeat(3, axis=1))
+    got = replayed.draw(0, Phase.CORRECTOR_MEASUREMENT, plane, SHAPE, entries)
+    assert got.flags.c_contiguous
+    np.testing.assert_array_equal(got, thick.first_of_block(whole))
+
+
+def test_counter_noise_is_a_key_and_a_record_an_array():
+    plane = Plane((2, 0, 1))
+    key = CounterNoise(5).source(3, Phase.PREDICTOR, plane, SHAPE)
+    assert key == NoiseKey(5, 3, 1, (1, 63, 9))
+    entries = (slice(1, None), slice(None), slice(2, None, 3))
+    assert CounterNoise(5).source(3, Phase.PREDICTOR, plane, SHAPE, entries) == NoiseKey(5, 3, 1, (1, 63, 27), 19)
+    record = np.ones((9, 6, 7))
+    assert isinstance(ReplayNoise(record, record[None, None]).source(0, Phase.CORRECTOR, plane, SHAPE), np.ndarray)
 
 
 def test_seeds_steps_and_phases_have_noise_of_their_own():

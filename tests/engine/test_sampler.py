@@ -228,6 +228,56 @@ def test_steps_are_those_of_the_formulas(task, group):
         assert np.linalg.norm(state.x - expected) <= 1e-5 * np.linalg.norm(expected), i
 
 
+class KnownDescent:
+    """Guidance whose direction and lengths are known: away from x̂₀, further for later slices."""
+
+    def __init__(self, xp):
+        self.xp = xp
+
+    def __call__(self, denoiser, x, sigma, groups, noise=None):
+        x0 = denoiser.denoise(x, sigma)
+        weights = self.xp.asarray(np.linspace(0, 0.1, len(x), dtype=np.float32))
+        return x0, -x0, weights, self.xp.asarray(np.float64(sigma))
+
+
+@pytest.mark.parametrize("predictor_noise", [False, True])
+def test_a_step_is_the_same_in_every_library(xp, to_numpy, predictor_noise):
+    noise = CounterNoise(3)
+    first = start(SHAPE, COARSE.sigma_max, noise)
+    options = {"noise": noise, "group": 4, "predictor_noise": predictor_noise}
+    state, same = first, replace(first, x=xp.asarray(first.x))
+    for i in range(COARSE.n_steps):
+        state = sampler_of(Gaussian(S), COARSE, guidance=KnownDescent(np), **options).step(state)
+        same = sampler_of(Gaussian(S), COARSE, guidance=KnownDescent(xp), **options).step(same)
+        assert isinstance(same.x, xp.ndarray)
+        assert isinstance(same.residual, xp.ndarray)
+        assert float(same.residual) == COARSE.sigmas[i - i % 2]
+        # The norms are summed in another order: a last bit of a step size, at most, which float32 hardly shows.
+        np.testing.assert_allclose(to_numpy(same.x), state.x, rtol=1e-6, atol=1e-7 * np.abs(state.x).max())
+
+
+def test_a_score_of_zero_moves_nothing():
+    class Same(Gaussian):
+        def _denoise(self, x, sigma):
+            return x.copy()
+
+    first = start(SHAPE, COARSE.sigma_max, CounterNoise(0))
+    np.testing.assert_array_equal(sampler_of(Same(S), COARSE).step(first).x, first.x)
+
+
+def test_nan_reaches_its_group_and_no_other():
+    class Broken(Gaussian):
+        def _denoise(self, x, sigma):
+            x0 = super()._denoise(x, sigma)
+            x0[5] = np.nan
+            return x0
+
+    first = start(SHAPE, COARSE.sigma_max, CounterNoise(0))
+    slices = AXIAL.slices_of(sampler_of(Broken(S), COARSE, group=5).step(first).x)
+    assert np.isnan(slices[5:]).all()
+    assert np.isfinite(slices[:5]).all()
+
+
 def test_residual_is_that_of_the_last_primary_turn():
     operator = ThickSlices(AXIAL.shape_of(SHAPE)[1:], 2, axis=2)
     y = operator.apply(np.ones(AXIAL.shape_of(SHAPE), np.float32))

@@ -81,26 +81,6 @@ def test_layout_message_names_the_remedy():
         kernels.radon_forward(np.asfortranarray(FLOATS), GEOMETRY)
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_update_arrays(position):
-    good = np.zeros((3, 4), np.float32)
-    name = ("x", "score", "noise")[position]
-    for wrong, error in [
-        (good.astype(np.float64), TypeError),
-        (good.tolist(), TypeError),
-        (np.asfortranarray(good), ValueError),
-        (np.zeros((3, 8), np.float32)[:, ::2], ValueError),
-    ]:
-        inputs = [good, good, good]
-        inputs[position] = wrong
-        with pytest.raises(error, match=f"{name}: expected"):
-            kernels.fused_update(*inputs, 1.0, 1.0)
-    with pytest.raises(ValueError, match=r"score: expected \(3, 4\) float32, got \(4, 3\) float32"):
-        kernels.fused_update(good, np.zeros((4, 3), np.float32), good, 1.0, 1.0)
-    with pytest.raises(ValueError, match="out: expected"):
-        kernels.fused_update(good, good, good, 1.0, 1.0, out=np.zeros(12, np.float32))
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "name"),
     [
@@ -118,6 +98,36 @@ def test_update_arrays(position):
 def test_noise_arguments(arguments, error, name):
     with pytest.raises(error, match=f"{name}: expected an integer"):
         kernels.philox_normal(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((-1, 0, 0, (1, 1, 1)), ValueError, "seed: expected an integer"),
+        ((0, 1 << 32, 0, (1, 1, 1)), ValueError, "step: expected an integer"),
+        ((0, 0, 0.5, (1, 1, 1)), TypeError, "phase: expected an integer"),
+        ((0, 0, 0, (1, 1)), ValueError, "strides: expected 3 integers, got 2"),
+        ((0, 0, 0, (1, -1, 1)), ValueError, "strides: expected an integer"),
+        ((0, 0, 0, (1, 1, 1), 1 << 63), ValueError, "start: expected an integer"),
+    ],
+)
+def test_noise_key_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kernels.NoiseKey(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "error", "message"),
+    [
+        ((0, 0, 0), (1, 1, 1), TypeError, "key: expected a NoiseKey, got tuple"),
+        (kernels.NoiseKey(0, 0, 0, (1, 1, 1)), (1, 1), ValueError, "shape: expected 3 sizes, got 2"),
+        (kernels.NoiseKey(0, 0, 0, (1, 1, 1)), (1, 1, -1), ValueError, "shape: expected an integer"),
+        (kernels.NoiseKey(0, 0, 0, (1, 1, 1), (1 << 63) - 1), (1, 1, 2), ValueError, "noise: expected voxels below"),
+    ],
+)
+def test_philox_slices_arguments(key, shape, error, message):
+    with pytest.raises(error, match=message):
+        kernels.philox_slices(key, shape)
 
 
 def test_philox_bits_arguments():
