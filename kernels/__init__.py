@@ -1,4 +1,4 @@
-"""Native operators on NumPy arrays: parallel-beam projection, counter-based noise, the fused sampler update.
+"""Native operators on NumPy and CuPy arrays: projections, k-space, slice profiles, noise, the sampler's update.
 
 Every function here checks its arguments, converts none of them, and has a slow readable twin of the same name in
 `kernels.reference`. Results do not depend on the number of threads.
@@ -10,6 +10,7 @@ except ImportError as error:
     raise ImportError("kernels: native module not built; run `pip install -e .` in the repository root") from error
 
 from kernels.geometry import ParallelGeometry
+from kernels.kspace import coil_combine, coil_expand, half_of, kspace_residual, kspace_residual_half
 from kernels.philox import philox_bits, philox_normal
 from kernels.radon import radon_adjoint, radon_fbp, radon_forward
 from kernels.threads import get_threads, set_threads
@@ -17,8 +18,13 @@ from kernels.update import fused_update
 
 __all__ = [
     "ParallelGeometry",
+    "coil_combine",
+    "coil_expand",
     "fused_update",
     "get_threads",
+    "half_of",
+    "kspace_residual",
+    "kspace_residual_half",
     "philox_bits",
     "philox_normal",
     "radon_adjoint",

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "context.h"
+#include "kspace.h"
 #include "ray.h"
 
 namespace tpdm {
@@ -33,5 +34,28 @@ void philox_bits(const std::uint32_t* counters, std::uint32_t key0, std::uint32_
 // out = x + a * score + b * noise; noise may be null; out may be any of the inputs
 void fused_update(const float* x, const float* score, const float* noise, float a, float b, float* out,
                   std::int64_t count, const Context& context);
+
+// Number of float64 values that the two kernels below need as scratch.
+std::int64_t kspace_scratch(const Spectra& spectra);
+
+// f <- scale * weight * r with the norms of r and d, of every slice: f, y, e (n_slices, n_copies, n_rows, n_columns),
+// weight (n_rows, n_columns), scaled, plain (n_slices)
+void kspace_residual(const Samples& samples, const Spectra& spectra, double* scratch, double* scaled, double* plain,
+                     const Context& context);
+
+// f (n_slices, n_rows, n_columns) <- half of the Hermitian part of the same, with the norms of the whole: y, e
+// (n_slices, 2, n_rows, n_columns), weight (2, n_rows, n_columns)
+void kspace_residual_half(const Samples& samples, const Spectra& spectra, double* scratch, double* scaled,
+                          double* plain, const Context& context);
+
+// images (n_slices, n_pixels), maps (n_slices or 1, n_coils, n_pixels) -> coils (n_slices, n_coils, n_pixels)
+void coil_expand(const float* images, const Complex* maps, Complex* coils, const Coils& sizes, const Context& context);
+void coil_expand(const Complex* images, const Complex* maps, Complex* coils, const Coils& sizes,
+                 const Context& context);
+
+// The transpose: the sum over coils of conj(map) * coil; for real images its real part
+void coil_combine(const Complex* coils, const Complex* maps, float* images, const Coils& sizes, const Context& context);
+void coil_combine(const Complex* coils, const Complex* maps, Complex* images, const Coils& sizes,
+                  const Context& context);
 
 }  // namespace tpdm
