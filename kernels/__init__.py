@@ -12,12 +12,15 @@ except ImportError as error:
 from kernels.geometry import ParallelGeometry
 from kernels.kspace import coil_combine, coil_expand, half_of, kspace_residual, kspace_residual_half
 from kernels.philox import philox_bits, philox_normal
+from kernels.profile import Bands, banded_sum
 from kernels.radon import radon_adjoint, radon_fbp, radon_forward
 from kernels.threads import get_threads, set_threads
 from kernels.update import fused_update
 
 __all__ = [
+    "Bands",
     "ParallelGeometry",
+    "banded_sum",
     "coil_combine",
     "coil_expand",
     "fused_update",

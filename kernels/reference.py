@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.geometry import ParallelGeometry
+from kernels.profile import Bands
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -195,3 +196,9 @@ def coil_combine(coils: Complex64, maps: Complex64, real: bool) -> Any:
     """The sum over coils of conjugate sensitivity times image: see `kernels.coil_combine`."""
     combined: Any = (maps.conj() * coils.astype(np.complex128)).sum(axis=1)
     return combined.real.astype(np.float32) if real else combined.astype(np.complex64)
+
+
+def banded_sum(x: Float32, bands: Bands, axis: int) -> Float32:
+    """The whole matrix times the axis: see `kernels.banded_sum`."""
+    product = np.tensordot(bands.matrix.astype(np.float64), x.astype(np.float64), axes=(1, axis))
+    return np.moveaxis(product, 0, axis).astype(np.float32)

@@ -7,6 +7,7 @@
 
 #include "context.h"
 #include "kspace.h"
+#include "profile.h"
 #include "ray.h"
 
 namespace tpdm {
@@ -57,5 +58,9 @@ void coil_expand(const Complex* images, const Complex* maps, Complex* coils, con
 void coil_combine(const Complex* coils, const Complex* maps, float* images, const Coils& sizes, const Context& context);
 void coil_combine(const Complex* coils, const Complex* maps, Complex* images, const Coils& sizes,
                   const Context& context);
+
+// from (n_outer, n_in, n_inner) -> to (n_outer, n_out, n_inner): weighted sums over runs of the middle axis
+void banded_sum(const float* from, const Bands& bands, float* to, std::int64_t n_outer, std::int64_t n_inner,
+                const Context& context);
 
 }  // namespace tpdm

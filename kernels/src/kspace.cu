@@ -7,8 +7,8 @@
 namespace tpdm {
 namespace {
 
-// A slice's norms are summed by threads that each take every kThreads-th sample, then by kSummers that each take as many
-// of those sums, then by one: the order never changes.
+// A slice's norms are summed by kThreads threads that each take every kThreads-th sample, then by kSummers that each take
+// as many of those sums, then by one: the order never changes.
 constexpr std::int64_t kSummers = 32;
 constexpr std::int64_t kThreads = kSummers * 32;
 

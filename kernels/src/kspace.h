@@ -35,8 +35,8 @@ TPDM_HD void add_squared(Complex z, double& sum) {
 
 // Samples f of k-space and what was measured there: d = weight f - y, r = scale d - e.
 //
-// With two slots, every sample of half a spectrum stands for k and -k: `mirror` further on, weight, y and e are those at
-// -k, the latter two conjugated. Without noise, e is null.
+// With two slots, every sample of half a spectrum stands for k and -k: `mirror` further on, weight, y and e are those
+// at -k, the latter two conjugated. Without noise, e is null.
 struct Samples {
   Complex* f;
   const Complex *y, *e;
