@@ -141,7 +141,8 @@ def measure(
         "onnx guided step": lambda: guidance(engine, x, sigma, groups),
     }
     x0, gradient = (t[:, 0].numpy() for t in rows["eager guided step"]())
-    ours_x0, ours_gradient, _ = rows["onnx guided step"]()
+    ours_x0, pullback, weights, _ = rows["onnx guided step"]()
+    ours_gradient = weights[:, None, None] * pullback
     errors = {
         "x0": float(np.linalg.norm(ours_x0 - x0) / np.linalg.norm(x0)),
         "gradient": float(np.linalg.norm(ours_gradient - gradient) / np.linalg.norm(gradient)),

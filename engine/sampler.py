@@ -125,7 +125,8 @@ class PredictorCorrector:
             if self.renoise is not None:
                 z = self.noise.draw(i, phase, prior.plane, prior.plane.volume_of(x).shape)
                 e = np.float32(sigma) * self.renoise.first_of_block(z)
-            x0, descent, residual = self.guidance(prior.denoiser, x, sigma, groups, e)
+            x0, pullback, weights, norm = self.guidance(prior.denoiser, x, sigma, groups, e)
+            descent, residual = weights[:, None, None] * pullback, float(norm)
         else:
             x0 = prior.denoiser.denoise(x, sigma)
         return (x0 - x) / np.float32(sigma**2), descent, residual

@@ -58,8 +58,17 @@ def operator(request) -> LinearOperator:
     return request.param()
 
 
-def dps(operator: LinearOperator, y: np.ndarray, *, weight: float = 1.0, scale: float = 1.0, stable=False) -> Dps:
-    return Dps(operator, y, weight, scale, stable)
+def dps(operator: LinearOperator, y: np.ndarray, *, weight: float = 1.0, scale: float = 1.0, stable=False):
+    """The guidance, with its gradient put together from directions and weights."""
+    guidance = Dps(operator, y, weight, scale, stable)
+
+    def call(*args) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        x0, pullback, weights, residual = guidance(*args)
+        assert (weights.shape, weights.dtype) == (x0.shape[:1], np.float32)
+        assert (residual.shape, residual.dtype) == ((), np.float64)
+        return x0, weights[:, None, None] * pullback, residual
+
+    return call
 
 
 def stack(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
