@@ -17,16 +17,14 @@ def philox_bits(counters: _UInt32, key0: int, key1: int, out: _UInt32, context: 
 def fused_update(
     x: _Float32, score: _Float32, noise: _Float32 | None, a: float, b: float, out: _Float32, context: int
 ) -> None: ...
-def kspace_scratch(n_slices: int, n_copies: int, n_rows: int, n_columns: int) -> int: ...
+def kspace_norms(n_slices: int, n_copies: int, n_rows: int, n_columns: int) -> int: ...
 def kspace_residual(
     spectrum: _Complex64,
     measured: _Complex64,
     noise: _Complex64 | None,
     weight: _Float32,
     scale: float,
-    scratch: _Float64,
-    scaled: _Float64,
-    plain: _Float64,
+    norms: _Float64,
     context: int,
 ) -> None: ...
 def kspace_residual_half(
@@ -36,9 +34,7 @@ def kspace_residual_half(
     noise: _Complex64 | None,
     weight: _Float32,
     scale: float,
-    scratch: _Float64,
-    scaled: _Float64,
-    plain: _Float64,
+    norms: _Float64,
     context: int,
 ) -> None: ...
 def coil_expand(images: _Float32 | _Complex64, maps: _Complex64, out: _Complex64, context: int) -> None: ...

@@ -55,9 +55,9 @@ def kspace_residual(
     if noise is not None:
         check_array("noise", noise, spectrum.shape, np.complex64, "pass one value a sample")
     native, context = native_of(library)
-    scratch, scaled, plain = _norms(library, native, n_slices, n_copies, n_rows, n_columns)
-    native.kspace_residual(spectrum, measured, noise, weight, scale, scratch, scaled, plain, context)
-    return scaled, plain
+    norms: Float64 = library.empty(native.kspace_norms(n_slices, n_copies, n_rows, n_columns), np.float64)
+    native.kspace_residual(spectrum, measured, noise, weight, scale, norms, context)
+    return norms[:n_slices], norms[n_slices : 2 * n_slices]
 
 
 def kspace_residual_half(
@@ -111,9 +111,9 @@ def kspace_residual_half(
     if noise is not None:
         check_array("noise", noise, pairs, np.complex64, "pass kernels.half_of(noise)")
     native, context = native_of(library)
-    scratch, scaled, plain = _norms(library, native, n_slices, 1, n_rows, half)
-    native.kspace_residual_half(spectrum, n_full, measured, noise, weight, scale, scratch, scaled, plain, context)
-    return scaled, plain
+    norms: Float64 = library.empty(native.kspace_norms(n_slices, 1, n_rows, half), np.float64)
+    native.kspace_residual_half(spectrum, n_full, measured, noise, weight, scale, norms, context)
+    return norms[:n_slices], norms[n_slices : 2 * n_slices]
 
 
 def half_of(full: Any) -> Any:
@@ -212,13 +212,6 @@ def coil_combine(coils: Complex64, maps: Complex64, real: bool) -> Any:
     native, context = native_of(library)
     native.coil_combine(coils, maps, out, context)
     return out
-
-
-def _norms(library: Any, native: Any, *shape: int) -> tuple[Float64, Float64, Float64]:
-    """Scratch, and two arrays for the norms."""
-    n_slices = shape[0]
-    scratch = library.empty(native.kspace_scratch(*shape), np.float64)
-    return scratch, library.empty(n_slices, np.float64), library.empty(n_slices, np.float64)
 
 
 def _check_maps(maps: Any, n_slices: int, n_rows: int, n_columns: int) -> None:

@@ -63,7 +63,7 @@ class Misfit(ABC):
         ValueError
             Another shape or type; a number of slices other than `which` has.
         """
-        library = library_of(x0=x0, noise=noise)
+        library = library_of(x0=x0)
         if library is not self.library:
             raise TypeError(
                 f"x0: expected {self.library.__name__}.ndarray like the measurement, got {library.__name__}.ndarray; "
@@ -79,6 +79,7 @@ class Misfit(ABC):
         operator = self.operator.at(here)
         operator.check_image("x0", x0)
         if noise is not None:
+            library_of(x0=x0, noise=noise)
             operator.check_data("noise", noise)
             noise = library.ascontiguousarray(noise)
             if len(noise) != len(x0):

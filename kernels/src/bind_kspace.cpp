@@ -12,21 +12,20 @@ using Shape = std::vector<std::int64_t>;
 Complex* complex_of(float* data) { return reinterpret_cast<Complex*>(data); }
 const Complex* complex_of(const float* data) { return reinterpret_cast<const Complex*>(data); }
 
+// Where the norms go: scaled, then plain, one a slice each, then scratch. One array, because each costs a short call
+// more than the sums do.
 struct Norms {
-  Array<double> scratch, scaled, plain;
+  double *scaled, *plain, *scratch;
 };
 
-Norms norms_of(const char* name, const Spectra& spectra, py::object scratch, py::object scaled, py::object plain) {
-  const Norms norms{array_of<double>(name, "scratch", scratch), array_of<double>(name, "scaled", scaled),
-                    array_of<double>(name, "plain", plain)};
-  require(norms.scratch.size() >= kspace_scratch(spectra), name, "scratch is too small");
-  require(norms.scaled.shape == Shape{spectra.n_slices} && norms.plain.shape == norms.scaled.shape, name,
-          "norms must be (n_slices,)");
-  return norms;
+Norms norms_of(const char* name, const Spectra& spectra, py::object norms) {
+  const Array<double> array = array_of<double>(name, "norms", norms);
+  require(array.size() >= 2 * spectra.n_slices + kspace_scratch(spectra), name, "norms is too small");
+  return Norms{array.data, array.data + spectra.n_slices, array.data + 2 * spectra.n_slices};
 }
 
 void bound_residual(py::object spectrum, py::object measured, py::object noise, py::object weight, float scale,
-                    py::object scratch, py::object scaled, py::object plain, std::int64_t context) {
+                    py::object norms, std::int64_t context) {
   const char* name = "kspace_residual";
   const auto f = array_of<float>(name, "spectrum", spectrum);
   const auto y = array_of<const float>(name, "measured", measured);
@@ -36,15 +35,14 @@ void bound_residual(py::object spectrum, py::object measured, py::object noise, 
   const Spectra spectra{f.shape[0], f.shape[1], f.shape[2], f.shape[3], f.shape[3]};
   require(y.shape == f.shape && (e.data == nullptr || e.shape == f.shape), name, "measured must be as the spectrum");
   require(w.shape == Shape{spectra.n_rows, spectra.n_columns}, name, "weight must be (n_rows, n_columns)");
-  const Norms norms = norms_of(name, spectra, scratch, scaled, plain);
+  const Norms to = norms_of(name, spectra, norms);
   const Samples samples{complex_of(f.data), complex_of(y.data), complex_of(e.data), w.data, 0, scale};
   const py::gil_scoped_release release;
-  kspace_residual(samples, spectra, norms.scratch.data, norms.scaled.data, norms.plain.data, context_of(context));
+  kspace_residual(samples, spectra, to.scratch, to.scaled, to.plain, context_of(context));
 }
 
 void bound_residual_half(py::object spectrum, std::int64_t n_full, py::object measured, py::object noise,
-                         py::object weight, float scale, py::object scratch, py::object scaled, py::object plain,
-                         std::int64_t context) {
+                         py::object weight, float scale, py::object norms, std::int64_t context) {
   const char* name = "kspace_residual_half";
   const auto f = array_of<float>(name, "spectrum", spectrum);
   const auto y = array_of<const float>(name, "measured", measured);
@@ -57,15 +55,16 @@ void bound_residual_half(py::object spectrum, std::int64_t n_full, py::object me
               (e.data == nullptr || e.shape == y.shape),
           name, "measured must be (n_slices, 2, n_rows, n_columns)");
   require(w.shape == Shape{2, spectra.n_rows, spectra.n_columns}, name, "weight must be (2, n_rows, n_columns)");
-  const Norms norms = norms_of(name, spectra, scratch, scaled, plain);
+  const Norms to = norms_of(name, spectra, norms);
   const Samples samples{complex_of(f.data), complex_of(y.data),   complex_of(e.data),
                         w.data,             spectra.n_samples(), scale};
   const py::gil_scoped_release release;
-  kspace_residual_half(samples, spectra, norms.scratch.data, norms.scaled.data, norms.plain.data, context_of(context));
+  kspace_residual_half(samples, spectra, to.scratch, to.scaled, to.plain, context_of(context));
 }
 
-std::int64_t bound_scratch(std::int64_t n_slices, std::int64_t n_copies, std::int64_t n_rows, std::int64_t n_columns) {
-  return kspace_scratch(Spectra{n_slices, n_copies, n_rows, n_columns, n_columns});
+// float64 values of `norms`.
+std::int64_t bound_norms(std::int64_t n_slices, std::int64_t n_copies, std::int64_t n_rows, std::int64_t n_columns) {
+  return 2 * n_slices + kspace_scratch(Spectra{n_slices, n_copies, n_rows, n_columns, n_columns});
 }
 
 Coils coils_of(const char* name, const Shape& images, const Shape& maps, const Shape& coils) {
@@ -109,14 +108,12 @@ void bound_combine(py::object coils, py::object maps, py::object out, std::int64
 }  // namespace
 
 void bind_kspace(py::module_& module) {
-  module.def("kspace_scratch", &bound_scratch, py::arg("n_slices"), py::arg("n_copies"), py::arg("n_rows"),
+  module.def("kspace_norms", &bound_norms, py::arg("n_slices"), py::arg("n_copies"), py::arg("n_rows"),
              py::arg("n_columns"));
   module.def("kspace_residual", &bound_residual, py::arg("spectrum"), py::arg("measured"), py::arg("noise").none(true),
-             py::arg("weight"), py::arg("scale"), py::arg("scratch"), py::arg("scaled"), py::arg("plain"),
-             py::arg("context"));
+             py::arg("weight"), py::arg("scale"), py::arg("norms"), py::arg("context"));
   module.def("kspace_residual_half", &bound_residual_half, py::arg("spectrum"), py::arg("n_full"), py::arg("measured"),
-             py::arg("noise").none(true), py::arg("weight"), py::arg("scale"), py::arg("scratch"), py::arg("scaled"),
-             py::arg("plain"), py::arg("context"));
+             py::arg("noise").none(true), py::arg("weight"), py::arg("scale"), py::arg("norms"), py::arg("context"));
   module.def("coil_expand", &bound_expand, py::arg("images"), py::arg("maps"), py::arg("out"), py::arg("context"));
   module.def("coil_combine", &bound_combine, py::arg("coils"), py::arg("maps"), py::arg("out"), py::arg("context"));
 }
