@@ -8,9 +8,10 @@ BUILD_INPUTS := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcar
 
 RUN_STAMP  := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
+SANITIZED  := build/sanitized
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install run test lint slow format clean
+.PHONY: help venv install run test lint slow sanitize format clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,17 @@ lint: $(TEST_STAMP)  ## lint, format check, types
 
 slow: $(TEST_STAMP)  ## the tests that `test` leaves out
 	$(BIN)/python -m pytest -m slow
+
+# Python itself is not built with the sanitizers: their libraries have to be loaded before it, and leaks are its own.
+sanitize: $(TEST_STAMP)  ## kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/cmake -S . -B $(SANITIZED) -DTPDM_SANITIZE=ON -DTPDM_CUDA=OFF -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build $(SANITIZED) --target _cpu -j2
+	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/stage
+	cp kernels/*.py $(SANITIZED)/stage/kernels/
+	TPDM_EMULATED_BUILD=$(SANITIZED)/emulated ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest -q tests/kernels -m "not slow and not cuda" -o pythonpath="$(SANITIZED)/stage ."
 
 format: $(TEST_STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .

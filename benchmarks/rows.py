@@ -22,6 +22,17 @@ _EXTRAS = {"torch": ".[bench]", "astra": ".[peers]", "sigpy": ".[peers]", "sigpy
 #: On a GPU calls are queued: as many are timed together as fill this time, so that the queue never runs dry.
 _LEAST_SECONDS = 5e-3
 _MOST_CALLS = 200
+#: What is known of a row, None where it is not.
+_FIGURES = (
+    "seconds",
+    "reason",
+    "ratio_to_ours",
+    "gigabytes_per_second",
+    "fraction_of_copy",
+    "relative_difference",
+    "discretisation_difference",
+    "calls_per_timing",
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +80,10 @@ class Setting:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """Smooth slices that fade to zero at their borders, so that all discretisations agree roughly."""
+        """Smooth slices that fade to zero at their borders, so that all discretisations agree roughly; no symmetry."""
         at = (np.arange(self.size) + 0.5) / self.size
         bump = np.sin(np.pi * at) ** 2
-        waves = [1 + 0.5 * np.cos(2 * np.pi * ((k % 5 + 1) * at + k)) for k in range(self.n_slices)]
+        waves = [1 + 0.5 * np.cos(2 * np.pi * (k % 5 + 1) * at + k + 1) for k in range(self.n_slices)]
         return np.stack([np.outer(bump, bump * wave) for wave in waves]).astype(np.float32)
 
     @cached_property
@@ -181,7 +192,7 @@ def fastest(setting: Setting, candidates: dict[str, Callable[[], object]]) -> st
     seconds = {}
     for name, run in candidates.items():
         run()
-        seconds[name] = min(_clock(run, setting) for _ in range(2))
+        seconds[name] = min(_clock(run, setting) for _ in range(3))
     return min(seconds, key=lambda name: seconds[name])
 
 
@@ -198,56 +209,55 @@ def measure(operator: Operator, setting: Setting, repeats: int, copy_rate: float
     Returns
     -------
     dict
-        Entries by row: ``seconds`` (as `benchmarks.measure.spread`) or ``reason``, the other one None; figures
-        derived from them; ``is_defect`` marks a reason that nobody foresaw.
+        Entries by row: ``seconds`` (as `benchmarks.measure.spread`) or ``reason``, the other one None; figures derived
+        from the seconds; ``is_defect`` marks a reason that nobody foresaw.
     """
     calls: dict[str, Call] = {}
     rows: dict[str, dict[str, Any]] = {}
     expected: np.ndarray | None = None
     for row in operator.rows:
-        rows[row.name] = {"seconds": None, "reason": None, "note": "", "is_defect": False}
+        report = rows[row.name] = {**dict.fromkeys(_FIGURES), "note": "", "is_defect": False}
         try:
             call = row.prepare()
             result = call.run()
             setting.synchronize()
             value = None if call.comparable is None else to_host(call.comparable(result))
+            if row.name == OURS:
+                expected = value
+            elif value is not None and expected is not None:
+                kind = "relative_difference" if call.is_same else "discretisation_difference"
+                report[kind] = _relative_difference(value, expected)
         except Unavailable as error:
-            rows[row.name]["reason"] = str(error)
+            report["reason"] = str(error)
             continue
         # Peers fail in ways of their own, on machines that are rented by the hour: the other rows go on.
         except Exception as error:
             log.exception("%s, %s", operator.name, row.name)
-            rows[row.name].update(reason=f"{type(error).__name__}: {error}", is_defect=True)
+            report.update(reason=f"{type(error).__name__}: {error}", is_defect=True)
             continue
         calls[row.name] = call
-        rows[row.name]["note"] = call.note
-        if row.name == OURS:
-            expected = value
-        difference = None if row.name == OURS else _relative_difference(value, expected)
-        rows[row.name]["relative_difference"] = difference if call.is_same else None
-        rows[row.name]["discretisation_difference"] = None if call.is_same else difference
+        report["note"] = call.note
 
     n_calls = {name: _calls_to_time(call.run, setting) for name, call in calls.items()}
-    timed = {name: _repeated(call.run, n_calls[name], setting) for name, call in calls.items()}
+    timed: dict[str, Callable[[], object]] = {
+        name: _repeated(call.run, n_calls[name], setting) for name, call in calls.items()
+    }
     seconds = alternate(timed, repeats, warmup=1)
-    for call in calls.values():
+    for name, call in calls.items():
         call.close()
-    for name, values in seconds.items():
-        rows[name]["seconds"] = spread([value / n_calls[name] for value in values])
+        rows[name]["seconds"] = spread([value / n_calls[name] for value in seconds[name]])
         rows[name]["calls_per_timing"] = n_calls[name]
-    ours = seconds.get(OURS) and rows[OURS]["seconds"]["median"]
     for name in calls:
         median = rows[name]["seconds"]["median"]
-        rate = operator.n_bytes / median if operator.n_bytes else None
-        rows[name]["ratio_to_ours"] = median / ours if ours else None
-        rows[name]["gigabytes_per_second"] = rate / 1e9 if rate else None
-        rows[name]["fraction_of_copy"] = rate / copy_rate if rate and copy_rate else None
+        if OURS in calls:
+            rows[name]["ratio_to_ours"] = median / rows[OURS]["seconds"]["median"]
+        if operator.n_bytes:
+            rows[name]["gigabytes_per_second"] = operator.n_bytes / median / 1e9
+            rows[name]["fraction_of_copy"] = operator.n_bytes / median / copy_rate if copy_rate else None
     return rows
 
 
-def _relative_difference(value: np.ndarray | None, expected: np.ndarray | None) -> float | None:
-    if value is None or expected is None:
-        return None
+def _relative_difference(value: np.ndarray, expected: np.ndarray) -> float:
     if value.shape != expected.shape:
         raise ValueError(f"peer's result: expected {expected.shape}, got {value.shape}; correct its `comparable`")
     if not np.iscomplexobj(expected):

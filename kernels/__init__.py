@@ -9,16 +9,18 @@ try:
 except ImportError as error:
     raise ImportError("kernels: native module not built; run `pip install -e .` in the repository root") from error
 
-from kernels.geometry import ParallelGeometry
+from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
 from kernels.kspace import coil_combine, coil_expand, half_of, kspace_residual, kspace_residual_half
 from kernels.philox import philox_bits, philox_normal
 from kernels.profile import Bands, banded_sum
 from kernels.radon import radon_adjoint, radon_fbp, radon_forward
-from kernels.threads import get_threads, set_threads
+from kernels.threads import get_threads, set_threads, threads_here
 from kernels.update import fused_update
 
 __all__ = [
     "Bands",
+    "FanGeometry",
+    "Geometry",
     "ParallelGeometry",
     "banded_sum",
     "coil_combine",
@@ -34,4 +36,5 @@ __all__ = [
     "radon_fbp",
     "radon_forward",
     "set_threads",
+    "threads_here",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.geometry import ParallelGeometry
+from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
 from kernels.profile import Bands
 
 Float32 = npt.NDArray[np.float32]
@@ -21,22 +21,15 @@ Complex64 = npt.NDArray[np.complex64]
 Corners = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float64]]
 
 
-def _lattice(n_bins: int) -> tuple[Float64, Float64]:
-    """Rows and columns of the m x m pixel centres, measured from the lattice's centre, float64 (m, m) each."""
-    centred = np.arange(n_bins) - (n_bins - 1) / 2
-    rows, columns = np.meshgrid(centred, centred, indexing="ij")
-    return rows, columns
-
-
-def _bilinear_corners(geometry: ParallelGeometry, angle_rad: float) -> Corners:
-    """For one view, the four image pixels around every lattice sample, with their weights, (m, m) each.
+def _bilinear_corners(geometry: Geometry, angle_rad: float) -> Corners:
+    """For one view, the four pixels around every sample of every ray, with their weights, (n_bins, n_samples) each.
 
     Weights of pixels outside the image are zero, and their indices any valid ones.
     """
-    rows, columns = _lattice(geometry.n_bins)
-    centre = (geometry.n_bins - 1) / 2 - geometry.pad_before
-    v = rows * math.cos(angle_rad) - columns * math.sin(angle_rad) + centre
-    u = rows * math.sin(angle_rad) + columns * math.cos(angle_rad) + centre
+    n_rows, n_columns = geometry.shape
+    feet, directions = geometry.rays_of(angle_rad)
+    along = np.arange(geometry.n_samples) - (geometry.n_samples - 1) / 2
+    v, u = (feet[:, axis, None] + along * directions[:, axis, None] for axis in (0, 1))
     row = np.floor(v).astype(np.intp)
     column = np.floor(u).astype(np.intp)
     corners: Corners = []
@@ -44,51 +37,74 @@ def _bilinear_corners(geometry: ParallelGeometry, angle_rad: float) -> Corners:
         for right in (0, 1):
             r, c = row + down, column + right
             weight = (1 - np.abs(v - r)) * (1 - np.abs(u - c))
-            inside = (r >= 0) & (r < geometry.n) & (c >= 0) & (c < geometry.n)
-            corners.append((r.clip(0, geometry.n - 1), c.clip(0, geometry.n - 1), np.where(inside, weight, 0.0)))
+            inside = (r >= 0) & (r < n_rows) & (c >= 0) & (c < n_columns)
+            corners.append((r.clip(0, n_rows - 1), c.clip(0, n_columns - 1), np.where(inside, weight, 0.0)))
     return corners
 
 
-def radon_forward(images: Float32, geometry: ParallelGeometry) -> Float32:
-    """Rotate, interpolate, sum along the rows: see `kernels.radon_forward`."""
+def radon_forward(images: Float32, geometry: Geometry) -> Float32:
+    """Interpolate, sum along the rays: see `kernels.radon_forward`."""
     sinogram = np.zeros((images.shape[0], geometry.n_views, geometry.n_bins))
     for view, angle_rad in enumerate(geometry.angles_rad):
         for row, column, weight in _bilinear_corners(geometry, angle_rad):
-            sinogram[:, view] += (images[:, row, column] * weight).sum(axis=1)
+            sinogram[:, view] += (images[:, row, column] * weight).sum(axis=2)
     return sinogram.astype(np.float32)
 
 
-def radon_adjoint(sinogram: Float32, geometry: ParallelGeometry) -> Float32:
+def radon_adjoint(sinogram: Float32, geometry: Geometry) -> Float32:
     """Put every sample back where `radon_forward` took it from: see `kernels.radon_adjoint`."""
-    images = np.zeros((sinogram.shape[0], geometry.n, geometry.n))
+    images = np.zeros((sinogram.shape[0], *geometry.shape))
     for view, angle_rad in enumerate(geometry.angles_rad):
         for row, column, weight in _bilinear_corners(geometry, angle_rad):
             for image, line in zip(images, sinogram[:, view].astype(np.float64), strict=True):
-                np.add.at(image, (row, column), weight * line)
+                np.add.at(image, (row, column), weight * line[:, None])
     return images.astype(np.float32)
 
 
-def radon_fbp(sinogram: Float32, geometry: ParallelGeometry) -> Float32:
+def radon_fbp(sinogram: Float32, geometry: Geometry) -> Float32:
     """Filter by a sum over the detector, then interpolate at every pixel: see `kernels.radon_fbp`."""
-    m, n = geometry.n_bins, geometry.n
-    bins = np.arange(m)
+    images = np.zeros((sinogram.shape[0], *geometry.shape))
+    bins = np.arange(geometry.n_bins)
     distance = np.abs(bins[:, None] - bins[None, :])
-    ramp = np.zeros((m, m))
-    ramp[distance == 0] = 0.25
     odd = distance % 2 == 1
+    ramp = np.where(distance == 0, 0.25, 0.0)
     ramp[odd] = -1 / (np.pi * distance[odd]) ** 2
-    filtered = 2 * sinogram.astype(np.float64) @ ramp
+    weighted = sinogram.astype(np.float64)
+    if isinstance(geometry, FanGeometry):
+        weighted = weighted * np.cos(geometry.bin_angles_rad)
+        spacing = geometry.bin_spacing * geometry.source_distance / geometry.source_to_detector
+        if geometry.curved:
+            gamma = distance * geometry.bin_spacing / geometry.source_to_detector
+            ramp[odd] *= (gamma[odd] / np.sin(gamma[odd])) ** 2
+    else:
+        assert isinstance(geometry, ParallelGeometry)
+        spacing = geometry.bin_spacing
+    filtered = weighted @ ramp / spacing
 
-    inside = slice(geometry.pad_before, geometry.pad_before + n)
-    rows, columns = (grid[inside, inside] for grid in _lattice(m))
-    images = np.zeros((sinogram.shape[0], n, n))
+    rows, columns = (
+        grid - middle
+        for grid, middle in zip(
+            np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), geometry.centre, strict=True
+        )
+    )
     for view, angle_rad in enumerate(geometry.angles_rad):
-        t = columns * math.cos(angle_rad) - rows * math.sin(angle_rad) + (m - 1) / 2
+        across = columns * math.cos(angle_rad) - rows * math.sin(angle_rad)
+        depth = rows * math.cos(angle_rad) + columns * math.sin(angle_rad)
+        place, near = across, np.ones(geometry.shape)
+        if isinstance(geometry, FanGeometry):
+            away = geometry.source_distance + depth
+            if geometry.curved:
+                place = np.arctan2(across, away) * geometry.source_to_detector
+                near = geometry.source_distance**2 / (across**2 + away**2)
+            else:
+                place = across / away * geometry.source_to_detector
+                near = (geometry.source_distance / away) ** 2
+        t = (place - geometry.bin_offset) / geometry.bin_spacing + (geometry.n_bins - 1) / 2
         # One zero bin on each side of the detector: interpolation fades to zero beyond the last bin.
-        ends = np.arange(-1, m + 1)
+        ends = np.arange(-1, geometry.n_bins + 1)
         for image, line in zip(images, filtered[:, view], strict=True):
-            image += np.interp(t, ends, np.pad(line, 1))
-    return np.asarray(images * np.pi / (2 * geometry.n_views), dtype=np.float32)
+            image += near * np.interp(t, ends, np.pad(line, 1))
+    return np.asarray(images * np.pi / max(geometry.n_views, 1), dtype=np.float32)
 
 
 def philox_bits(counters: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArray[np.uint32]:

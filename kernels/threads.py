@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kernels.checks import check_integer
 
@@ -15,6 +18,7 @@ def _available_cores() -> int:
 
 
 _n_threads = _available_cores()
+_here = threading.local()
 
 
 def set_threads(n: int) -> None:
@@ -37,5 +41,34 @@ def set_threads(n: int) -> None:
 
 
 def get_threads() -> int:
-    """Return the number of threads kernel calls may use now."""
-    return _n_threads
+    """Return the number of threads kernel calls of this Python thread may use now."""
+    return getattr(_here, "n_threads", _n_threads)
+
+
+@contextmanager
+def threads_here(n: int) -> Iterator[None]:
+    """Let kernel calls of this Python thread alone use at most `n` threads, while the context lasts.
+
+    For callers that share out work over threads of their own: those should not share it out again.
+
+    Parameters
+    ----------
+    n : int
+        1 ... 1024.
+
+    Raises
+    ------
+    TypeError
+        `n` is not an integer.
+    ValueError
+        `n` is outside the range.
+    """
+    before = getattr(_here, "n_threads", None)
+    _here.n_threads = check_integer("n", n, 1, 1025)
+    try:
+        yield
+    finally:
+        if before is None:
+            del _here.n_threads
+        else:
+            _here.n_threads = before

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 _TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftshift", "ifftshift")
-BUILD = ROOT / "build" / "emulated"
+# A sanitized build, of which the kernels under test are then a part too, lies in a folder of its own.
+BUILD = ROOT / os.environ.get("TPDM_EMULATED_BUILD", "build/emulated")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def emulated_module():
 
 
 def _sanitizer() -> list[str]:
-    return ["-DTPDM_SANITIZE=ON"] if os.environ.get("TPDM_SANITIZE") else []
+    return ["-DTPDM_SANITIZE=ON"] if "TPDM_EMULATED_BUILD" in os.environ else []
 
 
 def _pybind11_folder() -> str:
@@ -76,7 +77,9 @@ def emulated_cupy() -> types.ModuleType:
     cupy.ndarray = EmulatedArray
     cupy.asnumpy = lambda array: np.array(array)
     cupy.fft = types.SimpleNamespace(**{name: fft(name) for name in _TRANSFORMS})
-    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0))
+    cupy.cuda = types.SimpleNamespace(
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0), runtime=types.SimpleNamespace(getDevice=lambda: 0)
+    )
     return cupy
 
 

@@ -14,7 +14,7 @@ from benchmarks.rows import OURS, Call, Operator, Row, Setting, Unavailable, loa
 
 
 def operators(setting: Setting) -> list[Operator]:
-    """Forward, adjoint and filtered back-projection of the setting's images."""
+    """Projection of the setting's images, its adjoint and filtered back-projection; projection under a fan."""
     geometry = kernels.ParallelGeometry.from_views(setting.size, setting.n_views)
     lines = _LazySinogram(setting, geometry)
     forward = [
@@ -40,18 +40,18 @@ def operators(setting: Setting) -> list[Operator]:
     else:
         # Its transpose spreads a ray as wide as a bin: slower, and without the ripples of the other one.
         fbp.append(Row("ASTRA FBP, strips", lambda: _astra(setting, "FBP", "strip", geometry, lines())))
-    parallel = [
+    return [
         Operator("Radon forward", tuple(forward)),
         Operator("Radon adjoint", tuple(adjoint)),
         Operator("filtered back-projection", tuple(fbp)),
+        *_fan_operators(setting),
     ]
-    return parallel + (_fan_operators(setting) if hasattr(kernels, "FanGeometry") else [])
 
 
 class _LazySinogram:
     """The sinogram of the setting's images, projected when the first row asks for it."""
 
-    def __init__(self, setting: Setting, geometry: kernels.ParallelGeometry):
+    def __init__(self, setting: Setting, geometry: kernels.Geometry):
         self._setting, self._geometry = setting, geometry
         self._lines: np.ndarray | None = None
 
@@ -61,7 +61,9 @@ class _LazySinogram:
         return self._lines
 
 
-def _ours(setting: Setting, function: Callable[..., Any], given: Callable[[], np.ndarray], geometry: Any) -> Row:
+def _ours(
+    setting: Setting, function: Callable[..., Any], given: Callable[[], np.ndarray], geometry: kernels.Geometry
+) -> Row:
     def prepare() -> Call:
         array = setting.array(given())
         return Call(lambda: function(array, geometry), same)
@@ -94,9 +96,7 @@ def _skimage_iradon(
     columns = [np.ascontiguousarray(sinogram.T) for sinogram in lines]
 
     def reconstruct(sinogram: np.ndarray) -> np.ndarray:
-        return transform.iradon(
-            sinogram, theta=degrees, output_size=geometry.n, filter_name=filter_name, circle=False
-        )
+        return transform.iradon(sinogram, theta=degrees, output_size=geometry.n, filter_name=filter_name, circle=False)
 
     # Without a filter it interpolates the detector, which is not the transpose of rotating the image.
     scale = 1.0 if filter_name else 2 * geometry.n_views / math.pi
@@ -119,3 +119,31 @@ def _astra(
     astra = astra_projector.toolbox(setting)
     geometries = astra_projector.parallel(astra, geometry)
     return astra_projector.by_slice(setting, astra, algorithm, projector, geometries, given)
+
+
+def _fan_operators(setting: Setting) -> list[Operator]:
+    """Forward and adjoint under a fan and a flat detector, a bin as wide as a pixel looks from the source."""
+    n = setting.size
+    source_px, detector_px = 2.0 * n, 1.0 * n
+    # The outermost rays touch the circle around the image.
+    tangent = n / math.sqrt(2 * source_px**2 - n**2)
+    spacing_px = (source_px + detector_px) / source_px
+    n_bins = 2 * math.ceil(tangent * source_px) + 1
+    angles_rad = np.linspace(0.0, 2 * math.pi, setting.n_views, endpoint=False)
+    geometry = kernels.FanGeometry((n, n), angles_rad, source_px, detector_px, n_bins, spacing_px)
+    lines = _LazySinogram(setting, geometry)
+
+    def astra(algorithm: str, given: np.ndarray) -> Call:
+        toolbox = astra_projector.toolbox(setting)
+        geometries = astra_projector.fan(toolbox, n, n_bins, spacing_px, angles_rad, source_px, detector_px)
+        return astra_projector.by_slice(setting, toolbox, algorithm, astra_projector.FAN_LINE, geometries, given)
+
+    forward = (
+        _ours(setting, kernels.radon_forward, lambda: setting.images, geometry),
+        Row("ASTRA FP", lambda: astra("FP", setting.images)),
+    )
+    adjoint = (
+        _ours(setting, kernels.radon_adjoint, lines, geometry),
+        Row("ASTRA BP", lambda: astra("BP", lines())),
+    )
+    return [Operator("fan-beam forward", forward), Operator("fan-beam adjoint", adjoint)]

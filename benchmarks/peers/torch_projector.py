@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import kernels
 from benchmarks.rows import Call, Setting, fastest, same
 
 #: Views that a trial of the possible layouts projects.
-_TRIAL_VIEWS = 2
+_TRIAL_VIEWS = 4
 
 
 class RotateAndSum:
@@ -31,7 +32,12 @@ class RotateAndSum:
     """
 
     def __init__(
-        self, torch: Any, geometry: kernels.ParallelGeometry, device: str, n_batches: int = 1, is_channels_last: bool = True
+        self,
+        torch: Any,
+        geometry: kernels.ParallelGeometry,
+        device: str,
+        n_batches: int = 1,
+        is_channels_last: bool = True,
     ):
         self.torch, self.geometry = torch, geometry
         self.n_batches, self.is_channels_last = n_batches, is_channels_last
@@ -86,19 +92,20 @@ def _fastest_projector(
     setting: Setting, geometry: kernels.ParallelGeometry, needs_gradient: bool
 ) -> tuple[RotateAndSum, str]:
     torch = setting.torch()
-    few = kernels.ParallelGeometry(geometry.n, geometry.angles_rad[1 : 1 + _TRIAL_VIEWS] or geometry.angles_rad)
+    few = kernels.ParallelGeometry(geometry.n, geometry.angles_rad[:: -(-geometry.n_views // _TRIAL_VIEWS)])
     images = setting.tensor(setting.images)
     lines = np.ones((setting.n_slices, few.n_views, few.n_bins), np.float32)
     candidates, layouts = {}, {}
     for n_batches in _batch_counts(setting.n_slices, setting.threads):
         for is_channels_last in (False, True):
-            name = f"{n_batches} x {setting.n_slices // n_batches} slices, channels {'last' if is_channels_last else 'first'}"
+            order = "last" if is_channels_last else "first"
+            name = f"{n_batches} x {setting.n_slices // n_batches} slices, channels {order}"
             layouts[name] = n_batches, is_channels_last
             project = RotateAndSum(torch, few, setting.device, n_batches, is_channels_last)
             if needs_gradient:
                 candidates[name] = _pullback(setting, project, lines)
             else:
-                candidates[name] = lambda project=project: project(images)
+                candidates[name] = partial(project, images)
     name = fastest(setting, candidates)
     return RotateAndSum(torch, geometry, setting.device, *layouts[name]), name
 

@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 import onnxruntime as ort
 
+import kernels
 from engine.bundle import Bundle
 from engine.denoiser import CotangentOf, Denoiser
 
@@ -86,7 +87,8 @@ class OnnxDenoiser(Denoiser):
             feeds = _feeds(x[part], sigma)
             outputs = self._record(forward, names, feeds)
             x0[part] = outputs[0].numpy()[:, 0]
-            towards = np.ascontiguousarray(cotangent(x0[part], part)[:, None])
+            with kernels.threads_here(1):
+                towards = np.ascontiguousarray(cotangent(x0[part], part)[:, None])
             binding = backward.io_binding()
             binding.bind_cpu_input("cotangent", towards)
             for name, value in zip(names[1:], outputs[1:], strict=True):

@@ -29,6 +29,8 @@ inline const char* typestr<double>() { return "<f8"; }
 template <>
 inline const char* typestr<std::uint32_t>() { return "<u4"; }
 template <>
+inline const char* typestr<std::int32_t>() { return "<i4"; }
+template <>
 inline const char* typestr<std::int64_t>() { return "<i8"; }
 
 inline void require(bool condition, const char* kernel, const std::string& what) {

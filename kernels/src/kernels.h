@@ -12,17 +12,22 @@
 
 namespace tpdm {
 
-// images (n_slices, n, n) -> sinogram (n_slices, n_views, m)
-void radon_forward(const float* images, float* sinogram, std::int64_t n_slices, const Lattice& lattice,
-                   const View* views, std::int64_t n_views, const Context& context);
+// Floats of scratch memory that the projections need.
+std::int64_t radon_forward_scratch(std::int64_t n_slices, const Scan& scan);
+std::int64_t radon_adjoint_scratch(std::int64_t n_slices, const Scan& scan);
 
-// sinogram (n_slices, n_views, m) -> images (n_slices, n, n), the exact transpose of radon_forward
-void radon_adjoint(const float* sinogram, float* images, std::int64_t n_slices, const Lattice& lattice,
-                   const View* views, std::int64_t n_views, const Context& context);
+// images (n_slices, n_rows, n_columns) -> sinogram (n_slices, n_views, n_bins)
+void radon_forward(const float* images, const Rays& rays, float* scratch, float* sinogram, std::int64_t n_slices,
+                   const Scan& scan, const Context& context);
 
-// filtered (n_slices, n_views, m) -> images (n_slices, n, n): linear interpolation on the detector, summed over views
-void radon_backproject(const float* filtered, float* images, std::int64_t n_slices, const Lattice& lattice,
-                       const View* views, std::int64_t n_views, double scale, const Context& context);
+// sinogram (n_slices, n_views, n_bins) -> images (n_slices, n_rows, n_columns), the exact transpose of radon_forward
+void radon_adjoint(const float* sinogram, const Rays& rays, const Shadow* shadows, float* scratch, float* images,
+                   std::int64_t n_slices, const Scan& scan, const Context& context);
+
+// filtered (n_slices, n_views, n_bins) -> images (n_slices, n_rows, n_columns): linear interpolation on the detector,
+// weighted by nearness to the source, summed over views, times scale; scratch as for radon_adjoint
+void radon_backproject(const float* filtered, const View* views, double scale, float* scratch, float* images,
+                       std::int64_t n_slices, const Scan& scan, const Context& context);
 
 // out[k] = normal of voxel start + k
 void philox_normal(std::uint64_t seed, std::uint32_t step, std::uint32_t phase, std::uint64_t start, float* out,

@@ -1,12 +1,14 @@
-// Parallel-beam projection, its transpose, and the back-projection of filtered data.
+// Projections and back-projections on CPU threads.
 //
-// Slices are worked on in blocks of up to 16 with the slice index innermost: where a ray samples and with which weights
-// is then computed once a block, and the arithmetic on slices is straight vector code. Images carry a border of one
-// zero pixel, so that a sample needs no test for each of its four corners.
+// Slices are worked on in blocks with the slice index innermost: where a ray samples and with which weights is computed
+// once for all blocks, and the arithmetic on slices is straight vector code. Images carry a border of one zero pixel,
+// so that a sample needs no test for each of its four corners.
 //
-// Every output number is summed by one task in an order fixed by the geometry: no result depends on the thread count,
-// on the width of the blocks, or on how an image is cut into bands.
+// Every output number is summed by one task in an order fixed by the geometry: no result depends on the number of
+// threads, on the width of the blocks, or on how an image is cut into tiles.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "kernels.h"
@@ -15,166 +17,302 @@
 namespace tpdm {
 namespace {
 
+using std::int32_t;
 using std::int64_t;
 
 constexpr int kWidest = 16;
-// Rows of an image that one task of an adjoint owns. A band repeats the samples of one row of its neighbour, so a
-// narrow band wastes work, and a wide one leaves threads idle on single slices.
-constexpr int64_t kBandRows = 16;
+constexpr int64_t kBinsPerTask = 16;
+constexpr int32_t kSamplesAtOnce = 64;
+// A tile's weights for some views, and the slices that they act on, fit a core's nearest cache.
+constexpr int64_t kTileRows = 8;
+constexpr int64_t kTileColumns = 32;
+constexpr int64_t kTile = kTileRows * kTileColumns;
+constexpr int64_t kViewsAtOnce = 8;
 
-int block_width(int64_t n_slices) { return n_slices > 4 ? kWidest : n_slices > 1 ? 4 : 1; }
+int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// How a stack is cut into blocks of slices.
+struct Blocks {
+  int64_t n_slices;
+  int64_t width;
+  int64_t n;
 
-struct Range {
-  int64_t first, last;
+  explicit Blocks(int64_t n_slices)
+      : n_slices(n_slices),
+        width(n_slices > 8 ? kWidest : n_slices > 4 ? 8 : n_slices > 1 ? 4 : 1),
+        n(blocks_of(n_slices, width)) {}
+
+  int64_t used(int64_t block) const { return std::min(width, n_slices - block * width); }
 };
 
-// Samples of a ray that may touch rows [row_first, row_last) of an image n columns wide.
-TPDM_HD Range samples_near(const Ray& ray, int64_t m, int64_t n, int64_t row_first,
-                                                         int64_t row_last) {
-  Range range{0, m};
-  clip_samples(ray.row, ray.row_step, static_cast<double>(row_first - 1), static_cast<double>(row_last), range.first,
-               range.last);
-  clip_samples(ray.column, ray.column_step, -1.0, static_cast<double>(n), range.first, range.last);
-  return range;
+// Blocks of 16 slices are vectors of 64 bytes: aligned, none of them lies in two cache lines.
+float* aligned(float* memory) {
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(memory);
+  return memory + (64 - address % 64) % 64 / sizeof(float);
 }
+constexpr int64_t kSpare = 64 / sizeof(float);
 
-// image (n + 2, n + 2, B) with its border -> line (m, B)
-template <int B>
-TPDM_HD void forward_view(const float* image, float* line, const Lattice& lattice,
-                                                        const View& view) {
-  const int64_t n = lattice.n;
-  const int64_t pitch = (n + 2) * B;
-  for (int64_t bin = 0; bin < lattice.m; ++bin) {
-    const Ray ray = ray_of(lattice, view, bin);
-    const Range range = samples_near(ray, lattice.m, n, 0, n);
-    float sum[B] = {};
-    for (int64_t i = range.first; i < range.last; ++i) {
-      const Sample s = sample_of(ray, i);
-      if (s.row < -1 || s.row >= n || s.column < -1 || s.column >= n) continue;
-      const float* p = image + (s.row + 1) * pitch + (s.column + 1) * B;
-      for (int k = 0; k < B; ++k) {
-        sum[k] += (s.w00 * p[k] + s.w01 * p[B + k]) + (s.w10 * p[pitch + k] + s.w11 * p[pitch + B + k]);
-      }
-    }
-    for (int k = 0; k < B; ++k) line[bin * B + k] = sum[k];
-  }
-}
+int64_t padded_size(const Scan& scan) { return (scan.n_rows + 2) * (scan.n_columns + 2); }
 
-// lines (n_views, m, B) added to band (row_last - row_first + 2, n + 2, B), whose border takes what lies outside
-template <int B>
-TPDM_HD void adjoint_band(const float* lines, float* band, const Lattice& lattice,
-                                                        const View* views, int64_t n_views, int64_t row_first,
-                                                        int64_t row_last) {
-  const int64_t n = lattice.n;
-  const int64_t pitch = (n + 2) * B;
-  for (int64_t v = 0; v < n_views; ++v) {
-    for (int64_t bin = 0; bin < lattice.m; ++bin) {
-      const Ray ray = ray_of(lattice, views[v], bin);
-      const Range range = samples_near(ray, lattice.m, n, row_first, row_last);
-      float value[B];
-      for (int k = 0; k < B; ++k) value[k] = lines[(v * lattice.m + bin) * B + k];
-      for (int64_t i = range.first; i < range.last; ++i) {
-        const Sample s = sample_of(ray, i);
-        if (s.row < row_first - 1 || s.row >= row_last || s.column < -1 || s.column >= n) continue;
-        float* p = band + (s.row - row_first + 1) * pitch + (s.column + 1) * B;
-        for (int k = 0; k < B; ++k) p[k] += s.w00 * value[k];
-        for (int k = 0; k < B; ++k) p[B + k] += s.w01 * value[k];
-        for (int k = 0; k < B; ++k) p[pitch + k] += s.w10 * value[k];
-        for (int k = 0; k < B; ++k) p[pitch + B + k] += s.w11 * value[k];
-      }
-    }
-  }
-}
-
-// lines (n_views, m, B) -> band (row_last - row_first + 2, n + 2, B), border unused
-template <int B>
-TPDM_HD void backproject_band(const float* lines, float* band, const Lattice& lattice,
-                                                            const View* views, int64_t n_views, int64_t row_first,
-                                                            int64_t row_last) {
-  const int64_t n = lattice.n;
-  const int64_t m = lattice.m;
-  const double centre = 0.5 * static_cast<double>(m - 1);
-  const double origin = centre - static_cast<double>(lattice.before);
-  for (int64_t v = 0; v < n_views; ++v) {
-    const float* line = lines + v * m * B;
-    for (int64_t row = row_first; row < row_last; ++row) {
-      for (int64_t column = 0; column < n; ++column) {
-        const double t = centre + (static_cast<double>(column) - origin) * views[v].cosine -
-                         (static_cast<double>(row) - origin) * views[v].sine;
-        // An image half a pixel off the lattice's centre has corners that look past the detector: zero is read there.
-        const int64_t bin = static_cast<int64_t>(std::floor(t));
-        const double fraction = t - static_cast<double>(bin);
-        const float lower = bin >= 0 && bin < m ? static_cast<float>(1.0 - fraction) : 0.0f;
-        const float upper = bin >= -1 && bin < m - 1 ? static_cast<float>(fraction) : 0.0f;
-        const float* q = line + std::clamp<int64_t>(bin, 0, m - 1) * B;
-        const float* r = line + std::clamp<int64_t>(bin + 1, 0, m - 1) * B;
-        float* p = band + (row - row_first + 1) * (n + 2) * B + (column + 1) * B;
-        for (int k = 0; k < B; ++k) p[k] += lower * q[k] + upper * r[k];
-      }
-    }
-  }
-}
-
-// The loops above for each block width, in code for each instruction set.
-#define TPDM_RADON_INSTANCES(B)                                                                                        \
-  TPDM_WIDE void forward_view_##B(const float* image, float* line, const Lattice& lattice, const View& view) {         \
-    forward_view<B>(image, line, lattice, view);                                                                       \
-  }                                                                                                                    \
-  TPDM_WIDE void adjoint_band_##B(const float* lines, float* band, const Lattice& lattice, const View* views,          \
-                                  int64_t n_views, int64_t row_first, int64_t row_last) {                              \
-    adjoint_band<B>(lines, band, lattice, views, n_views, row_first, row_last);                                        \
-  }                                                                                                                    \
-  TPDM_WIDE void backproject_band_##B(const float* lines, float* band, const Lattice& lattice, const View* views,      \
-                                      int64_t n_views, int64_t row_first, int64_t row_last) {                          \
-    backproject_band<B>(lines, band, lattice, views, n_views, row_first, row_last);                                    \
-  }
-
-TPDM_RADON_INSTANCES(16)
-TPDM_RADON_INSTANCES(4)
-TPDM_RADON_INSTANCES(1)
-#undef TPDM_RADON_INSTANCES
-
-using ForwardView = void (*)(const float*, float*, const Lattice&, const View&);
-using Band = void (*)(const float*, float*, const Lattice&, const View*, int64_t, int64_t, int64_t);
-
-// (n_slices, length) rows -> the part [first, last) of one block as (last - first, width), missing slices zero
-void interleave(const float* slices, int64_t length, int64_t n_slices, int width, int64_t first, int64_t last,
+// Entries [first, last) of every slice of a block, one after the other, to (last - first, width); missing slices are 0.
+void interleave(const float* slices, int64_t length, int64_t n_slices, int64_t width, int64_t first, int64_t last,
                 float* out) {
   for (int64_t i = first; i < last; ++i) {
     float* to = out + (i - first) * width;
-    for (int k = 0; k < width; ++k) to[k] = k < n_slices ? slices[k * length + i] : 0.0f;
+    for (int64_t k = 0; k < width; ++k) to[k] = k < n_slices ? slices[k * length + i] : 0.0f;
   }
 }
 
-// Common frame of the two back-projections: every task makes one band of one block of slices.
-void for_each_band(Band fill, const float* lines_of_slices, float* images, int64_t n_slices, const Lattice& lattice,
-                   const View* views, int64_t n_views, float scale, const Context& context) {
-  const int width = block_width(n_slices);
-  const int64_t n = lattice.n;
-  const int64_t length = n_views * lattice.m;
-  const int64_t n_blocks = ceil_div(n_slices, width);
-  const int64_t n_bands = ceil_div(n, kBandRows);
-  std::vector<float> packed(static_cast<std::size_t>(n_blocks * length * width));
-  parallel_for(n_blocks * n_views, context, [&](int64_t task) {
-    const int64_t block = task / n_views;
-    const int64_t first = task % n_views * lattice.m;
-    interleave(lines_of_slices + block * width * length, length, n_slices - block * width, width, first,
-               first + lattice.m, packed.data() + (block * length + first) * width);
+// The same number of B slices, as a vector that stays in registers: an array of B floats would be kept in memory.
+template <int B>
+struct Lanes {
+  typedef float Vector __attribute__((vector_size(4 * B)));
+};
+template <>
+struct Lanes<1> {
+  typedef float Vector;
+};
+
+template <class Vector>
+TPDM_HD Vector load(const float* from) {
+  Vector value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// Some bins of one view: packed (n_blocks, n_rows + 2, n_columns + 2, B) -> lines (n_blocks, bins, B)
+template <int B>
+TPDM_HD void forward_bins(const float* packed, const Rays& rays, const Scan& scan, int64_t first_ray, int64_t n_bins,
+                          int64_t n_blocks, float* lines) {
+  using Vector = typename Lanes<B>::Vector;
+  const int32_t pitch = static_cast<int32_t>(scan.n_columns + 2);
+  const int64_t plane = padded_size(scan) * B;
+  int32_t offsets[kSamplesAtOnce];
+  float downs[kSamplesAtOnce], rights[kSamplesAtOnce];
+  for (int64_t bin = 0; bin < n_bins; ++bin) {
+    const Ray ray = ray_at(rays, first_ray + bin);
+    const Range range = samples_inside(ray, scan);
+    for (int64_t i = 0; i < n_blocks * B; ++i) lines[(i / B * n_bins + bin) * B + i % B] = 0.0f;
+    for (int32_t start = range.first; start < range.last; start += kSamplesAtOnce) {
+      const int32_t n = std::min(kSamplesAtOnce, range.last - start);
+      for (int32_t j = 0; j < n; ++j) {
+        const Sample s = sample_at(ray, start + j);
+        offsets[j] = (s.row + 1) * pitch + s.column + 1;
+        downs[j] = s.down;
+        rights[j] = s.right;
+      }
+      for (int64_t block = 0; block < n_blocks; ++block) {
+        float* line = lines + (block * n_bins + bin) * B;
+        const float* image = packed + block * plane;
+        Vector sum = load<Vector>(line);
+        for (int32_t j = 0; j < n; ++j) {
+          const float* p = image + static_cast<int64_t>(offsets[j]) * B;
+          const float* q = p + pitch * B;
+          const float down = downs[j], right = rights[j], up = 1.0f - down, left = 1.0f - right;
+          const float w00 = up * left, w01 = up * right, w10 = down * left, w11 = down * right;
+          sum += (w00 * load<Vector>(p) + w01 * load<Vector>(p + B)) + (w10 * load<Vector>(q) + w11 * load<Vector>(q + B));
+        }
+        std::memcpy(line, &sum, sizeof sum);
+      }
+    }
+  }
+}
+
+// A rectangle of pixels, and for one view the bins that each of them takes from: bin firsts[p] + k with weight
+// weights[k * kTile + p], p = row * kTileColumns + column.
+struct Tile {
+  int32_t row, column, n_rows, n_columns;
+};
+
+// The widest range of bins that a pixel of the tile takes from in any view: how many weights a pixel needs room for.
+int32_t most_bins(const Scan& scan, const Shadow* shadows, const Tile& tile) {
+  int32_t most = 1;
+  for (int64_t v = 0; v < scan.n_views; ++v) {
+    if (scan.per_source == 0.0) {
+      // All pixels have ranges of one length, give or take a bin.
+      most = std::max(most, static_cast<int32_t>(2 * shadows[v].reach + 0.0625f) + 1);
+      continue;
+    }
+    for (int32_t r = 0; r < tile.n_rows; ++r) {
+      for (int32_t c = 0; c < tile.n_columns; ++c) {
+        const Range range = bins_near(scan, shadows[v], tile.row + r, tile.column + c);
+        most = std::max(most, range.last - range.first);
+      }
+    }
+  }
+  return most;
+}
+
+// Geometry by value: what the compiler need not read again after every write, it moves out of the loops.
+TPDM_WIDE void adjoint_weights(const Scan scan, const Rays rays, const Shadow view, int32_t first_ray, const Tile tile,
+                               int32_t n_weights, int32_t* firsts, float* weights) {
+  int32_t lasts[kTileColumns];
+  const int32_t last_bin = static_cast<int32_t>(scan.n_bins) - 1;
+  for (int32_t r = 0; r < tile.n_rows; ++r) {
+    int32_t* first = firsts + r * kTileColumns;
+    const float row = static_cast<float>(tile.row + r) - static_cast<float>(scan.centre_row);
+    const float column = static_cast<float>(tile.column) - static_cast<float>(scan.centre_column);
+    if (scan.per_source == 0.0) {
+      for (int32_t c = 0; c < tile.n_columns; ++c) {
+        const Range range = bins_near_parallel(scan, view, row, column + static_cast<float>(c));
+        first[c] = range.first;
+        lasts[c] = range.last;
+      }
+    } else {
+      for (int32_t c = 0; c < tile.n_columns; ++c) {
+        const Range range = bins_near_fan(scan, view, row, column + static_cast<float>(c));
+        first[c] = range.first;
+        lasts[c] = range.last;
+      }
+    }
+    for (int32_t k = 0; k < n_weights; ++k) {
+      float* weight = weights + k * kTile + r * kTileColumns;
+      for (int32_t c = 0; c < tile.n_columns; ++c) {
+        const int32_t bin = first[c] + k;
+        const int32_t index = first_ray + (bin < last_bin ? bin : last_bin);
+        const float w = pixel_weight(rays, index, scan, tile.row + r, tile.column + c);
+        weight[c] = bin < lasts[c] ? w : 0.0f;
+      }
+    }
+  }
+}
+
+TPDM_WIDE void backproject_weights(const Scan& scan, const View& view, double scale, const Tile& tile, int32_t* firsts,
+                                   float* weights) {
+  for (int32_t r = 0; r < tile.n_rows; ++r) {
+    for (int32_t c = 0; c < tile.n_columns; ++c) {
+      const int32_t p = r * static_cast<int32_t>(kTileColumns) + c;
+      const double row = tile.row + r - scan.centre_row, column = tile.column + c - scan.centre_column;
+      const double bin = bin_of(scan, view.cosine, view.sine, row, column);
+      const double near = scale * nearness(scan, view, row, column);
+      // Beyond a bin outside the detector nothing is seen; no further, so that the integer below holds it.
+      const double kept = std::min(std::max(bin, -2.0), static_cast<double>(scan.n_bins) + 1.0);
+      const double floor = std::floor(kept);
+      firsts[p] = static_cast<int32_t>(floor);
+      const bool has_first = floor >= 0.0 && floor < static_cast<double>(scan.n_bins);
+      const bool has_second = floor >= -1.0 && floor + 1.0 < static_cast<double>(scan.n_bins);
+      weights[p] = has_first ? static_cast<float>(near * (1.0 - (kept - floor))) : 0.0f;
+      weights[kTile + p] = has_second ? static_cast<float>(near * (kept - floor)) : 0.0f;
+    }
+  }
+}
+
+// What a pixel takes from the lines of some views: entries [starts[p], starts[p + 1]) of places and weights.
+struct Entries {
+  std::vector<int32_t> starts, places;
+  std::vector<float> weights;
+};
+
+// Leave out weights of zero, some of which stand for bins that do not exist: weights (n_views, n_weights, kTile) and
+// firsts (n_views, kTile) -> entries, places counted in bins from the first view's first.
+void gather_entries(int64_t n_bins, int64_t n_views, const Tile& tile, int32_t n_weights, const int32_t* firsts,
+                    const float* weights, Entries& entries) {
+  int32_t n = 0;
+  for (int64_t r = 0; r < tile.n_rows; ++r) {
+    for (int64_t c = 0; c < tile.n_columns; ++c) {
+      const int64_t p = r * kTileColumns + c;
+      entries.starts[static_cast<std::size_t>(p)] = n;
+      for (int64_t v = 0; v < n_views; ++v) {
+        const int32_t place = static_cast<int32_t>(v * n_bins) + firsts[v * kTile + p];
+        for (int32_t k = 0; k < n_weights; ++k) {
+          const float w = weights[(v * n_weights + k) * kTile + p];
+          entries.places[static_cast<std::size_t>(n)] = place + k;
+          entries.weights[static_cast<std::size_t>(n)] = w;
+          // NaN cannot occur: weights come from the geometry alone.
+          n += w != 0.0f ? 1 : 0;
+        }
+      }
+      entries.starts[static_cast<std::size_t>(p) + 1] = n;
+    }
+  }
+}
+
+// One block: sums (kTile, B) += entries times lines (n_views * n_bins, B)
+template <int B>
+TPDM_HD void add_views(const float* lines, const Tile& tile, const int32_t* starts, const int32_t* places,
+                       const float* weights, float* sums) {
+  using Vector = typename Lanes<B>::Vector;
+  for (int32_t r = 0; r < tile.n_rows; ++r) {
+    for (int32_t c = 0; c < tile.n_columns; ++c) {
+      const int64_t p = r * kTileColumns + c;
+      Vector sum = load<Vector>(sums + p * B);
+      for (int32_t e = starts[p]; e < starts[p + 1]; ++e) {
+        sum += weights[e] * load<Vector>(lines + static_cast<int64_t>(places[e]) * B);
+      }
+      std::memcpy(sums + p * B, &sum, sizeof sum);
+    }
+  }
+}
+
+// target_clones takes no templates.
+#define TPDM_INSTANCES(B)                                                                                            \
+  TPDM_WIDE void forward_bins_##B(const float* packed, const Rays& rays, const Scan& scan, int64_t first_ray,        \
+                                  int64_t n_bins, int64_t n_blocks, float* lines) {                                  \
+    forward_bins<B>(packed, rays, scan, first_ray, n_bins, n_blocks, lines);                                         \
+  }                                                                                                                  \
+  TPDM_WIDE void add_views_##B(const float* lines, const Tile& tile, const int32_t* starts, const int32_t* places,   \
+                               const float* weights, float* sums) {                                                  \
+    add_views<B>(lines, tile, starts, places, weights, sums);                                                        \
+  }
+TPDM_INSTANCES(1)
+TPDM_INSTANCES(4)
+TPDM_INSTANCES(8)
+TPDM_INSTANCES(16)
+#undef TPDM_INSTANCES
+
+template <class Function>
+Function of_width(int64_t width, Function one, Function four, Function eight, Function sixteen) {
+  return width == 16 ? sixteen : width == 8 ? eight : width == 4 ? four : one;
+}
+
+// Common frame of the two back-projections: every task makes one tile of all slices.
+//
+// room(tile) says how many weights a pixel needs, fill(view, tile, n_weights, firsts, weights) computes them.
+template <class Room, class Fill>
+void for_each_tile(const float* sinogram, float* scratch, float* images, int64_t n_slices, const Scan& scan,
+                   const Context& context, const Room& room, const Fill& fill) {
+  const Blocks blocks(n_slices);
+  const auto add = of_width(blocks.width, add_views_1, add_views_4, add_views_8, add_views_16);
+  const int64_t width = blocks.width;
+  const int64_t length = scan.n_views * scan.n_bins;
+  float* packed = aligned(scratch);
+  parallel_for(blocks.n * scan.n_views, context, [&](int64_t task) {
+    const int64_t block = task / scan.n_views;
+    const int64_t first = task % scan.n_views * scan.n_bins;
+    interleave(sinogram + block * width * length, length, blocks.used(block), width, first, first + scan.n_bins,
+               packed + (block * length + first) * width);
   });
-  parallel_for(n_blocks * n_bands, context, [&](int64_t task) {
-    const int64_t block = task / n_bands;
-    const int64_t row_first = task % n_bands * kBandRows;
-    const int64_t row_last = std::min(n, row_first + kBandRows);
-    std::vector<float> band(static_cast<std::size_t>((row_last - row_first + 2) * (n + 2) * width));
-    fill(packed.data() + block * length * width, band.data(), lattice, views, n_views, row_first, row_last);
-    const int64_t used = std::min<int64_t>(width, n_slices - block * width);
-    for (int64_t k = 0; k < used; ++k) {
-      for (int64_t row = row_first; row < row_last; ++row) {
-        const float* from = band.data() + (row - row_first + 1) * (n + 2) * width + width + k;
-        float* to = images + ((block * width + k) * n + row) * n;
-        for (int64_t column = 0; column < n; ++column) to[column] = scale * from[column * width];
+  const int64_t tiles_across = blocks_of(scan.n_columns, kTileColumns);
+  parallel_for(blocks_of(scan.n_rows, kTileRows) * tiles_across, context, [&](int64_t task) {
+    const int64_t row = task / tiles_across * kTileRows, column = task % tiles_across * kTileColumns;
+    const Tile tile{static_cast<int32_t>(row), static_cast<int32_t>(column),
+                    static_cast<int32_t>(std::min(kTileRows, scan.n_rows - row)),
+                    static_cast<int32_t>(std::min(kTileColumns, scan.n_columns - column))};
+    const int32_t n_weights = room(tile);
+    std::vector<float> sums(static_cast<std::size_t>(blocks.n * kTile * width));
+    std::vector<float> weights(static_cast<std::size_t>(kViewsAtOnce * n_weights * kTile));
+    std::vector<int32_t> firsts(static_cast<std::size_t>(kViewsAtOnce * kTile));
+    Entries entries;
+    entries.starts.resize(kTile + 1);
+    // One more: the place for the next entry is written before it is known whether it counts.
+    entries.places.resize(weights.size() + 1);
+    entries.weights.resize(weights.size() + 1);
+    for (int64_t start = 0; start < scan.n_views; start += kViewsAtOnce) {
+      const int64_t n_views = std::min(kViewsAtOnce, scan.n_views - start);
+      for (int64_t v = 0; v < n_views; ++v) {
+        fill(start + v, tile, n_weights, firsts.data() + v * kTile, weights.data() + v * n_weights * kTile);
+      }
+      gather_entries(scan.n_bins, n_views, tile, n_weights, firsts.data(), weights.data(), entries);
+      for (int64_t block = 0; block < blocks.n; ++block) {
+        add(packed + (block * length + start * scan.n_bins) * width, tile, entries.starts.data(), entries.places.data(),
+            entries.weights.data(), sums.data() + block * kTile * width);
+      }
+    }
+    for (int64_t slice = 0; slice < n_slices; ++slice) {
+      const float* from = sums.data() + slice / width * kTile * width + slice % width;
+      for (int64_t r = 0; r < tile.n_rows; ++r) {
+        float* to = images + (slice * scan.n_rows + row + r) * scan.n_columns + column;
+        for (int64_t c = 0; c < tile.n_columns; ++c) to[c] = from[(r * kTileColumns + c) * width];
       }
     }
   });
@@ -182,45 +320,69 @@ void for_each_band(Band fill, const float* lines_of_slices, float* images, int64
 
 }  // namespace
 
-void radon_forward(const float* images, float* sinogram, int64_t n_slices, const Lattice& lattice, const View* views,
-                   int64_t n_views, const Context& context) {
-  const int width = block_width(n_slices);
-  const int64_t n = lattice.n;
-  const int64_t n_blocks = ceil_div(n_slices, width);
-  const int64_t padded = (n + 2) * (n + 2) * width;
-  const ForwardView project = width == 16 ? forward_view_16 : width == 4 ? forward_view_4 : forward_view_1;
-  std::vector<float> packed(static_cast<std::size_t>(n_blocks * padded));
-  parallel_for(n_blocks * n, context, [&](int64_t task) {
-    const int64_t block = task / n;
-    const int64_t row = task % n;
-    interleave(images + block * width * n * n, n * n, n_slices - block * width, width, row * n, (row + 1) * n,
-               packed.data() + block * padded + ((row + 1) * (n + 2) + 1) * width);
+int64_t radon_forward_scratch(int64_t n_slices, const Scan& scan) {
+  const Blocks blocks(n_slices);
+  return blocks.n * blocks.width * padded_size(scan) + kSpare;
+}
+
+int64_t radon_adjoint_scratch(int64_t n_slices, const Scan& scan) {
+  const Blocks blocks(n_slices);
+  return blocks.n * blocks.width * scan.n_views * scan.n_bins + kSpare;
+}
+
+void radon_forward(const float* images, const Rays& rays, float* scratch, float* sinogram, int64_t n_slices,
+                   const Scan& scan, const Context& context) {
+  const Blocks blocks(n_slices);
+  const int64_t width = blocks.width, pitch = (scan.n_columns + 2) * width, size = scan.n_rows * scan.n_columns;
+  float* packed = aligned(scratch);
+  const auto project = of_width(width, forward_bins_1, forward_bins_4, forward_bins_8, forward_bins_16);
+  // Rows of the padded images, the first and the last all border.
+  parallel_for(blocks.n * (scan.n_rows + 2), context, [&](int64_t task) {
+    const int64_t block = task / (scan.n_rows + 2);
+    const int64_t row = task % (scan.n_rows + 2) - 1;
+    float* to = packed + task * pitch;
+    if (row < 0 || row == scan.n_rows) {
+      std::fill(to, to + pitch, 0.0f);
+      return;
+    }
+    std::fill(to, to + width, 0.0f);
+    interleave(images + block * width * size, size, blocks.used(block), width, row * scan.n_columns,
+               (row + 1) * scan.n_columns, to + width);
+    std::fill(to + pitch - width, to + pitch, 0.0f);
   });
-  parallel_for(n_blocks * n_views, context, [&](int64_t task) {
-    const int64_t block = task / n_views;
-    const int64_t v = task % n_views;
-    std::vector<float> line(static_cast<std::size_t>(lattice.m * width));
-    project(packed.data() + block * padded, line.data(), lattice, views[v]);
-    const int64_t used = std::min<int64_t>(width, n_slices - block * width);
-    for (int64_t k = 0; k < used; ++k) {
-      float* to = sinogram + ((block * width + k) * n_views + v) * lattice.m;
-      for (int64_t bin = 0; bin < lattice.m; ++bin) to[bin] = line[static_cast<std::size_t>(bin * width + k)];
+  const int64_t n_parts = blocks_of(scan.n_bins, kBinsPerTask);
+  parallel_for(scan.n_views * n_parts, context, [&](int64_t task) {
+    const int64_t view = task / n_parts;
+    const int64_t bin = task % n_parts * kBinsPerTask;
+    const int64_t n = std::min(kBinsPerTask, scan.n_bins - bin);
+    std::vector<float> lines(static_cast<std::size_t>(blocks.n * n * width));
+    project(packed, rays, scan, view * scan.n_bins + bin, n, blocks.n, lines.data());
+    for (int64_t slice = 0; slice < n_slices; ++slice) {
+      const float* from = lines.data() + slice / width * n * width + slice % width;
+      float* to = sinogram + (slice * scan.n_views + view) * scan.n_bins + bin;
+      for (int64_t i = 0; i < n; ++i) to[i] = from[i * width];
     }
   });
 }
 
-void radon_adjoint(const float* sinogram, float* images, int64_t n_slices, const Lattice& lattice, const View* views,
-                   int64_t n_views, const Context& context) {
-  const int width = block_width(n_slices);
-  const Band fill = width == 16 ? adjoint_band_16 : width == 4 ? adjoint_band_4 : adjoint_band_1;
-  for_each_band(fill, sinogram, images, n_slices, lattice, views, n_views, 1.0f, context);
+void radon_adjoint(const float* sinogram, const Rays& rays, const Shadow* shadows, float* scratch, float* images,
+                   int64_t n_slices, const Scan& scan, const Context& context) {
+  for_each_tile(
+      sinogram, scratch, images, n_slices, scan, context,
+      [&](const Tile& tile) { return most_bins(scan, shadows, tile); },
+      [&](int64_t view, const Tile& tile, int32_t n_weights, int32_t* firsts, float* weights) {
+        adjoint_weights(scan, rays, shadows[view], static_cast<int32_t>(view * scan.n_bins), tile, n_weights, firsts,
+                        weights);
+      });
 }
 
-void radon_backproject(const float* filtered, float* images, int64_t n_slices, const Lattice& lattice,
-                       const View* views, int64_t n_views, double scale, const Context& context) {
-  const int width = block_width(n_slices);
-  const Band fill = width == 16 ? backproject_band_16 : width == 4 ? backproject_band_4 : backproject_band_1;
-  for_each_band(fill, filtered, images, n_slices, lattice, views, n_views, static_cast<float>(scale), context);
+void radon_backproject(const float* filtered, const View* views, double scale, float* scratch, float* images,
+                       int64_t n_slices, const Scan& scan, const Context& context) {
+  for_each_tile(
+      filtered, scratch, images, n_slices, scan, context, [](const Tile&) { return 2; },
+      [&](int64_t view, const Tile& tile, int32_t, int32_t* firsts, float* weights) {
+        backproject_weights(scan, views[view], scale, tile, firsts, weights);
+      });
 }
 
 }  // namespace tpdm

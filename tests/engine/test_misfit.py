@@ -52,13 +52,7 @@ BUILDERS = {
 
 @pytest.fixture(params=BUILDERS.values(), ids=BUILDERS.keys())
 def operator(request, xp) -> LinearOperator:
-    built = request.param(xp)
-    if isinstance(built, Radon):
-        try:
-            built.apply(xp.zeros((1, *built.slice_shape), np.float32))
-        except RuntimeError as error:
-            pytest.skip(str(error))
-    return built
+    return request.param(xp)
 
 
 def image(xp, operator, seed):

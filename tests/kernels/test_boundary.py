@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import kernels
-from kernels import ParallelGeometry
+from kernels import FanGeometry, ParallelGeometry
 
 GEOMETRY = ParallelGeometry.from_views(256, 36)
 FLOATS = np.zeros((2, 256, 256), np.float32)
@@ -37,7 +38,7 @@ def test_sinogram_with_another_number_of_bins():
     refused(
         ValueError,
         "sinogram: expected (n, 36, 363) float32, got (8, 36, 91) float32; "
-        "rebuild the geometry for an image that needs 91 bins",
+        "rebuild the geometry for a detector of 91 bins",
         kernels.radon_fbp,
         np.zeros((8, 36, 91), np.float32),
         GEOMETRY,
@@ -137,14 +138,37 @@ def test_geometry_arguments():
     for n, angles, error in [
         (0, [0.0], ValueError),
         (8.0, [0.0], TypeError),
-        (8, [], ValueError),
         (8, [[0.0]], ValueError),
         (8, [float("nan")], ValueError),
     ]:
         with pytest.raises(error, match="expected"):
             ParallelGeometry(n, angles)
     with pytest.raises(ValueError, match="n_views: expected"):
-        ParallelGeometry.from_views(8, 0)
+        ParallelGeometry.from_views(8, -1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "name"),
+    [
+        ({"shape": (8,)}, ValueError, "shape"),
+        ({"shape": (8, 0)}, ValueError, "shape"),
+        ({"shape": (8.0, 8)}, TypeError, "shape"),
+        ({"angles_rad": [float("inf")]}, ValueError, "angles_rad"),
+        ({"source_distance": 7.0}, ValueError, "source_distance"),
+        ({"source_distance": -20.0}, ValueError, "source_distance"),
+        ({"detector_distance": -1.0}, ValueError, "detector_distance"),
+        ({"n_bins": 0}, ValueError, "n_bins"),
+        ({"bin_spacing": 0.0}, ValueError, "bin_spacing"),
+        ({"bin_spacing": 100.0}, ValueError, "bin_spacing"),
+        ({"bin_offset": float("nan")}, ValueError, "bin_offset"),
+        ({"curved": True, "bin_spacing": 40.0}, ValueError, "n_bins"),
+    ],
+)
+def test_fan_arguments(changes, error, name):
+    good = {"shape": (8, 8), "angles_rad": [0.0], "source_distance": 20.0, "detector_distance": 20.0, "n_bins": 16}
+    FanGeometry(**good)
+    with pytest.raises(error, match=f"{name}: expected"):
+        FanGeometry(**{**good, **changes})
 
 
 def test_thread_count():
@@ -152,6 +176,21 @@ def test_thread_count():
         with pytest.raises(error, match="n: expected an integer"):
             kernels.set_threads(wrong)
     assert kernels.get_threads() >= 1
+
+
+def test_thread_count_of_one_python_thread():
+    before, seen = kernels.get_threads(), []
+    with kernels.threads_here(7):
+        with kernels.threads_here(3):
+            assert kernels.get_threads() == 3
+        assert kernels.get_threads() == 7
+        other = threading.Thread(target=lambda: seen.append(kernels.get_threads()))
+        other.start()
+        other.join()
+    assert kernels.get_threads() == before
+    assert seen == [before]
+    with pytest.raises(ValueError, match="n: expected"), kernels.threads_here(0):
+        pass
 
 
 def test_missing_native_module_names_the_remedy(tmp_path: Path):

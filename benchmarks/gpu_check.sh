@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in under eight minutes: benchmarks/gpu_check.sh FOLDER
+#
+# Builds the CUDA module for the card at hand, runs the tests that need one, the sanitizer, and the operator tables.
+# Needs nvcc, CMake, and a Python (PYTHON=python3) with CuPy, PyTorch, pybind11 and pytest; installs nothing, and leaves
+# the package as it is. Every step writes into FOLDER: a log, and JSON. The exit status is the number of failed steps.
+set -uo pipefail
+if [ $# -ne 1 ] || [ "${1#-}" != "$1" ]; then
+  echo "folder: expected one argument, where results go, got $#; run benchmarks/gpu_check.sh results" >&2
+  exit 2
+fi
+mkdir -p "$1" || exit 2
+results=$(cd "$1" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+python=${PYTHON:-python3}
+if ! "$python" -c 'import cupy; assert cupy.cuda.runtime.getDeviceCount() > 0' 2>/dev/null; then
+  echo "gpu: expected an NVIDIA GPU that CuPy can use, got none; run it where '$python' has CuPy and sees a GPU" >&2
+  exit 2
+fi
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
+stage=$PWD/build/gpu/stage
+# The modules built here, and none that may be installed.
+export PYTHONPATH=$stage:$PWD
+failed=0
+summary=()
+
+step() { # step NAME SECONDS COMMAND…
+  local name=$1 limit=$2 status started=$SECONDS
+  shift 2
+  echo "== $name"
+  timeout "$limit" "$@" >"$results/$name.log" 2>&1
+  status=$?
+  tail -n 4 "$results/$name.log"
+  [ $status -eq 0 ] || failed=$((failed + 1))
+  summary+=("{\"step\": \"$name\", \"status\": $status, \"seconds\": $((SECONDS - started))}")
+}
+
+build() {
+  cmake -S . -B build/gpu -DTPDM_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native -DPython_EXECUTABLE="$(command -v "$python")" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" || return
+  cmake --build build/gpu -j "$(nproc)" && cmake --install build/gpu --prefix "$stage" && cp kernels/*.py "$stage/kernels/"
+}
+
+export -f build
+export python stage
+step build 120 bash -c build
+pytest=("$python" -m pytest -q -m cuda -p no:cacheprovider -o "pythonpath=$stage $PWD")
+step tests 120 "${pytest[@]}" tests/kernels tests/engine --junitxml="$results/tests.xml"
+# Each kernel at least once, on small arrays: under the sanitizer a launch takes a hundred times as long.
+sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$(readlink -f "$(command -v nvcc)")")/compute-sanitizer")
+for tool in memcheck initcheck; do
+  step "$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 99 "$python" benchmarks/every_kernel.py
+done
+step operators 100 "$python" benchmarks/operators.py --device cuda --slices 256 --views 256 --results "$results"
+step limits 40 "$python" benchmarks/projection_limits.py --results "$results"
+
+{
+  echo "{\"command\": \"benchmarks/gpu_check.sh\", \"failed\": $failed,"
+  echo "\"gpu\": \"$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)\","
+  echo "\"nvcc\": \"$(nvcc --version | grep -o 'release [0-9.]*')\","
+  (IFS=,; echo "\"steps\": [${summary[*]}]}")
+} >"$results/gpu_check.json"
+echo "== $failed failed; results in $results"
+exit $failed
