@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from engine.denoiser import Denoiser
 from engine.operators import LinearOperator
+from kernels.arrays import library_of
 
 
 class Dps:
     """Computes λ ∇ₓ‖s·(A x̂₀(x) − y) − e‖₂, the norm over groups of slices.
 
-    Because A measures each slice by itself, the gradient of a group's norm is Jᵀ Aᵀ r divided by that norm: the
+    Because A measures each slice by itself, the gradient of a group's norm is Jᵀ s Aᵀ r divided by that norm: the
     pullback is taken slice by slice and only scaled by its group afterwards. So group size and batch size have nothing
     to do with each other.
 
     Parameters
     ----------
     operator : LinearOperator
-    measurement : array (n, *operator.data_shape)
+    measurement : array (n, *operator.data_shape), NumPy or CuPy
         y, in the layout of the primary plane.
     weight : float
         λ. A step is at most λ·s·‖A J‖ long, J the denoiser's Jacobian, however large the residual.
@@ -37,23 +39,29 @@ class Dps:
     def __init__(
         self,
         operator: LinearOperator,
-        measurement: np.ndarray,
+        measurement: Any,
         weight: float,
         scale: float = 1.0,
         stable: bool = False,
     ):
-        self.operator, self.measurement, self.weight, self.scale = operator, measurement, weight, np.float32(scale)
-        self.limit = 1 / (scale * operator.norm()) ** 2 if stable else np.inf
+        self.operator, self.weight, self.scale = operator, weight, scale
+        self.misfit = operator.misfit(measurement, scale)
+        length = scale * operator.norm() if stable else 0.0
+        # Of an operator that measures nothing, no step is too long.
+        self.limit = 1 / length**2 if length > 0 else np.inf
 
     def __call__(
-        self, denoiser: Denoiser, x: np.ndarray, sigma: float, groups: Sequence[slice], noise: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return x̂₀, what to subtract from x as a direction and a length for each slice, and the residual's norm.
+        self, denoiser: Denoiser, x: Any, sigma: float, groups: Sequence[slice], noise: Any = None
+    ) -> tuple[Any, Any, Any, Any]:
+        """Return x̂₀, the gradient's direction with its weights, and the residual's norm.
+
+        The step to subtract from slice i of x is weights[i] · pullback[i]. All arrays are of the library of x; nothing
+        is brought to the host, so that a GPU need not be waited for.
 
         Parameters
         ----------
         denoiser : Denoiser
-        x : float32 (n, h, w)
+        x : float32 (n, h, w), NumPy or CuPy
         sigma : float
         groups : sequence of slice
             Cover the stack; norms are taken over each.
@@ -63,32 +71,26 @@ class Dps:
         Returns
         -------
         x0, pullback : float32 (n, h, w)
+            pullback is Jᵀ s Aᵀ r.
         weights : float32 (n,)
-            The step for slice i is weights[i] · pullback[i].
+            λ/‖r‖ of a slice's group, no more than the stable limit, and zero for a residual of zero.
         residual : float64 ()
             ‖A x̂₀ − y‖₂ over the whole stack.
         """
-        squared = np.zeros(len(x))
-        plain = np.zeros(len(x))
+        library = library_of(x=x)
+        squared, plain = library.zeros(len(x), np.float64), library.zeros(len(x), np.float64)
 
-        def cotangent(x0: np.ndarray, which: slice) -> np.ndarray:
-            residual = self.operator.apply(x0) - self.measurement[which]
-            plain[which] = _squared_norms(residual)
-            residual = self.scale * residual
-            if noise is not None:
-                residual -= noise[which]
-            squared[which] = _squared_norms(residual)
-            return self.scale * self.operator.adjoint(residual)
+        def cotangent(x0: Any, which: slice) -> Any:
+            part = None if noise is None else noise[which]
+            gradient, squared[which], plain[which] = self.misfit(x0, which, part)
+            return gradient
 
         x0, pullback = denoiser.vjp(x, sigma, cotangent)
-        weights = np.empty(len(x), np.float32)
+        norms = library.empty_like(squared)
         for group in groups:
-            norm = float(np.sqrt(squared[group].sum()))
-            # A residual of exactly zero has no direction to go in.
-            weights[group] = min(self.weight / norm, self.limit) if norm > 0 else 0
-        return x0, pullback, weights, np.asarray(np.sqrt(plain.sum()))
-
-
-def _squared_norms(y: np.ndarray) -> np.ndarray:
-    """‖y_i‖² of every entry of a stack, summed in float64."""
-    return np.asarray((np.abs(y).astype(np.float64) ** 2).reshape(len(y), -1).sum(axis=1))
+            norms[group] = library.sqrt(squared[group].sum())
+        # A residual of exactly zero has no direction to go in; one that is no number gives weights that are none.
+        zero = norms == 0
+        weights = library.minimum(self.weight / library.where(zero, 1.0, norms), self.limit)
+        weights = library.where(zero, 0.0, weights).astype(np.float32)
+        return x0, pullback, weights, library.asarray(library.sqrt(plain.sum()))

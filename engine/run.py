@@ -29,6 +29,7 @@ from engine.cli import HelpFormatter, peak_memory_mb
 from engine.errors import InputError
 from engine.io import Volume, load_volume, save_nifti
 from engine.metrics import per_plane
+from engine.operators.thick_slices import PROFILES
 from engine.preview import write_preview
 from engine.reconstruct import Reconstruction, Settings, check_planes, default_dps_weight, reconstruct
 from engine.sampler import Prior, State
@@ -94,7 +95,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="volume axis along which a folder's slices are stacked",
     )
     data.add_argument("--acceleration", type=float, default=4.0, help="csmri: all k-space samples over those taken")
-    data.add_argument("--factor", type=int, default=4, help="mrzsr: thin slices in a thick one")
+    data.add_argument("--factor", type=int, default=4, help="mrzsr: thin slices from one thick one to the next")
+    data.add_argument(
+        "--slice-profile", choices=PROFILES, default="box", help="mrzsr: what a thick slice sees across it"
+    )
+    data.add_argument(
+        "--gap",
+        type=float,
+        default=0.0,
+        help="mrzsr: thin slices between thick ones; the rest of the factor is thickness",
+    )
     data.add_argument(
         "--thick-axis", type=int, choices=(0, 1, 2), default=2, help="mrzsr: volume axis along which slices are thick"
     )
@@ -189,7 +199,9 @@ def prepare(args: argparse.Namespace) -> Job:
                 columns,
             )
 
-    how = Measurement(args.acceleration, args.factor, args.thick_axis, args.views, args.seed)
+    how = Measurement(
+        args.acceleration, args.factor, args.thick_axis, args.views, args.seed, args.slice_profile, args.gap
+    )
     task = simulate(args.task, None if volume is None else volume.data, shape, primary.plane, how)
     sigma_min, sigma_max = _sigma_range(args, primary_bundle, auxiliary_bundle)
     settings = Settings(

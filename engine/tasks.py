@@ -11,11 +11,14 @@ import kernels
 from engine.errors import InputError
 from engine.masks import poisson_disc
 from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators.thick_slices import PROFILES
 from engine.volume import Plane
 
 #: Far beyond any scanner's, and within what the kernels accept.
 _MAX_VIEWS = 100_000
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
+#: What a run's record says of the measurement.
+Details = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Task:
     residual_scale : float
         Weight of the residual in the published guidance.
     renoise : bool
-        Whether the published guidance compares with a re-noised measurement.
+        Whether the published guidance compares with a re-noised measurement: for thick slices that are the means of
+        their blocks. Its noise, one normal a block over √factor, is that of such a mean; for another profile the method
+        says nothing, and the measurement stays as it is.
     details : dict
         What the run's record says of the measurement.
     """
@@ -45,7 +50,7 @@ class Task:
     measurement: np.ndarray | None
     residual_scale: float
     renoise: bool
-    details: dict[str, float]
+    details: Details
 
     def classical(self) -> np.ndarray | None:
         """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
@@ -65,11 +70,11 @@ class Task:
         Returns
         -------
         float32 (n, h, w)
-            σ_max z; for thick slices the repeated slices plus that noise, without it in the first of each block, and
+            σ_max z; for block means the repeated slices plus that noise, without it in the first of each block, and
             zero where nothing was measured (reference semantics).
         """
         x = np.float32(sigma_max) * normal
-        if isinstance(self.operator, ThickSlices) and self.measurement is not None:
+        if self.renoise and isinstance(self.operator, ThickSlices) and self.measurement is not None:
             x = x.copy()
             self.operator.first_of_block(x)[...] = 0
             np.moveaxis(x, self.operator.axis, -1)[..., self.operator.n_covered :] = 0
@@ -86,13 +91,17 @@ class Measurement:
     acceleration : float
         csmri: total k-space samples over those taken.
     factor : int
-        mrzsr: thin slices in a thick one.
+        mrzsr: thin slices from one thick one to the next.
     thick_axis : int
         mrzsr: axis of the volume along which slices are thick (2: from foot to head).
     views : int or None
         svct: angles over 180°; None is as sparse as published, 36 for 256 pixels and in proportion.
     seed : int
         Of the sampling mask.
+    slice_profile : str
+        mrzsr: "box" or "gaussian", see `engine.operators.ThickSlices`.
+    gap : float
+        mrzsr: thin slices, or parts of them, between thick ones.
     """
 
     acceleration: float = 4.0
@@ -100,6 +109,8 @@ class Measurement:
     thick_axis: int = 2
     views: int | None = None
     seed: int = 0
+    slice_profile: str = "box"
+    gap: float = 0.0
 
 
 def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], plane: Plane, how: Measurement) -> Task:
@@ -127,28 +138,29 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
     if volume is None:
         raise InputError(f"volume: expected one to measure for the task {name}, got none; pass --volume")
     slices = plane.slices_of(volume)
-    build: Callable[..., tuple[LinearOperator, dict[str, float]]] = {
+    build: Callable[..., tuple[LinearOperator, Details]] = {
         "csmri": _fourier,
         "mrzsr": _thick,
         "svct": _radon,
     }[name]
     operator, details = build(slices.shape[1:], plane, how)
-    is_thick = isinstance(operator, ThickSlices)
-    # The published residual of thick slices is taken between repeated slices, √factor longer than between single ones.
-    scale = float(np.sqrt(how.factor)) if is_thick else 1.0
-    return Task(name, plane, operator, operator.apply(slices), scale, is_thick, details)
+    scale, renoise = 1.0, False
+    if isinstance(operator, ThickSlices):
+        # The published residual is taken between repeated slices, √factor longer than between single ones.
+        scale, renoise = float(np.sqrt(how.factor)), operator.is_block_mean
+    return Task(name, plane, operator, operator.apply(slices), scale, renoise, details)
 
 
-def _fourier(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, dict[str, float]]:
+def _fourier(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
     mask = poisson_disc(shape, how.acceleration, how.seed)
-    details: dict[str, float] = {
+    details: Details = {
         "acceleration": how.acceleration,
         "achieved_acceleration": float(mask.size / mask.sum()),
     }
     return MaskedFourier(mask), {**details, "mask_seed": how.seed}
 
 
-def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, dict[str, float]]:
+def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
     if how.thick_axis == plane.slice_axis:
         raise InputError(
             f"primary: expected a prior whose slices show the thick axis {how.thick_axis}, got the plane {plane}, "
@@ -158,10 +170,22 @@ def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[Line
     axis = plane.axes.index(how.thick_axis)
     if not 2 <= how.factor <= shape[axis - 1]:
         raise InputError(f"factor: expected 2 to {shape[axis - 1]}, got {how.factor}; 4 or 5 is usual")
-    return ThickSlices(shape, how.factor, axis), {"factor": how.factor, "thick_axis": how.thick_axis}
+    if how.slice_profile not in PROFILES:
+        raise InputError(
+            f"slice-profile: expected {' or '.join(PROFILES)}, got '{how.slice_profile}'; choose one of them"
+        )
+    if not 0 <= how.gap < how.factor:
+        raise InputError(
+            f"gap: expected 0 to less than the factor {how.factor}, got {how.gap}; it is the part of a slice's spacing "
+            "that its thickness leaves out"
+        )
+    details: Details = {"factor": how.factor, "thick_axis": how.thick_axis}
+    if (how.slice_profile, how.gap) != ("box", 0):
+        details |= {"slice_profile": how.slice_profile, "gap": how.gap}
+    return ThickSlices(shape, how.factor, axis, how.slice_profile, how.gap), details
 
 
-def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, dict[str, float]]:
+def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
     if shape[0] != shape[1]:
         raise InputError(
             f"volume: expected square slices in the {plane} plane for svct, got {shape[0]}×{shape[1]}; crop or pad "

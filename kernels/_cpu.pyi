@@ -8,6 +8,8 @@ _Float64 = npt.NDArray[np.float64]
 _UInt32 = npt.NDArray[np.uint32]
 #: Seed, step, phase, start, strides of slices, rows and columns.
 _Key = tuple[int, ...]
+_Int64 = npt.NDArray[np.int64]
+_Complex64 = npt.NDArray[np.complex64]
 
 def radon_forward_scratch(n_slices: int, n_rows: int, n_columns: int) -> int: ...
 def radon_adjoint_scratch(n_slices: int, n_views: int, n_bins: int) -> int: ...
@@ -37,3 +39,26 @@ def sampler_update(
     out: _Float32,
     context: int,
 ) -> None: ...
+def kspace_norms(n_slices: int, n_copies: int, n_rows: int, n_columns: int) -> int: ...
+def kspace_residual(
+    spectrum: _Complex64,
+    measured: _Complex64,
+    noise: _Complex64 | None,
+    weight: _Float32,
+    scale: float,
+    norms: _Float64,
+    context: int,
+) -> None: ...
+def kspace_residual_half(
+    spectrum: _Complex64,
+    n_full: int,
+    measured: _Complex64,
+    noise: _Complex64 | None,
+    weight: _Float32,
+    scale: float,
+    norms: _Float64,
+    context: int,
+) -> None: ...
+def coil_expand(images: _Float32 | _Complex64, maps: _Complex64, out: _Complex64, context: int) -> None: ...
+def coil_combine(coils: _Complex64, maps: _Complex64, out: _Float32 | _Complex64, context: int) -> None: ...
+def banded_sum(x: _Float32, weights: _Float32, runs: _Int64, axis: int, out: _Float32, context: int) -> None: ...

@@ -17,6 +17,8 @@ def library_of(**arrays: Any) -> ModuleType:
     TypeError
         Something that is no array; arrays of both libraries; CuPy arrays of several devices.
     """
+    if all(type(value) is np.ndarray for value in arrays.values()):
+        return np
     found: dict[str, ModuleType] = {}
     for name, value in arrays.items():
         if value is None:

@@ -41,6 +41,11 @@ def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], re
     ValueError
         Another rank, another size, or not C-contiguous.
     """
+    if type(value) is np.ndarray and value.dtype == dtype and _fits(value.shape, shape):
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            # The usual case, before a message is put together that nobody will read: kernels may be called often.
+            return
     expected = f"{name}: expected {describe_shape(shape)} {np.dtype(dtype)}"
     try:
         library = library_of(array=value)
@@ -50,16 +55,22 @@ def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], re
         raise TypeError(
             f"{expected}, got {describe_shape(value.shape)} {value.dtype}; convert it with .astype('{np.dtype(dtype)}')"
         )
-    fits = len(shape) == value.ndim and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
+    if not _fits(value.shape, shape):
         raise ValueError(f"{expected}, got {describe_shape(value.shape)} {value.dtype}; {remedy}")
     if not (value.flags.c_contiguous and (library is not np or value.flags.aligned)):
         raise ValueError(
             f"{expected}, C-contiguous, got {describe_shape(value.shape)} with strides {value.strides} in bytes; "
             f"pass {library.__name__}.ascontiguousarray({name})"
         )
+
+
+def _fits(got: tuple[int, ...], want: Shape) -> bool:
+    if len(got) != len(want):
+        return False
+    for size, wanted in zip(got, want, strict=True):
+        if size != wanted and not isinstance(wanted, str):
+            return False
+    return True
 
 
 def check_integer(name: str, value: SupportsIndex, low: int, high: int) -> int:

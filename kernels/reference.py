@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
 from kernels.philox import NoiseKey
+from kernels.profile import Bands
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Complex64 = npt.NDArray[np.complex64]
 Corners = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float64]]
 
 
@@ -199,3 +202,65 @@ def sampler_update(
         return result
     out[...] = result
     return out
+
+
+def kspace_residual(
+    spectrum: Complex64, measured: Complex64, weight: Float32, scale: float = 1.0, noise: Complex64 | None = None
+) -> tuple[Float64, Float64]:
+    """The formulas as they stand, in complex128: see `kernels.kspace_residual`."""
+    d = weight.astype(np.float64) * spectrum.astype(np.complex128) - measured
+    r = scale * d - (0 if noise is None else noise)
+    spectrum[...] = scale * weight * r
+    return (np.abs(r) ** 2).sum(axis=(1, 2, 3)), (np.abs(d) ** 2).sum(axis=(1, 2, 3))
+
+
+def kspace_residual_half(
+    spectrum: Complex64,
+    n_full: int,
+    measured: Complex64,
+    weight: Float32,
+    scale: float = 1.0,
+    noise: Complex64 | None = None,
+) -> tuple[Float64, Float64]:
+    """Complete the spectrum, take the residual, keep the Hermitian part's half: see `kernels.kspace_residual_half`."""
+    whole = _whole(np.stack([spectrum, spectrum], axis=1), n_full)[:, None].astype(np.complex64)
+    residuals = kspace_residual(
+        whole,
+        _whole(measured, n_full)[:, None],
+        _whole(weight, n_full).real,
+        scale,
+        None if noise is None else _whole(noise, n_full)[:, None],
+    )
+    z = whole[:, 0].astype(np.complex128)
+    hermitian = (z + np.roll(z[:, ::-1, ::-1], (1, 1), axis=(1, 2)).conj()) / 2
+    spectrum[...] = hermitian[..., : n_full // 2 + 1]
+    return residuals
+
+
+def _whole(pairs: Complex64 | Float32, n_full: int) -> Any:
+    """Whole spectra (..., n_rows, n_full) of pairs (..., 2, n_rows, n_full // 2 + 1), sample by sample."""
+    n_rows = pairs.shape[-2]
+    whole = np.zeros((*pairs.shape[:-3], n_rows, n_full), np.complex128)
+    for row in range(n_rows):
+        for column in range(n_full // 2 + 1):
+            whole[..., row, column] = pairs[..., 0, row, column]
+            if 0 < column < n_full - column:
+                whole[..., -row % n_rows, n_full - column] = pairs[..., 1, row, column].conj()
+    return whole
+
+
+def coil_expand(images: Float32 | Complex64, maps: Complex64) -> Complex64:
+    """Every image times every sensitivity: see `kernels.coil_expand`."""
+    return np.asarray(images[:, None] * maps.astype(np.complex128), dtype=np.complex64)
+
+
+def coil_combine(coils: Complex64, maps: Complex64, real: bool) -> Any:
+    """The sum over coils of conjugate sensitivity times image: see `kernels.coil_combine`."""
+    combined: Any = (maps.conj() * coils.astype(np.complex128)).sum(axis=1)
+    return combined.real.astype(np.float32) if real else combined.astype(np.complex64)
+
+
+def banded_sum(x: Float32, bands: Bands, axis: int) -> Float32:
+    """The whole matrix times the axis: see `kernels.banded_sum`."""
+    product = np.tensordot(bands.matrix.astype(np.float64), x.astype(np.float64), axes=(1, axis))
+    return np.moveaxis(product, 0, axis).astype(np.float32)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, final
+
 import numpy as np
-from scipy import fft
 
+import kernels
 from engine.operators.linear_operator import LinearOperator
-
-_AXES = (-2, -1)
+from engine.operators.misfit import Misfit, Terms
+from engine.operators.transforms import centred, fft_of, spectrum_of, transpose_of, uncentred
+from kernels.arrays import library_of
 
 
 class MaskedFourier(LinearOperator):
@@ -16,22 +19,106 @@ class MaskedFourier(LinearOperator):
     Parameters
     ----------
     mask : float32 (h, w)
-        1 where k-space is sampled, else 0.
+        Weight of every sample of k-space: 0 where nothing is measured, else usually 1.
+    image_dtype : dtype
+        float32, or complex64 for images with a phase.
+
+    Raises
+    ------
+    TypeError
+        The mask is no NumPy or CuPy array.
+    ValueError
+        It has another rank, no samples, or weights that are negative or not finite.
     """
 
-    def __init__(self, mask: np.ndarray):
-        super().__init__((mask.shape[0], mask.shape[1]), mask.shape, np.complex64)
-        self.mask = np.asarray(mask, dtype=np.float32)
+    def __init__(self, mask: Any, image_dtype: type = np.float32):
+        self.mask = checked_mask(mask)
+        shape = self.mask.shape
+        super().__init__(shape, shape, np.complex64, checked_image_dtype(image_dtype), library_of(mask=self.mask))
 
-    def _apply(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.mask * fft.fftshift(fft.fft2(x, axes=_AXES), axes=_AXES))
+    def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
+        kind = _HalfMisfit if self.image_dtype == np.float32 else _FullMisfit
+        return kind(self, measurement, scale)
 
-    def _adjoint(self, y: np.ndarray) -> np.ndarray:
-        # norm="forward" leaves the inverse unscaled, which makes it the conjugate transpose of the unscaled transform.
-        image = fft.ifft2(fft.ifftshift(self.mask * y, axes=_AXES), axes=_AXES, norm="forward")
-        return np.ascontiguousarray(image.real, dtype=np.float32)
+    def _apply(self, x: Any) -> Any:
+        return self.mask * centred(spectrum_of(x, self.library), self.library)
 
-    def classical(self, y: np.ndarray) -> np.ndarray:
-        """The zero-filled image: the inverse transform of what was sampled."""
+    def _adjoint(self, y: Any) -> Any:
+        return transpose_of(uncentred(self.mask * y, self.library), self.library, self.image_dtype == np.float32)
+
+    def _classical(self, y: Any) -> Any:
+        """The zero-filled image: the inverse transform of what was sampled, its weights undone."""
         h, w = self.slice_shape
-        return self.adjoint(y) / np.float32(h * w)
+        spectra = uncentred(without_weights(y, self.mask), self.library)
+        return transpose_of(spectra, self.library, self.image_dtype == np.float32) / np.float32(h * w)
+
+
+def checked_image_dtype(image_dtype: Any) -> type:
+    """Return float32 or complex64; raise ValueError for anything else."""
+    for known in (np.float32, np.complex64):
+        if np.dtype(image_dtype) == known:
+            return known
+    raise ValueError(f"image_dtype: expected float32 or complex64, got {np.dtype(image_dtype)}; choose one")
+
+
+def checked_mask(mask: Any) -> Any:
+    """Return a mask as contiguous float32; raise what `MaskedFourier` says."""
+    library = library_of(mask=mask)
+    if mask.ndim != 2 or 0 in mask.shape or mask.dtype.kind not in "buif":
+        raise ValueError(
+            f"mask: expected (h, w) of real weights, at least one, got {mask.shape} {mask.dtype}; pass one weight a "
+            "sample of k-space"
+        )
+    mask = library.ascontiguousarray(mask, dtype=np.float32)
+    if not bool((library.isfinite(mask) & (mask >= 0)).all()):
+        raise ValueError("mask: expected finite weights of at least 0, got others; set 0 where nothing is measured")
+    return mask
+
+
+def without_weights(y: Any, mask: Any) -> Any:
+    """Divide samples by their weights; zero where there is none to speak of."""
+    library = library_of(y=y, mask=mask)
+    # The reciprocal of less than a normal number would overflow.
+    has_weight = mask >= np.finfo(np.float32).tiny
+    return y * library.where(has_weight, 1 / library.where(has_weight, mask, np.float32(1)), np.float32(0))
+
+
+@final
+class _HalfMisfit(Misfit):
+    """For real images: half a spectrum, rearranged once so that k and −k lie together."""
+
+    def __init__(self, operator: MaskedFourier, measurement: Any, scale: float):
+        super().__init__(operator, measurement, scale)
+        self._measured = kernels.half_of(uncentred(measurement, self.library))
+        self._weight = kernels.half_of(uncentred(operator.mask, self.library))
+        self._fft = fft_of(self.library)
+
+    def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
+        shape = operator.slice_shape
+        half = self._fft.rfft2(x0)
+        if noise is not None:
+            noise = kernels.half_of(uncentred(noise, self.library))
+        squared, plain = kernels.kspace_residual_half(
+            half, shape[1], self._measured[which], self._weight, self.scale, noise
+        )
+        return self._fft.irfft2(half, s=shape, norm="forward"), squared, plain
+
+
+@final
+class _FullMisfit(Misfit):
+    """For complex images: whole spectra."""
+
+    def __init__(self, operator: MaskedFourier, measurement: Any, scale: float):
+        super().__init__(operator, measurement, scale)
+        self._measured = uncentred(measurement, self.library)[:, None]
+        self._weight = uncentred(operator.mask, self.library)
+        self._fft = fft_of(self.library)
+
+    def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
+        spectra = self._fft.fft2(x0)
+        if noise is not None:
+            noise = uncentred(noise, self.library)[:, None]
+        squared, plain = kernels.kspace_residual(
+            spectra[:, None], self._measured[which], self._weight, self.scale, noise
+        )
+        return self._fft.ifft2(spectra, norm="forward"), squared, plain

@@ -3,52 +3,88 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from types import ModuleType
+from typing import Any, final
 
 import numpy as np
+
+from engine.operators.misfit import Misfit, PlainMisfit
+from kernels.arrays import library_of
 
 
 class LinearOperator(ABC):
     """A linear map that measures every slice by itself.
 
-    For all real x and all y: Re⟨A x, y⟩ = ⟨x, Aᵀ y⟩ up to rounding, where Aᵀ is `adjoint`: the exact transpose, no
-    filter, no scaling, no inverse.
+    For all x and all y: Re⟨A x, y⟩ = Re⟨x, Aᵀ y⟩ up to rounding, where Aᵀ is `adjoint`: the exact transpose, no filter,
+    no scaling, no inverse. For complex images it is the conjugate transpose, for real ones the real part of that.
+
+    Arrays are NumPy's or CuPy's; results are of the same library. A value that is no number gives results that are
+    none; a stack of no slices gives one of none.
 
     Parameters
     ----------
     slice_shape : (int, int)
-        Rows and columns of a slice.
+        Rows and columns of a slice, at least one each.
     data_shape : tuple of int
         Shape of the measurement of one slice.
     data_dtype : dtype
         float32 or complex64.
+    image_dtype : dtype
+        float32 or complex64.
+    library : module or None
+        The array library of what the operator holds; None serves either.
+    n_slices : int or None
+        The stack's length, for an operator that is another one for every slice; None fits any.
+
+    Raises
+    ------
+    ValueError
+        A slice without pixels.
     """
 
-    def __init__(self, slice_shape: tuple[int, int], data_shape: tuple[int, ...], data_dtype: type):
-        self.slice_shape, self.data_shape, self.data_dtype = slice_shape, data_shape, data_dtype
+    def __init__(
+        self,
+        slice_shape: tuple[int, int],
+        data_shape: tuple[int, ...],
+        data_dtype: type,
+        image_dtype: type = np.float32,
+        library: ModuleType | None = None,
+        n_slices: int | None = None,
+    ):
+        if min(slice_shape) < 1:
+            raise ValueError(f"slice_shape: expected at least one row and column, got {slice_shape}; pass real slices")
+        self.slice_shape, self.image_dtype = slice_shape, image_dtype
+        self.data_shape, self.data_dtype = data_shape, data_dtype
+        self.library: Any = library
+        self.n_slices = n_slices
 
     @final
-    def apply(self, x: np.ndarray) -> np.ndarray:
+    def apply(self, x: Any) -> Any:
         """Measure a stack of slices.
 
         Parameters
         ----------
-        x : float32 (n, n_rows, n_columns)
+        x : array (n, n_rows, n_columns) of `image_dtype`
 
         Returns
         -------
-        array (n, *data_shape)
+        array (n, *data_shape) of `data_dtype`
+            New memory.
 
         Raises
         ------
+        TypeError
+            No array, or one of another library than the operator's.
         ValueError
             Another shape or type.
         """
-        _check("x", x, self.slice_shape, np.float32)
-        return self._apply(x)
+        library = self.check_image("x", x)
+        if len(x) == 0:
+            return library.zeros((0, *self.data_shape), self.data_dtype)
+        return self._apply(library.ascontiguousarray(x))
 
     @final
-    def adjoint(self, y: np.ndarray) -> np.ndarray:
+    def adjoint(self, y: Any) -> Any:
         """Apply the transpose.
 
         Parameters
@@ -57,40 +93,119 @@ class LinearOperator(ABC):
 
         Returns
         -------
-        float32 (n, n_rows, n_columns)
+        array (n, n_rows, n_columns) of `image_dtype`
+            New memory.
 
         Raises
         ------
-        ValueError
-            Another shape or type.
+        TypeError, ValueError
+            As `apply`.
         """
-        _check("y", y, self.data_shape, self.data_dtype)
-        return self._adjoint(y)
+        library = self.check_data("y", y)
+        if len(y) == 0:
+            return library.zeros((0, *self.slice_shape), self.image_dtype)
+        return self._adjoint(library.ascontiguousarray(y))
+
+    @final
+    def classical(self, y: Any) -> Any:
+        """Return the reconstruction that a scanner would show.
+
+        Parameters
+        ----------
+        y : array (n, *data_shape) of `data_dtype`
+
+        Returns
+        -------
+        array (n, n_rows, n_columns) of `image_dtype`
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `apply`.
+        """
+        library = self.check_data("y", y)
+        if len(y) == 0:
+            return library.zeros((0, *self.slice_shape), self.image_dtype)
+        return self._classical(library.ascontiguousarray(y))
+
+    def at(self, which: slice) -> LinearOperator:
+        """Return the operator of a part of the stack."""
+        return self
+
+    def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
+        """Return the function that compares slices with this measurement: see `engine.operators.misfit.Misfit`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `adjoint`.
+        """
+        return PlainMisfit(self, measurement, scale)
 
     def norm(self, n_iterations: int = 20) -> float:
-        """Return ‖A‖₂, the largest singular value for one slice, by power iteration."""
+        """Return ‖A‖₂, the largest singular value for one slice (any one of the stack), by power iteration."""
+        if self.n_slices is not None and self.n_slices != 1:
+            parts = (self.at(slice(i, i + 1)) for i in range(self.n_slices))
+            return max((part.norm(n_iterations) for part in parts), default=0.0)
         # Near the answer for averages and projections, yet not in the null space of k-space without its centre.
-        x = 1 + np.float32(0.1) * np.random.Generator(np.random.Philox(0)).random((1, *self.slice_shape), np.float32)
+        start = 1 + 0.1 * np.random.Generator(np.random.Philox(0)).random((1, *self.slice_shape), np.float32)
+        x = (self.library or np).asarray(start.astype(self.image_dtype))
+        length = 0.0
         for _ in range(n_iterations):
-            x /= np.linalg.norm(x)
-            x = self.adjoint(self.apply(x))
-        return float(np.sqrt(np.linalg.norm(x)))
+            x = self.adjoint(self.apply(x * np.float32(1 / _length(x))))
+            length = _length(x)
+            if length == 0:
+                # The start is no null vector unless there is nothing else: a mask without samples.
+                break
+        return float(np.sqrt(length))
+
+    @final
+    def check_image(self, name: str, array: Any) -> ModuleType:
+        """Return the library of a stack of images that this operator can measure.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `apply`.
+        """
+        return self._check(name, array, self.slice_shape, self.image_dtype)
+
+    @final
+    def check_data(self, name: str, array: Any) -> ModuleType:
+        """Return the library of a stack of measurements of this operator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `apply`.
+        """
+        return self._check(name, array, self.data_shape, self.data_dtype)
+
+    def _check(self, name: str, array: Any, shape: tuple[int, ...], dtype: type) -> ModuleType:
+        library = library_of(**{name: array})
+        if self.library not in (None, library):
+            raise TypeError(
+                f"{name}: expected {self.library.__name__}.ndarray like what the operator was built from, "
+                f"got {library.__name__}.ndarray; move one of them with cupy.asarray or cupy.asnumpy"
+            )
+        fits = array.ndim == 1 + len(shape) and array.shape[1:] == shape and array.dtype == dtype
+        if not fits or self.n_slices not in (None, len(array)):
+            expected = ", ".join(str(s) for s in ("n" if self.n_slices is None else self.n_slices, *shape))
+            raise ValueError(
+                f"{name}: expected ({expected}) {np.dtype(dtype)}, got {array.shape} {array.dtype}; "
+                "give one entry a slice, in the layout of the plane that is measured"
+            )
+        return library
 
     @abstractmethod
-    def _apply(self, x: np.ndarray) -> np.ndarray: ...
+    def _apply(self, x: Any) -> Any: ...
 
     @abstractmethod
-    def _adjoint(self, y: np.ndarray) -> np.ndarray: ...
+    def _adjoint(self, y: Any) -> Any: ...
 
     @abstractmethod
-    def classical(self, y: np.ndarray) -> np.ndarray:
-        """Return the reconstruction that a scanner would show: float32 (n, n_rows, n_columns)."""
+    def _classical(self, y: Any) -> Any: ...
 
 
-def _check(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
-    if array.shape[1:] != shape or array.ndim != 1 + len(shape) or array.dtype != dtype:
-        expected = ", ".join(str(s) for s in ("n", *shape))
-        raise ValueError(
-            f"{name}: expected ({expected}) {np.dtype(dtype)}, got {array.shape} {array.dtype}; "
-            "give one entry a slice, in the layout of the plane that is measured"
-        )
+def _length(x: Any) -> float:
+    return float((abs(x).astype(np.float64) ** 2).sum()) ** 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import kernels
@@ -21,12 +23,12 @@ class Radon(LinearOperator):
         super().__init__((geometry.n, geometry.n), (geometry.n_views, geometry.n_bins), np.float32)
         self.geometry = geometry
 
-    def _apply(self, x: np.ndarray) -> np.ndarray:
-        return kernels.radon_forward(np.ascontiguousarray(x), self.geometry)
+    def _apply(self, x: Any) -> Any:
+        return kernels.radon_forward(x, self.geometry)
 
-    def _adjoint(self, y: np.ndarray) -> np.ndarray:
-        return kernels.radon_adjoint(np.ascontiguousarray(y), self.geometry)
+    def _adjoint(self, y: Any) -> Any:
+        return kernels.radon_adjoint(y, self.geometry)
 
-    def classical(self, y: np.ndarray) -> np.ndarray:
+    def _classical(self, y: Any) -> Any:
         """Filtered back-projection with the ramp filter."""
-        return kernels.radon_fbp(np.ascontiguousarray(y), self.geometry)
+        return kernels.radon_fbp(y, self.geometry)

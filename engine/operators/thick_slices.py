@@ -2,45 +2,106 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from scipy.special import erf
+
+import kernels
 from engine.operators.linear_operator import LinearOperator
+from kernels.arrays import library_of
+
+PROFILES = ("box", "gaussian")
+#: A Gaussian profile is cut this many full widths from its centre, where it has fallen to 1/500 of its peak.
+_CUT = 1.5
 
 
 class ThickSlices(LinearOperator):
-    """Means over blocks of `factor` rows or columns of every slice; a rest that fills no block is not measured.
+    """What thick slices, one every `factor` rows or columns, see of every slice of the stack.
+
+    The centres of thick slices are those of their blocks of `factor` thin ones; a rest that fills no block has none. A
+    thin slice's weight is the part of the profile that lies over it, and the weights of a thick slice sum to one, also
+    where the profile reaches beyond the end of the volume: constants stay constant.
 
     Parameters
     ----------
     slice_shape : (int, int)
     factor : int
-        Thin slices in a thick one.
+        Thin slices from one thick one to the next.
     axis : 1 or 2
         The axis of the stack (n, row, column) along which the blocks lie.
+    profile : str
+        "box": equal weight over the thickness. "gaussian": full width at half maximum equal to the thickness; it
+        reaches into neighbouring blocks, and is cut 1.5 widths from the centre.
+    gap : float
+        Thin slices, or parts of them, between the end of one thickness and the start of the next, at least 0 and
+        less than `factor`: the thickness is factor − gap.
+
+    Attributes
+    ----------
+    factor, axis, profile, gap
+    n_covered : int
+        Rows or columns in blocks.
+
+    Raises
+    ------
+    ValueError
+        A value out of range.
     """
 
-    def __init__(self, slice_shape: tuple[int, int], factor: int, axis: int):
-        n_blocks = slice_shape[axis - 1] // factor
+    def __init__(self, slice_shape: tuple[int, int], factor: int, axis: int, profile: str = "box", gap: float = 0.0):
+        if axis not in (1, 2):
+            raise ValueError(f"axis: expected 1 or 2, got {axis}; thick slices lie along rows or columns")
+        n = slice_shape[axis - 1]
+        if not 1 <= factor <= n:
+            raise ValueError(f"factor: expected 1 to {n}, got {factor}; a block cannot exceed the slice")
+        if profile not in PROFILES:
+            raise ValueError(f"profile: expected box or gaussian, got {profile!r}; choose one")
+        if not 0 <= gap < factor:
+            raise ValueError(f"gap: expected 0 to less than {factor}, got {gap}; it is a part of the factor")
+        n_blocks = n // factor
         data_shape = (n_blocks, slice_shape[1]) if axis == 1 else (slice_shape[0], n_blocks)
         super().__init__(slice_shape, data_shape, np.float32)
-        self.factor, self.axis, self.n_covered = factor, axis, n_blocks * factor
+        self.factor, self.axis, self.profile, self.gap = factor, axis, profile, float(gap)
+        self.n_covered = n_blocks * factor
+        self._bands = kernels.Bands(profile_weights(n, factor, profile, self.gap))
 
-    def _apply(self, x: np.ndarray) -> np.ndarray:
-        x = np.moveaxis(x, self.axis, -1)[..., : self.n_covered]
-        means = x.reshape(*x.shape[:-1], -1, self.factor).mean(axis=-1, dtype=np.float32)
-        return np.ascontiguousarray(np.moveaxis(means, -1, self.axis))
+    @property
+    def is_block_mean(self) -> bool:
+        """Whether thick slices are the means of their blocks: a box without a gap."""
+        return self.profile == "box" and self.gap == 0
 
-    def _adjoint(self, y: np.ndarray) -> np.ndarray:
-        return self.classical(y) / np.float32(self.factor)
+    def _apply(self, x: Any) -> Any:
+        return kernels.banded_sum(x, self._bands, self.axis)
 
-    def classical(self, y: np.ndarray) -> np.ndarray:
-        """Every thick slice repeated `factor` times; zeros where nothing was measured."""
-        x = np.zeros((y.shape[0], *self.slice_shape), dtype=np.float32)
-        np.moveaxis(x, self.axis, -1)[..., : self.n_covered] = np.moveaxis(y, self.axis, -1).repeat(
-            self.factor, axis=-1
-        )
-        return x
+    def _adjoint(self, y: Any) -> Any:
+        return kernels.banded_sum(y, self._bands.transposed, self.axis)
 
-    def first_of_block(self, x: np.ndarray) -> np.ndarray:
+    def _classical(self, y: Any) -> Any:
+        """Every thick slice repeated `factor` times; zeros where there is none."""
+        n = self.slice_shape[self.axis - 1]
+        x = y.repeat(self.factor, axis=self.axis)
+        rest = [(0, 0)] * 3
+        rest[self.axis] = (0, n - self.n_covered)
+        return library_of(y=y).pad(x, rest)
+
+    def first_of_block(self, x: Any) -> Any:
         """View of the first column (or row) of every block, shape as `apply`'s result."""
-        return np.moveaxis(np.moveaxis(x, self.axis, -1)[..., : self.n_covered : self.factor], -1, self.axis)
+        first = [slice(None)] * 3
+        first[self.axis] = slice(0, self.n_covered, self.factor)
+        return x[tuple(first)]
+
+
+def profile_weights(n: int, factor: int, profile: str, gap: float) -> np.ndarray:
+    """Weights of thin slices in thick ones, float64 (n // factor, n), each row summing to one."""
+    thickness = factor - gap
+    centres = (np.arange(n // factor) + 0.5) * factor
+    # Thin slice j covers j … j + 1: its edges, from the centre of every thick slice.
+    edges = np.arange(n + 1) - centres[:, None]
+    if profile == "box":
+        below = edges.clip(-thickness / 2, thickness / 2)
+    else:
+        cut = _CUT * thickness
+        below = erf(2 * np.sqrt(np.log(2)) * edges.clip(-cut, cut) / thickness)
+    weights = np.diff(below, axis=1)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -5,7 +5,9 @@
 
 namespace tpdm {
 
+void bind_kspace(pybind11::module_& module);
 void bind_philox(pybind11::module_& module);
+void bind_profile(pybind11::module_& module);
 void bind_radon(pybind11::module_& module);
 void bind_update(pybind11::module_& module);
 

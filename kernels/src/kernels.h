@@ -7,6 +7,8 @@
 
 #include "context.h"
 #include "noise.h"
+#include "kspace.h"
+#include "profile.h"
 #include "ray.h"
 
 namespace tpdm {
@@ -56,5 +58,32 @@ void langevin_steps(const double* norms, const std::int64_t* bounds, std::int64_
 // be null, then weight is not read. out may be any of the stacks.
 void sampler_update(const Stack& stack, const float* x, const float* x0, const Noise& noise, const float* a,
                     const float* b, const float* pullback, const float* weight, float* out, const Context& context);
+
+// Number of float64 values that the two kernels below need as scratch.
+std::int64_t kspace_scratch(const Spectra& spectra);
+
+// f <- scale * weight * r with the norms of r and d, of every slice: f, y, e (n_slices, n_copies, n_rows, n_columns),
+// weight (n_rows, n_columns), scaled, plain (n_slices)
+void kspace_residual(const Samples& samples, const Spectra& spectra, double* scratch, double* scaled, double* plain,
+                     const Context& context);
+
+// f (n_slices, n_rows, n_columns) <- half of the Hermitian part of the same, with the norms of the whole: y, e
+// (n_slices, 2, n_rows, n_columns), weight (2, n_rows, n_columns)
+void kspace_residual_half(const Samples& samples, const Spectra& spectra, double* scratch, double* scaled,
+                          double* plain, const Context& context);
+
+// images (n_slices, n_pixels), maps (n_slices or 1, n_coils, n_pixels) -> coils (n_slices, n_coils, n_pixels)
+void coil_expand(const float* images, const Complex* maps, Complex* coils, const Coils& sizes, const Context& context);
+void coil_expand(const Complex* images, const Complex* maps, Complex* coils, const Coils& sizes,
+                 const Context& context);
+
+// The transpose: the sum over coils of conj(map) * coil; for real images its real part
+void coil_combine(const Complex* coils, const Complex* maps, float* images, const Coils& sizes, const Context& context);
+void coil_combine(const Complex* coils, const Complex* maps, Complex* images, const Coils& sizes,
+                  const Context& context);
+
+// from (n_outer, n_in, n_inner) -> to (n_outer, n_out, n_inner): weighted sums over runs of the middle axis
+void banded_sum(const float* from, const Bands& bands, float* to, std::int64_t n_outer, std::int64_t n_inner,
+                const Context& context);
 
 }  // namespace tpdm

@@ -59,18 +59,16 @@ def operator(request) -> LinearOperator:
 
 
 def dps(operator: LinearOperator, y: np.ndarray, *, weight: float = 1.0, scale: float = 1.0, stable=False):
-    """The guidance as a function to x̂₀, the whole step and the residual."""
+    """The guidance, with its gradient put together from directions and weights."""
     guidance = Dps(operator, y, weight, scale, stable)
 
-    def step(*args):
+    def call(*args) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x0, pullback, weights, residual = guidance(*args)
-        assert weights.shape == (len(x0),)
-        assert weights.dtype == np.float32
-        assert residual.shape == ()
-        assert residual.dtype == np.float64
+        assert (weights.shape, weights.dtype) == (x0.shape[:1], np.float32)
+        assert (residual.shape, residual.dtype) == ((), np.float64)
         return x0, weights[:, None, None] * pullback, residual
 
-    return step
+    return call
 
 
 def stack(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

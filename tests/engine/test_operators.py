@@ -8,11 +8,25 @@ import numpy as np
 import pytest
 
 import kernels
-from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators.thick_slices import profile_weights
 
 
 def fourier(shape: tuple[int, int]) -> MaskedFourier:
     return MaskedFourier((np.random.default_rng(1).random(shape) < 0.4).astype(np.float32))
+
+
+def weighted(shape: tuple[int, int], image_dtype: type = np.float32) -> MaskedFourier:
+    """Weights between 0 and 2 instead of zeros and ones."""
+    return MaskedFourier(2 * np.random.default_rng(2).random(shape).astype(np.float32), image_dtype)
+
+
+def coils(shape: tuple[int, int], n_slices: int | None = None, image_dtype: type = np.float32) -> CoilFourier:
+    generator = np.random.default_rng(3)
+    sizes = (3, *shape) if n_slices is None else (n_slices, 3, *shape)
+    maps = generator.standard_normal(sizes) + 1j * generator.standard_normal(sizes)
+    mask = (generator.random(shape) < 0.6).astype(np.float32)
+    return CoilFourier(mask, maps.astype(np.complex64), image_dtype)
 
 
 def radon(n: int, n_views: int) -> Radon:
@@ -24,6 +38,16 @@ BUILDERS: dict[str, Callable[[], LinearOperator]] = {
     "fourier-9x7": lambda: fourier((9, 7)),
     "fourier-6x11": lambda: fourier((6, 11)),
     "fourier-all": lambda: MaskedFourier(np.ones((7, 8), np.float32)),
+    "fourier-1x1": lambda: MaskedFourier(np.ones((1, 1), np.float32)),
+    "fourier-1x6": lambda: weighted((1, 6)),
+    "fourier-7x1": lambda: weighted((7, 1)),
+    "fourier-weighted": lambda: weighted((10, 9)),
+    "fourier-complex": lambda: weighted((7, 8), np.complex64),
+    "coils-9x8": lambda: coils((9, 8)),
+    "coils-1x1": lambda: coils((1, 1)),
+    "coils-complex": lambda: coils((6, 7), image_dtype=np.complex64),
+    "coils-of-every-slice": lambda: coils((6, 5), N_SLICES),
+    "coils-of-every-slice-complex": lambda: coils((5, 6), N_SLICES, np.complex64),
     "radon-8": lambda: radon(8, 5),
     "radon-9": lambda: radon(9, 7),
     "radon-one-view": lambda: radon(8, 1),
@@ -32,6 +56,9 @@ BUILDERS: dict[str, Callable[[], LinearOperator]] = {
     "thick-columns": lambda: ThickSlices((5, 12), 4, axis=2),
     "thick-columns-rest": lambda: ThickSlices((7, 11), 2, axis=2),
     "thick-one-block": lambda: ThickSlices((4, 9), 9, axis=2),
+    "thick-gap": lambda: ThickSlices((5, 13), 4, axis=2, gap=1.5),
+    "thick-gaussian-rows": lambda: ThickSlices((14, 6), 3, axis=1, profile="gaussian"),
+    "thick-gaussian-columns": lambda: ThickSlices((6, 17), 4, axis=2, profile="gaussian", gap=1.0),
 }
 N_SLICES = 3
 
@@ -42,7 +69,29 @@ def operator(request) -> LinearOperator:
 
 
 def random_x(operator: LinearOperator, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((N_SLICES, *operator.slice_shape)).astype(np.float32)
+    generator, shape = np.random.default_rng(seed), (N_SLICES, *operator.slice_shape)
+    x = generator.standard_normal(shape)
+    if operator.image_dtype == np.complex64:
+        x = x + 1j * generator.standard_normal(shape)
+    return x.astype(operator.image_dtype)
+
+
+def dense(operator: LinearOperator) -> np.ndarray:
+    """The operator of the first slice as a real float64 matrix: real and imaginary parts count alike, one above the
+    other, on both sides."""
+    n = int(np.prod(operator.slice_shape))
+    basis = np.eye(n, dtype=operator.image_dtype).reshape(n, 1, *operator.slice_shape)
+    directions = [basis, 1j * basis] if operator.image_dtype == np.complex64 else [basis]
+    one = operator.at(slice(0, 1))
+    columns = [one.apply(x.astype(operator.image_dtype)).ravel() for part in directions for x in part]
+    matrix = np.stack(columns, axis=1).astype(np.complex128)
+    return np.concatenate([matrix.real, matrix.imag])
+
+
+def flat(y: np.ndarray) -> np.ndarray:
+    """Entries of a stack as float64 rows, imaginary parts, zero for real numbers, behind the real ones."""
+    y = y.reshape(len(y), -1).astype(np.complex128)
+    return np.concatenate([y.real, y.imag], axis=1)
 
 
 def random_y(operator: LinearOperator, seed: int = 0) -> np.ndarray:
@@ -86,22 +135,19 @@ def test_adjoint_is_the_transpose_for_y_equal_to_ax(operator):
 
 
 def test_adjoint_is_the_transposed_matrix(operator):
-    n = int(np.prod(operator.slice_shape))
-    basis = np.eye(n, dtype=np.float32).reshape(n, *operator.slice_shape)
-    matrix = operator.apply(basis).reshape(n, -1).T.astype(np.complex128)
-    y = random_y(operator)
-    expected = (matrix.conj().T @ y.reshape(N_SLICES, -1).T.astype(np.complex128)).real.T
-    assert norm(operator.adjoint(y).reshape(N_SLICES, -1) - expected) <= 1e-6 * norm(expected)
+    y, matrix = random_y(operator)[:1], dense(operator)
+    expected = flat(y) @ matrix
+    got = flat(operator.at(slice(0, 1)).adjoint(y))[:, : matrix.shape[1]]
+    assert norm(got - expected) <= 1e-6 * norm(expected)
 
 
 def test_norm_is_the_largest_singular_value(operator):
-    n = int(np.prod(operator.slice_shape))
-    matrix = operator.apply(np.eye(n, dtype=np.float32).reshape(n, *operator.slice_shape)).reshape(n, -1).T
-    # Of a real image: real and imaginary parts of the data count alike.
-    largest = np.linalg.svd(np.concatenate([matrix.real, matrix.imag]), compute_uv=False)[0]
+    largest = np.linalg.svd(dense(operator), compute_uv=False)[0]
     # Twenty power iterations: the error falls with the square of the ratio of the two largest values, to a per cent
-    # for the smallest projections here and to rounding for the others.
-    assert operator.norm() == pytest.approx(largest, rel=1e-2)
+    # or two for the smallest problems here and to rounding for the others.
+    assert operator.at(slice(0, 1)).norm() == pytest.approx(largest, rel=2e-2)
+    every = [operator.at(slice(i, i + 1)).norm() for i in range(N_SLICES)]
+    assert operator.norm() == max(every)
 
 
 def test_norm_does_not_rely_on_the_centre_of_k_space():
@@ -116,16 +162,17 @@ def test_measures_every_slice_by_itself(operator):
     for i in range(N_SLICES):
         one = slice(i, i + 1)
         # Transforms of several slices may be grouped differently: a rounding or two of float32.
-        np.testing.assert_allclose(operator.apply(x)[one], operator.apply(x[one]), rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(operator.adjoint(y)[one], operator.adjoint(y[one]), rtol=1e-6, atol=1e-6)
+        part = operator.at(one)
+        np.testing.assert_allclose(operator.apply(x)[one], part.apply(x[one]), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(operator.adjoint(y)[one], part.adjoint(y[one]), rtol=1e-6, atol=1e-6)
 
 
 def test_types_and_shapes_are_as_declared(operator):
     y, x = operator.apply(random_x(operator)), operator.adjoint(random_y(operator))
     assert (y.shape, y.dtype) == ((N_SLICES, *operator.data_shape), operator.data_dtype)
-    assert (x.shape, x.dtype) == ((N_SLICES, *operator.slice_shape), np.float32)
+    assert (x.shape, x.dtype) == ((N_SLICES, *operator.slice_shape), operator.image_dtype)
     shown = operator.classical(y)
-    assert (shown.shape, shown.dtype) == (x.shape, np.float32)
+    assert (shown.shape, shown.dtype) == (x.shape, operator.image_dtype)
 
 
 def test_layout_in_memory_does_not_matter(operator):
@@ -137,8 +184,9 @@ def test_layout_in_memory_does_not_matter(operator):
 
 def test_apply_refuses_another_rank_shape_or_type(operator):
     x = random_x(operator)
-    message = r"^x: expected \(n, \d+, \d+\) float32, got .*; give one entry a slice"
-    for wrong in (x[0], x[None], x[:, 1:], x[:, :, :-1], x.astype(np.float64), x.astype(np.complex64)):
+    message = r"^x: expected \((n|3), \d+, \d+\) (float32|complex64), got .*; give one entry a slice"
+    other = np.complex64 if operator.image_dtype == np.float32 else np.float32
+    for wrong in (x[0], x[None], x[:, 1:], x[:, :, :-1], x.real.astype(np.float64), x.real.astype(other)):
         with pytest.raises(ValueError, match=message):
             operator.apply(wrong)
 
@@ -148,8 +196,40 @@ def test_adjoint_refuses_another_rank_shape_or_type(operator):
     other = np.float32 if operator.data_dtype == np.complex64 else np.complex64
     longer = np.concatenate([y, y], axis=-1)
     for wrong in (y[0], y[None], longer, y.real.astype(np.float64), y.real.astype(other)):
-        with pytest.raises(ValueError, match=r"^y: expected \(n, .*\) (float32|complex64), got .*; give one entry"):
+        with pytest.raises(ValueError, match=r"^y: expected \((n|3), .*\) (float32|complex64), got .*; give one entry"):
             operator.adjoint(wrong)
+
+
+def test_what_is_no_array_is_refused(operator):
+    for wrong in (None, 1.0, random_x(operator).tolist()):
+        for call in (operator.apply, operator.adjoint, operator.classical):
+            with pytest.raises(TypeError, match=r"^[xy]: expected (numpy\.ndarray or cupy\.ndarray|an array), got"):
+                call(wrong)
+
+
+def test_a_stack_of_none_gives_one_of_none(operator):
+    part = operator.at(slice(0, 0))
+    x, y = random_x(operator)[:0], random_y(operator)[:0]
+    assert (part.apply(x).shape, part.apply(x).dtype) == (y.shape, y.dtype)
+    for got in (part.adjoint(y), part.classical(y)):
+        assert (got.shape, got.dtype) == (x.shape, x.dtype)
+
+
+def test_what_is_no_number_stays_none_in_its_slice(operator):
+    x = random_x(operator)
+    x[1] = np.nan
+    y = operator.apply(x)
+    # A detector sees nothing at its ends.
+    assert np.isnan(y[1]).any()
+    assert np.isfinite(y[[0, 2]]).all()
+    back = operator.adjoint(y)
+    assert np.isnan(back[1]).any()
+    assert np.isfinite(back[[0, 2]]).all()
+
+
+def test_slices_without_pixels_are_refused():
+    with pytest.raises(ValueError, match=r"^slice_shape: expected at least one row and column, got \(0, 4\); "):
+        ThickSlices((0, 4), 2, axis=2)
 
 
 # --- Fourier
@@ -197,6 +277,104 @@ def test_zero_filled_image_is_the_inverse_transform_of_the_samples():
     y = operator.apply(random_x(operator))
     expected = np.fft.ifft2(np.fft.ifftshift(y, axes=(1, 2)), axes=(1, 2)).real
     np.testing.assert_allclose(operator.classical(y), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("image_dtype", [np.float32, np.complex64])
+@pytest.mark.parametrize("shape", [(9, 8), (6, 5), (1, 1)])
+def test_zero_filled_image_undoes_weights(shape, image_dtype):
+    operator = weighted(shape, image_dtype)
+    assert operator.mask.all()
+    x = random_x(operator)
+    # The smallest weight of these, 0.003, brings nothing up that was not rounded after it.
+    np.testing.assert_allclose(operator.classical(operator.apply(x)), x, atol=2e-6)
+
+
+@pytest.mark.parametrize("build", [lambda: weighted((8, 7)), lambda: coils((8, 7))])
+def test_real_images_are_complex_ones_without_an_imaginary_part(build):
+    real = build()
+    arguments = (real.mask, real.maps) if isinstance(real, CoilFourier) else (real.mask,)
+    general = type(real)(*arguments, np.complex64)
+    x, y = random_x(real), random_y(real)
+    assert norm(real.apply(x) - general.apply(x.astype(np.complex64))) <= 1e-6 * norm(real.apply(x))
+    assert norm(real.adjoint(y) - general.adjoint(y).real) <= 1e-6 * norm(real.adjoint(y))
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (np.ones(3, np.float32), ValueError, r"mask: expected \(h, w\) of real weights, at least one, got \(3,\)"),
+        (np.ones((0, 3), np.float32), ValueError, r"mask: expected \(h, w\) of real weights, at least one"),
+        (np.ones((2, 3), np.complex64), ValueError, r"mask: expected .* complex64; pass one weight"),
+        (-np.ones((2, 3), np.float32), ValueError, "mask: expected finite weights of at least 0"),
+        (np.full((2, 3), np.nan, np.float32), ValueError, "mask: expected finite weights of at least 0"),
+        ([[1.0]], TypeError, "mask: expected numpy"),
+    ],
+)
+def test_masks_without_sense_are_refused(mask, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        MaskedFourier(mask)
+    with pytest.raises(error, match=f"^{message}"):
+        CoilFourier(mask, np.ones((1, 2, 3), np.complex64))
+
+
+def test_image_types_without_sense_are_refused():
+    with pytest.raises(ValueError, match=r"^image_dtype: expected float32 or complex64, got float64; choose one"):
+        MaskedFourier(np.ones((2, 3), np.float32), np.float64)
+
+
+# --- coils
+
+
+def test_one_coil_that_sees_everything_alike_is_none():
+    mask = fourier((9, 8)).mask
+    one = CoilFourier(mask, np.ones((1, 9, 8), np.complex64))
+    x = random_x(one)
+    np.testing.assert_allclose(one.apply(x)[:, 0], MaskedFourier(mask).apply(x), rtol=1e-5, atol=1e-5)
+
+
+def test_every_coil_measures_the_image_times_its_map():
+    operator = coils((7, 6), N_SLICES)
+    x, single = random_x(operator), MaskedFourier(operator.mask, np.complex64)
+    for c in range(3):
+        expected = single.apply(operator.maps[:, c] * x)
+        assert norm(operator.apply(x)[:, c] - expected) <= 1e-6 * norm(expected)
+
+
+@pytest.mark.parametrize("image_dtype", [np.float32, np.complex64])
+def test_combined_image_is_the_image_where_everything_is_sampled_and_seen(image_dtype):
+    maps = coils((8, 9)).maps.copy()
+    maps[:, 2, 3] = 0
+    operator = CoilFourier(np.full((8, 9), 0.5, np.float32), maps, image_dtype)
+    x = random_x(operator)
+    expected = x.copy()
+    # No coil sees this pixel: nothing is known of it.
+    expected[:, 2, 3] = 0
+    np.testing.assert_allclose(operator.classical(operator.apply(x)), expected, atol=5e-6)  # float32 at values of ten
+
+
+def test_coils_of_every_slice_fit_their_stack_only():
+    operator = coils((4, 5), N_SLICES)
+    with pytest.raises(ValueError, match=r"^x: expected \(3, 4, 5\) float32, got \(2, 4, 5\) float32; "):
+        operator.apply(random_x(operator)[:2])
+    part = operator.at(slice(1, 3))
+    np.testing.assert_array_equal(part.maps, operator.maps[1:])
+    assert part.apply(random_x(operator)[1:]).shape == (2, 3, 4, 5)
+    assert coils((4, 5)).at(slice(1, 3)).n_slices is None
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (np.ones((2, 3), np.complex64), "maps: expected"),
+        (np.ones((1, 3, 2), np.complex64), "maps: expected"),
+        (np.ones((0, 2, 3), np.complex64), "maps: expected"),
+        (np.ones((1, 2, 3), np.float32), "maps: expected"),
+        (np.full((1, 2, 3), np.inf, np.complex64), "maps: expected finite values"),
+    ],
+)
+def test_maps_without_sense_are_refused(maps, message):
+    with pytest.raises(ValueError, match=f"^{message}.*; "):
+        CoilFourier(np.ones((2, 3), np.float32), maps)
 
 
 # --- parallel beams
@@ -259,3 +437,61 @@ def test_first_of_block_is_a_view_of_every_blocks_first_member(axis):
     np.testing.assert_array_equal(first, x.take(range(0, operator.n_covered, 3), axis=axis))
     first[...] = 7
     assert (x == 7).sum() == first.size
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.5, 2.0, 3.5])
+@pytest.mark.parametrize("profile", ["box", "gaussian"])
+@pytest.mark.parametrize(("n", "factor"), [(16, 4), (19, 5), (9, 9)])
+def test_constants_stay_constant(n, factor, profile, gap):
+    operator = ThickSlices((3, n), factor, 2, profile, gap)
+    thick = operator.apply(np.full((2, 3, n), 7, np.float32))
+    np.testing.assert_allclose(thick, 7, rtol=1e-6)  # sums of float32 weights
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, 2.5])
+def test_box_edges_weight_partly(gap):
+    weights = profile_weights(15, 5, "box", gap)
+    thickness = 5 - gap
+    for block in range(3):
+        low, high = 5 * block + gap / 2, 5 * (block + 1) - gap / 2
+        for j in range(15):
+            covered = max(0.0, min(j + 1, high) - max(j, low))
+            assert weights[block, j] == pytest.approx(covered / thickness, abs=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "gap"), [(4, 0.0), (5, 2.0), (8, 0.5)])
+def test_gaussian_profile_has_the_thickness_as_its_full_width(factor, gap):
+    n, thickness = 20 * factor, factor - gap
+    weights = profile_weights(n, factor, "gaussian", gap)
+    middle = weights[10]
+    centres = np.arange(n) + 0.5 - 10.5 * factor
+    # The moments of a normal distribution, of whose mass the cut leaves 99.96 %, over bins of width one: 1/12 each.
+    sigma = thickness / np.sqrt(8 * np.log(2))
+    assert (middle * centres).sum() == pytest.approx(0, abs=1e-12)
+    assert (middle * centres**2).sum() == pytest.approx(sigma**2 + 1 / 12, rel=0.01)
+    assert (middle[abs(centres) > 1.5 * thickness + 0.5] == 0).all()
+    # It reaches into its neighbours, and the first one over the end.
+    assert middle[10 * factor - 1] > 0
+    assert weights[0].sum() == pytest.approx(1)
+
+
+def test_thin_gaussian_slices_see_their_centre_only():
+    # A profile far narrower than a thin slice: nothing underflows to no weight at all.
+    np.testing.assert_allclose(profile_weights(6, 3, "gaussian", 3 - 1e-9)[:, 1::3], np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"axis": 0}, "axis"),
+        ({"factor": 0}, "factor"),
+        ({"factor": 9}, "factor"),
+        ({"profile": "sinc"}, "profile"),
+        ({"gap": -0.1}, "gap"),
+        ({"gap": 4.0}, "gap"),
+        ({"gap": float("nan")}, "gap"),
+    ],
+)
+def test_thick_slices_without_sense_are_refused(options, name):
+    with pytest.raises(ValueError, match=f"^{name}: expected .*, got .*; "):
+        ThickSlices((5, 8), **{"factor": 4, "axis": 2, **options})

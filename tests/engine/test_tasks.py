@@ -57,6 +57,35 @@ def test_mrzsr_measures_means_along_the_thick_axis(volume, plane, thick_axis):
     assert task.details == {"factor": 3, "thick_axis": thick_axis}
 
 
+@pytest.mark.parametrize(("profile", "gap"), [("gaussian", 0.0), ("gaussian", 1.0), ("box", 1.0)])
+def test_other_profiles_are_measured_but_not_renoised(volume, normal, profile, gap):
+    how = Measurement(factor=3, slice_profile=profile, gap=gap)
+    task = simulate("mrzsr", volume, SHAPE, CORONAL, how)
+    assert isinstance(task.operator, ThickSlices)
+    assert (task.operator.profile, task.operator.gap, task.operator.n_covered) == (profile, gap, 9)
+    plain = simulate("mrzsr", volume, SHAPE, CORONAL, Measurement(factor=3))
+    assert np.abs(task.measurement - plain.measurement).max() > 0.01
+    assert task.details == {"factor": 3, "thick_axis": 2, "slice_profile": profile, "gap": gap}
+    # The published re-noising is that of block means; the weight of the residual is as published.
+    assert not task.renoise
+    assert task.residual_scale == plain.residual_scale
+    np.testing.assert_array_equal(task.start(normal, 5.0), np.float32(5) * normal)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gap": -0.5}, r"^gap: expected 0 to less than the factor 4, got -0.5; "),
+        ({"gap": 4.0}, r"^gap: expected 0 to less than the factor 4, got 4.0; "),
+        ({"gap": float("nan")}, r"^gap: expected 0 to less than the factor 4, got nan; "),
+        ({"slice_profile": "sinc"}, r"^slice-profile: expected box or gaussian, got 'sinc'; "),
+    ],
+)
+def test_profiles_without_sense_are_refused(volume, options, message):
+    with pytest.raises(InputError, match=message):
+        simulate("mrzsr", volume, SHAPE, CORONAL, Measurement(**options))
+
+
 def test_svct_measures_line_integrals(volume):
     task = simulate("svct", volume, SHAPE, AXIAL, HOW)
     assert isinstance(task.operator, Radon)

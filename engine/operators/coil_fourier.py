@@ -1,0 +1,106 @@
+"""Masked 2D Fourier transform as several coils see it: parallel MRI."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast, final
+
+import numpy as np
+
+import kernels
+from engine.operators.fourier import checked_image_dtype, checked_mask, without_weights
+from engine.operators.linear_operator import LinearOperator
+from engine.operators.misfit import Misfit, Terms
+from engine.operators.transforms import centred, fft_of, spectrum_of, transpose_of, uncentred
+from kernels.arrays import library_of
+
+
+class CoilFourier(LinearOperator):
+    """y_c = mask · fftshift(fft2(S_c · x)) of every coil c, in the convention of `MaskedFourier`.
+
+    Parameters
+    ----------
+    mask : float32 (h, w)
+        As in `MaskedFourier`; the same for all coils.
+    maps : complex64 (n_coils, h, w) or (n_slices, n_coils, h, w)
+        S, the coils' sensitivities: for all slices, or for each slice of the stack.
+    image_dtype : dtype
+        float32, or complex64 for images with a phase.
+
+    Raises
+    ------
+    TypeError
+        Mask or maps are no arrays, or of two libraries.
+    ValueError
+        The mask as in `MaskedFourier`; maps of another rank, type or size, or with values that are not finite.
+    """
+
+    def __init__(self, mask: Any, maps: Any, image_dtype: type = np.float32):
+        library = library_of(mask=mask, maps=maps)
+        self.mask = checked_mask(mask)
+        h, w = self.mask.shape
+        if maps.ndim not in (3, 4) or maps.shape[-2:] != (h, w) or 0 in maps.shape[-3:] or maps.dtype != np.complex64:
+            raise ValueError(
+                f"maps: expected (n_coils, {h}, {w}) or (n_slices, n_coils, {h}, {w}) complex64, got {maps.shape} "
+                f"{maps.dtype}; pass one sensitivity a coil and pixel of the mask's size"
+            )
+        if not bool(library.isfinite(maps).all()):
+            raise ValueError("maps: expected finite values, got others; set 0 where a coil sees nothing")
+        self.maps = library.ascontiguousarray(maps)
+        n_slices = maps.shape[0] if maps.ndim == 4 else None
+        data_shape = (maps.shape[-3], h, w)
+        super().__init__((h, w), data_shape, np.complex64, checked_image_dtype(image_dtype), library, n_slices)
+
+    def at(self, which: slice) -> CoilFourier:
+        if self.n_slices is None:
+            return self
+        # Shares all but the maps, which have been checked.
+        part = copy.copy(self)
+        part.maps = self.maps[which]
+        part.n_slices = len(part.maps)
+        return part
+
+    def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
+        return _CoilMisfit(self, measurement, scale)
+
+    def _apply(self, x: Any) -> Any:
+        return self.mask * centred(spectrum_of(kernels.coil_expand(x, self.maps), self.library), self.library)
+
+    def _adjoint(self, y: Any) -> Any:
+        return self._combined(self.mask * y)
+
+    def _classical(self, y: Any) -> Any:
+        """Zero-filled coil images, combined by the sensitivities: Σ conj(S_c) F⁻¹ y_c / Σ |S_c|², weights undone."""
+        h, w = self.slice_shape
+        seen = (abs(self.maps) ** 2).sum(axis=-3)
+        # Where no coil sees anything the sum above it is zero too.
+        sees = seen >= np.finfo(np.float32).tiny
+        seen = self.library.where(sees, seen, np.float32(1)) * np.float32(h * w)
+        return self.library.where(sees, self._combined(without_weights(y, self.mask)) / seen, np.float32(0))
+
+    def _combined(self, y: Any) -> Any:
+        coils = transpose_of(uncentred(y, self.library), self.library, real=False)
+        return kernels.coil_combine(coils, self.maps, self.image_dtype == np.float32)
+
+
+@final
+class _CoilMisfit(Misfit):
+    """Coil images are complex, whatever the image: whole spectra."""
+
+    def __init__(self, operator: CoilFourier, measurement: Any, scale: float):
+        super().__init__(operator, measurement, scale)
+        self._measured = uncentred(measurement, self.library)
+        self._weight = uncentred(operator.mask, self.library)
+        self._fft = fft_of(self.library)
+        self._is_real = operator.image_dtype == np.float32
+        # CuPy has no such argument: its plans reuse memory by themselves.
+        self._in_place = {"overwrite_x": True} if self.library is np else {}
+
+    def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
+        maps = cast(CoilFourier, operator).maps
+        spectra = self._fft.fft2(kernels.coil_expand(x0, maps), **self._in_place)
+        if noise is not None:
+            noise = uncentred(noise, self.library)
+        squared, plain = kernels.kspace_residual(spectra, self._measured[which], self._weight, self.scale, noise)
+        coils = self._fft.ifft2(spectra, norm="forward", **self._in_place)
+        return kernels.coil_combine(coils, maps, self._is_real), squared, plain
