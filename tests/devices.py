@@ -78,7 +78,9 @@ def emulated_cupy() -> types.ModuleType:
     cupy.asnumpy = lambda array: np.array(array)
     cupy.fft = types.SimpleNamespace(**{name: fft(name) for name in _TRANSFORMS})
     cupy.cuda = types.SimpleNamespace(
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0), runtime=types.SimpleNamespace(getDevice=lambda: 0)
+        Device=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        runtime=types.SimpleNamespace(getDevice=lambda: 0),
     )
     return cupy
 

@@ -1,4 +1,4 @@
-"""Parallel-beam projection of every slice: sparse-view CT."""
+"""Projection of every slice by a parallel or a fan beam: sparse-view CT."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from engine.operators.linear_operator import LinearOperator
 
 
 class Radon(LinearOperator):
-    """Line integrals over n_views angles, in the reference discretisation (`kernels.radon_forward`).
+    """Line integrals along the rays of a geometry (`kernels.radon_forward`).
 
     Parameters
     ----------
-    geometry : kernels.ParallelGeometry
-        Square slices of side ``geometry.n``.
+    geometry : kernels.Geometry
+        Size of the slices, detector and angles.
     """
 
-    def __init__(self, geometry: kernels.ParallelGeometry):
-        super().__init__((geometry.n, geometry.n), (geometry.n_views, geometry.n_bins), np.float32)
+    def __init__(self, geometry: kernels.Geometry):
+        super().__init__(geometry.shape, (geometry.n_views, geometry.n_bins), np.float32)
         self.geometry = geometry
 
     def _apply(self, x: Any) -> Any:

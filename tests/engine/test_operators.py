@@ -51,6 +51,8 @@ BUILDERS: dict[str, Callable[[], LinearOperator]] = {
     "radon-8": lambda: radon(8, 5),
     "radon-9": lambda: radon(9, 7),
     "radon-one-view": lambda: radon(8, 1),
+    "radon-fan": lambda: Radon(kernels.FanGeometry((9, 12), [0.2, 2.0, 4.0], 20.0, 10.0, 25, bin_offset=0.6)),
+    "radon-curved": lambda: Radon(kernels.FanGeometry((8, 8), [0.2, 2.0], 20.0, 10.0, 25, curved=True)),
     "thick-rows": lambda: ThickSlices((12, 5), 3, axis=1),
     "thick-rows-rest": lambda: ThickSlices((11, 6), 4, axis=1),
     "thick-columns": lambda: ThickSlices((5, 12), 4, axis=2),
