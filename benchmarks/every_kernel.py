@@ -1,4 +1,4 @@
-"""Call every kernel on a GPU, on small arrays of awkward sizes: ``compute-sanitizer python benchmarks/every_kernel.py``.
+"""Every kernel on a GPU, on small arrays of awkward sizes: ``compute-sanitizer python benchmarks/every_kernel.py``.
 
 Under the sanitizer each launch takes a hundred times as long, and whole test suites far too long.
 """

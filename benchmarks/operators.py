@@ -37,7 +37,7 @@ PACKAGES = (
     "cupy-cuda13x",
 )
 #: Parameters of glibc's `mallopt`.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 #: Far larger than any cache of a GPU.
 _COPY_BYTES = 1 << 30
 
@@ -125,7 +125,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1), mallopt(_M_ARENA_MAX, 1)])
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
 
 
 def versions() -> dict[str, str | None]:

@@ -54,6 +54,37 @@ def latency_table() -> str:
     return "\n".join([*lines, "\nMilliseconds a slice: median (quartiles). " + " ".join(sources)])
 
 
+def operator_table() -> str:
+    """Each operator's time, and how many times as long every peer takes."""
+    path, report = newest("operators-*cores-*.json")
+    lines = ["| operator | ours, ms | others, times as long |", "|---|---|---|"]
+    for name, operator in report["operators"].items():
+        rows = operator["rows"]
+        others = [
+            f"{peer} {row['ratio_to_ours']:.2g}"
+            for peer, row in rows.items()
+            if peer != "ours" and row["ratio_to_ours"]
+        ]
+        ours = rows["ours"]["seconds"]
+        cell = f"{1e3 * ours['median']:.1f} ({1e3 * ours['quartile_1']:.1f} … {1e3 * ours['quartile_3']:.1f})"
+        lines.append(f"| {name} | {cell} | {' · '.join(others) or '–'} |")
+    size = f"{report['slices']} slices of {report['size']}², {report['views']} views, {report['threads']} threads"
+    return "\n".join([*lines, f"\n{size}: median (quartiles). {_source(path, report)}"])
+
+
+def step_table() -> str:
+    """What a guided step spends outside the networks."""
+    path, report = newest("step-*.json")
+    lines = ["| task | guided step, ms | operator | arithmetic, noise, re-ordering | outside the networks |"]
+    lines.append("|---|---|---|---|---|")
+    for name, row in report["rows"].items():
+        parts = {part: 1e3 * seconds["median"] for part, seconds in row["parts"].items()}
+        small = parts["arithmetic"] + parts["noise"] + parts["re-ordering"]
+        whole, share = 1e3 * row["seconds"]["median"], 100 * row["share_outside_network"]["median"]
+        lines.append(f"| {name} | {whole:.0f} | {parts['operator']:.0f} ms | {small:.1f} ms | {share:.1f} % |")
+    return "\n".join([*lines, f"\nMedians; {_source(path, report)}"])
+
+
 def _milliseconds(row: dict[str, float], n: int) -> str:
     low, median, high = (1e3 * row[k] / n for k in ("quartile_1", "median", "quartile_3"))
     return f"{median:.1f} ({low:.1f} … {high:.1f})"
@@ -75,7 +106,9 @@ def main() -> int:
     readme = HERE.parent / "README.md"
     text = readme.read_text()
     text = fill(text, "demo table", demo_table())
-    readme.write_text(fill(text, "latency table", latency_table()))
+    text = fill(text, "latency table", latency_table())
+    text = fill(text, "operator table", operator_table())
+    readme.write_text(fill(text, "step table", step_table()))
     return 0
 
 

@@ -11,7 +11,14 @@ import kernels
 from engine.operators.fourier import checked_image_dtype, checked_mask, without_weights
 from engine.operators.linear_operator import LinearOperator
 from engine.operators.misfit import Misfit, Terms
-from engine.operators.transforms import centred, fft_of, spectrum_of, transpose_of, uncentred
+from engine.operators.transforms import (
+    centred,
+    fft_of,
+    slices_at_once,
+    spectrum_of,
+    transpose_of,
+    uncentred,
+)
 from kernels.arrays import library_of
 
 
@@ -95,6 +102,10 @@ class _CoilMisfit(Misfit):
         self._is_real = operator.image_dtype == np.float32
         # CuPy has no such argument: its plans reuse memory by themselves.
         self._in_place = {"overwrite_x": True} if self.library is np else {}
+
+    @property
+    def slices_at_once(self) -> int | None:
+        return slices_at_once(self.library, self.operator.data_shape)
 
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
         maps = cast(CoilFourier, operator).maps

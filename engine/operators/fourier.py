@@ -9,7 +9,14 @@ import numpy as np
 import kernels
 from engine.operators.linear_operator import LinearOperator
 from engine.operators.misfit import Misfit, Terms
-from engine.operators.transforms import centred, fft_of, spectrum_of, transpose_of, uncentred
+from engine.operators.transforms import (
+    centred,
+    fft_of,
+    slices_at_once,
+    spectrum_of,
+    transpose_of,
+    uncentred,
+)
 from kernels.arrays import library_of
 
 
@@ -93,6 +100,10 @@ class _HalfMisfit(Misfit):
         self._weight = kernels.half_of(uncentred(operator.mask, self.library))
         self._fft = fft_of(self.library)
 
+    @property
+    def slices_at_once(self) -> int | None:
+        return slices_at_once(self.library, self.operator.data_shape)
+
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
         shape = operator.slice_shape
         half = self._fft.rfft2(x0)
@@ -113,6 +124,10 @@ class _FullMisfit(Misfit):
         self._measured = uncentred(measurement, self.library)[:, None]
         self._weight = uncentred(operator.mask, self.library)
         self._fft = fft_of(self.library)
+
+    @property
+    def slices_at_once(self) -> int | None:
+        return slices_at_once(self.library, self.operator.data_shape)
 
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
         spectra = self._fft.fft2(x0)

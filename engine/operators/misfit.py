@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+import kernels
 from kernels.arrays import library_of
 
 if TYPE_CHECKING:
@@ -87,7 +89,32 @@ class Misfit(ABC):
         if len(x0) == 0:
             nothing = library.zeros(0, np.float64)
             return library.zeros_like(x0), nothing, nothing.copy()
-        return self._terms(operator, library.ascontiguousarray(x0), here, noise)
+        return self._by_parts(operator, library.ascontiguousarray(x0), here, noise)
+
+    def _by_parts(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
+        n = len(x0) if self.slices_at_once is None else self.slices_at_once
+        if len(x0) <= n:
+            return self._terms(operator, x0, which, noise)
+        gradient = self.library.empty_like(x0)
+        squared, plain = (self.library.empty(len(x0), np.float64) for _ in range(2))
+
+        def work(first: int) -> None:
+            part = slice(first, min(first + n, len(x0)))
+            there = slice(which.start + part.start, which.start + part.stop)
+            few = None if noise is None else noise[part]
+            with kernels.threads_here(1):
+                gradient[part], squared[part], plain[part] = self._terms(operator.at(part), x0[part], there, few)
+
+        # Transforms share out the rows of one slice among threads poorly; slices are shared out well.
+        firsts = range(0, len(x0), n)
+        with ThreadPoolExecutor(min(kernels.get_threads(), len(firsts))) as pool:
+            list(pool.map(work, firsts))
+        return gradient, squared, plain
+
+    @property
+    def slices_at_once(self) -> int | None:
+        """How many slices a CPU thread should work on together; None for all, by all threads."""
+        return None
 
     @abstractmethod
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -9,11 +10,19 @@ import numpy as np
 import scipy.fft
 
 _AXES = (-2, -1)
+#: Spectra that are worked on together on the CPU: they go through a transform, a pass over the samples and another
+#: transform, and should still be in a cache for the next.
+_CACHED_BYTES = 1 << 22
 
 
 def fft_of(library: ModuleType) -> Any:
     """The module with a library's transforms. SciPy's keep single precision and use one thread, the caller's own."""
     return scipy.fft if library is np else library.fft
+
+
+def slices_at_once(library: ModuleType, data_shape: tuple[int, ...]) -> int | None:
+    """How many slices' spectra fit a cache of the CPU; None, for all, on a GPU."""
+    return max(1, _CACHED_BYTES // (8 * math.prod(data_shape))) if library is np else None
 
 
 def centred(spectra: Any, library: ModuleType) -> Any:
