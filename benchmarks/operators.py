@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import re
 import sys
 from datetime import date
@@ -70,6 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--device: expected a CUDA device that CuPy can use, got none; give --device cpu")
 
     setting = Setting(args.slices, args.size, args.views, args.threads, "cuda" if gpu else "cpu")
+    # Threads of OpenMP otherwise go on spinning for some milliseconds after a call, at the expense of the next row.
+    # Read when PyTorch is loaded, which the next line does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     set_threads(args.threads)
     is_memory_kept = keep_freed_memory()
     copy_rate = measure_copy(setting) if gpu else None
