@@ -12,7 +12,7 @@ import cupy
 import numpy as np
 
 # The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import kernels
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
