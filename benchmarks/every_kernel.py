@@ -55,4 +55,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # One allocation an array: in CuPy's pool a write past an array's end may still lie in memory that is ours.
+    cupy.cuda.set_allocator(None)
     sys.exit(main())

@@ -21,10 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+import kernels
 from benchmarks import eager
 from benchmarks.measure import alternate, machine, spread
 from engine import demo
-from engine.backends.onnx import OnnxDenoiser, available_cores
+from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
 from engine.cli import HelpFormatter, peak_memory_mb
 from engine.guidance import Dps
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         help="slices in one run of a graph (default: 2 for demo, 1 for published)",
     )
     parser.add_argument("--repeats", type=int, default=20, help="timed calls of every row")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="threads for either side")
+    parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="threads for either side")
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file"
     )

@@ -24,8 +24,8 @@ import kernels
 from benchmarks.measure import alternate, machine, spread
 from benchmarks.peers import elementwise, fourier, projection
 from benchmarks.rows import Setting, Unavailable, load, measure
-from engine.backends.onnx import available_cores
 from engine.cli import HelpFormatter
+from kernels import available_cores
 
 PACKAGES = (
     "tpdm-engine",

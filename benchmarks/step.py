@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import kernels
 from benchmarks.measure import alternate, machine, spread
 from engine import demo
-from engine.backends.onnx import available_cores
 from engine.cli import HelpFormatter
 from engine.denoiser import CotangentOf, Denoiser
 from engine.noise import CounterNoise, Phase
@@ -39,6 +38,7 @@ from engine.reconstruct import Settings, sampler_of
 from engine.sampler import Prior, State
 from engine.tasks import Measurement, Task, simulate
 from engine.volume import Plane
+from kernels import available_cores
 
 #: Rows of the table: task and measurement. By default svct has 9 views at this size; 36 is the published number.
 ROWS = {

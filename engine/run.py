@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import kernels
 from engine import demo
-from engine.backends.onnx import OnnxDenoiser, available_cores
+from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
 from engine.cli import HelpFormatter, peak_memory_mb
 from engine.errors import InputError
@@ -170,7 +170,7 @@ def prepare(args: argparse.Namespace) -> Job:
         raise InputError(f"batch-size: expected at least 1, got {args.batch_size}; 2 suits most machines")
     if args.threads is not None and args.threads < 1:
         raise InputError(
-            f"threads: expected at least 1, got {args.threads}; leave it out for all {available_cores()} cores"
+            f"threads: expected at least 1, got {args.threads}; leave it out for all {kernels.available_cores()} cores"
         )
     if args.threads:
         kernels.set_threads(args.threads)

@@ -1,6 +1,6 @@
 """Native operators on NumPy and CuPy arrays: projections, k-space, slice profiles, noise, the sampler's arithmetic.
 
-Every function here checks its arguments, converts none of them, and has a slow readable twin of the same name in
+Every function on arrays checks its arguments, converts none of them, and has a slow readable twin of the same name in
 `kernels.reference`. Results do not depend on the number of threads.
 """
 
@@ -14,7 +14,7 @@ from kernels.kspace import coil_combine, coil_expand, half_of, kspace_residual, 
 from kernels.philox import NoiseKey, philox_bits, philox_normal, philox_slices
 from kernels.profile import Bands, banded_sum
 from kernels.radon import radon_adjoint, radon_fbp, radon_forward
-from kernels.threads import get_threads, set_threads, threads_here
+from kernels.threads import available_cores, get_threads, set_threads, threads_here
 from kernels.update import langevin_steps, sampler_update, score_norms
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Geometry",
     "NoiseKey",
     "ParallelGeometry",
+    "available_cores",
     "banded_sum",
     "coil_combine",
     "coil_expand",

@@ -15,7 +15,7 @@ def library_of(**arrays: Any) -> ModuleType:
     Raises
     ------
     TypeError
-        Something that is no array; arrays of both libraries; CuPy arrays of several devices.
+        Something that is no array; arrays of both libraries; CuPy arrays of another than the current device.
     """
     if all(type(value) is np.ndarray for value in arrays.values()):
         return np
@@ -32,6 +32,11 @@ def library_of(**arrays: Any) -> ModuleType:
     if not found:
         raise TypeError(f"{', '.join(arrays)}: expected an array, got None; pass a NumPy array")
     first, library = next(iter(found.items()))
+    if library is not np and arrays[first].device != library.cuda.Device():
+        raise TypeError(
+            f"{first}: expected an array of the current device ({library.cuda.Device()}), got {arrays[first].device}; "
+            "work inside that device's context"
+        )
     for name, other in found.items():
         if other is not library:
             raise TypeError(
@@ -52,6 +57,11 @@ def _library_of_one(value: Any) -> ModuleType | None:
     if cupy is not None and isinstance(value, cupy.ndarray):
         return cupy
     return np if isinstance(value, np.ndarray) else None
+
+
+def is_array(value: Any) -> bool:
+    """Return whether `value` is an array of one of the libraries."""
+    return _library_of_one(value) is not None
 
 
 def to_numpy(array: Any) -> np.ndarray:

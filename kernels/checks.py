@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from kernels.arrays import library_of
+from kernels.arrays import is_array, library_of
 
 Shape = tuple[int | str, ...]
 """What a shape must be: numbers are exact, names stand for any size."""
@@ -47,10 +47,9 @@ def check_array(name: str, value: Any, shape: Shape, dtype: type[np.generic], re
             # The usual case, before a message is put together that nobody will read: kernels may be called often.
             return
     expected = f"{name}: expected {describe_shape(shape)} {np.dtype(dtype)}"
-    try:
-        library = library_of(array=value)
-    except TypeError:
-        raise TypeError(f"{expected} as numpy.ndarray, got {type(value).__name__}; pass a NumPy array") from None
+    if not is_array(value):
+        raise TypeError(f"{expected} as numpy.ndarray, got {type(value).__name__}; pass a NumPy array")
+    library = library_of(**{name: value})
     if value.dtype != dtype:
         raise TypeError(
             f"{expected}, got {describe_shape(value.shape)} {value.dtype}; convert it with .astype('{np.dtype(dtype)}')"

@@ -17,8 +17,11 @@ from kernels.checks import check_integer
 
 #: Largest side of an image and largest number of bins: native code indexes with 32 bits.
 LARGEST_IMAGE, LARGEST_DETECTOR = 32768, 1 << 20
-#: Largest distance of neighbouring rays in pixels: native code knows distances near a pixel up to a multiple of eight.
-WIDEST_SPACING = 32.0
+#: Smallest and largest distance of neighbouring rays in pixels. Native code knows distances near a pixel up to a
+#: multiple of eight pixels, and places on the detector in single precision.
+NARROWEST_SPACING, WIDEST_SPACING = 1e-4, 32.0
+#: Largest distance of a ray from the centre of rotation: positions are 64-bit integers in units of 2^-29 pixel.
+FARTHEST_RAY = float(1 << 31)
 #: Positions are integers in units of 2^-29 pixel (kernels/src/ray.h).
 _FRACTION = 1 << 29
 
@@ -113,6 +116,8 @@ class Geometry(ABC):
         device = int(library.cuda.runtime.getDevice())
         if device not in self._device_tables:
             origins, lows, steps, cos_sin, shadows = (library.asarray(array) for array in self._host_tables[:-1])
+            # Other streams will use them too.
+            library.cuda.get_current_stream().synchronize()
             self._device_tables[device] = origins, lows, steps, cos_sin, shadows, self._host_tables[-1]
         return self._device_tables[device]
 
@@ -166,7 +171,7 @@ class ParallelGeometry(Geometry):
         bins = self.n_samples if n_bins is None else check_integer("n_bins", n_bins, 1, LARGEST_DETECTOR + 1)
         object.__setattr__(self, "bins", bins)
         object.__setattr__(self, "bin_spacing", check_spacing(bin_spacing, 1.0))
-        object.__setattr__(self, "bin_offset", check_number("bin_offset", bin_offset))
+        object.__setattr__(self, "bin_offset", check_offset(bin_offset))
 
     @classmethod
     def from_views(cls, n: int, n_views: int) -> ParallelGeometry:
@@ -261,8 +266,8 @@ class FanGeometry(Geometry):
         bin_offset: float = 0.0,
         curved: bool = False,
     ) -> None:
-        if len(shape) != 2:
-            raise ValueError(f"shape: expected (n_rows, n_columns), got {len(shape)} sizes; give rows and columns")
+        if np.ndim(shape) != 1 or len(shape) != 2:
+            raise ValueError(f"shape: expected (n_rows, n_columns), got {shape}; give rows and columns")
         rows, columns = (check_integer("shape", side, 1, LARGEST_IMAGE + 1) for side in shape)
         object.__setattr__(self, "sides", (rows, columns))
         object.__setattr__(self, "angles_rad", check_angles(angles_rad))
@@ -283,7 +288,7 @@ class FanGeometry(Geometry):
         object.__setattr__(self, "detector_distance", detector_distance)
         object.__setattr__(self, "bins", check_integer("n_bins", n_bins, 1, LARGEST_DETECTOR + 1))
         object.__setattr__(self, "bin_spacing", check_spacing(bin_spacing, source_distance / self.source_to_detector))
-        object.__setattr__(self, "bin_offset", check_number("bin_offset", bin_offset))
+        object.__setattr__(self, "bin_offset", check_offset(bin_offset, source_distance))
         object.__setattr__(self, "curved", bool(curved))
         reach = (self.n_bins * self.bin_spacing / 2 + abs(self.bin_offset)) / self.source_to_detector
         if self.curved and reach >= math.pi / 2:
@@ -346,7 +351,10 @@ def bin_positions(n_bins: int, spacing: float, offset: float) -> Float64:
 
 def check_angles(angles_rad: Sequence[float] | Float64) -> tuple[float, ...]:
     """Return angles as Python floats; raise ValueError unless they are a flat list of finite numbers."""
-    angles = np.asarray(angles_rad, dtype=np.float64)
+    try:
+        angles = np.asarray(angles_rad, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"angles_rad: expected (n_views,) numbers, got {angles_rad!r:.60}; pass a flat list") from None
     if angles.ndim != 1 or not np.isfinite(angles).all():
         raise ValueError(f"angles_rad: expected (n_views,) finite angles, got {angles.shape}; pass a flat list")
     return tuple(angles.tolist())
@@ -354,7 +362,10 @@ def check_angles(angles_rad: Sequence[float] | Float64) -> tuple[float, ...]:
 
 def check_number(name: str, value: float, positive: bool = False) -> float:
     """Return `value` as float; raise ValueError unless it is finite and, if asked for, positive."""
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number of pixels, got {type(value).__name__}; pass a float") from None
     if not math.isfinite(number) or (positive and number <= 0):
         kind = "a positive" if positive else "a finite"
         raise ValueError(f"{name}: expected {kind} number of pixels, got {value}; choose another")
@@ -362,12 +373,23 @@ def check_number(name: str, value: float, positive: bool = False) -> float:
 
 
 def check_spacing(bin_spacing: float, shrinking: float) -> float:
-    """Return `bin_spacing` as float; raise ValueError unless it is positive and, at the centre, not absurdly wide."""
+    """Return `bin_spacing` as float; raise ValueError unless rays are at a sensible distance at the centre."""
     number = check_number("bin_spacing", bin_spacing, positive=True)
-    if number * shrinking > WIDEST_SPACING:
+    if not NARROWEST_SPACING <= number * shrinking <= WIDEST_SPACING:
         raise ValueError(
-            f"bin_spacing: expected at most {WIDEST_SPACING / shrinking:g} pixels, got {number:g}; "
-            "give it in pixels of the image"
+            f"bin_spacing: expected {NARROWEST_SPACING / shrinking:g} to {WIDEST_SPACING / shrinking:g} pixels, "
+            f"got {number:g}; give it in pixels of the image"
+        )
+    return number
+
+
+def check_offset(bin_offset: float, source_distance: float | None = None) -> float:
+    """Return `bin_offset` as float; raise ValueError unless it is finite and within 2^31 pixels."""
+    number = check_number("bin_offset", bin_offset)
+    if max(abs(number), source_distance or 0.0) > FARTHEST_RAY:
+        raise ValueError(
+            f"bin_offset: expected a ray within {FARTHEST_RAY:g} pixels, got {number:g} from a source at "
+            f"{source_distance or math.inf:g}; give lengths in pixels"
         )
     return number
 

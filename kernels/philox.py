@@ -57,10 +57,10 @@ class NoiseKey:
         check_integer("step", self.step, 0, _WORD)
         check_integer("phase", self.phase, 0, _WORD)
         check_integer("start", self.start, 0, _LAST)
-        if len(self.strides) != 3:
-            raise ValueError(
-                f"strides: expected 3 integers, got {len(self.strides)}; give one for slices, rows and columns"
-            )
+        if np.ndim(self.strides) != 1 or len(self.strides) != 3:
+            raise ValueError(f"strides: expected 3 integers, got {self.strides}; give one for slices, rows and columns")
+        # Hashable, whatever sequence was given.
+        object.__setattr__(self, "strides", tuple(self.strides))
         for stride in self.strides:
             check_integer("strides", stride, 0, _LAST)
 
@@ -123,6 +123,8 @@ def philox_normal(
     phase = check_integer("phase", phase, 0, _WORD)
     sizes = (shape,) if isinstance(shape, SupportsIndex) else tuple(shape)
     sizes = tuple(check_integer("shape", size, 0, 1 << 63) for size in sizes)
+    if math.prod(sizes) >= 1 << 63:
+        raise ValueError(f"shape: expected less than 2^63 entries, got {sizes}; draw a part of them")
     start = check_integer("start", start, 0, (1 << 63) - math.prod(sizes) + 1)
     out: npt.NDArray[np.float32] = library.empty(sizes, np.float32)
     native, context = native_of(library)

@@ -39,7 +39,8 @@ class Bands:
     """
 
     def __init__(self, matrix: npt.ArrayLike):
-        self.matrix = np.array(matrix, dtype=np.float32)
+        with np.errstate(over="ignore"):  # Found out, and named, below.
+            self.matrix = np.array(matrix, dtype=np.float32)
         if self.matrix.ndim != 2 or 0 in self.matrix.shape or not np.isfinite(self.matrix).all():
             raise ValueError(
                 f"matrix: expected finite (n_out, n_in), got {self.matrix.shape} with "
@@ -67,7 +68,10 @@ class Bands:
             return self.weights, self.runs
         place = library.__name__, str(x.device)
         if place not in self._copies:
-            self._copies[place] = library.asarray(self.weights), library.asarray(self.runs)
+            copies = library.asarray(self.weights), library.asarray(self.runs)
+            # Other streams will use them too.
+            library.cuda.get_current_stream().synchronize()
+            self._copies[place] = copies
         return self._copies[place]
 
 

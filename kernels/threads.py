@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from kernels.checks import check_integer
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     # The process may be confined to some of the machine's cores; more threads than those would only queue.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-_n_threads = _available_cores()
+_n_threads = available_cores()
 _here = threading.local()
 
 

@@ -94,7 +94,7 @@ def langevin_steps(norms: Float64, groups: Sequence[slice], snr: float, sigma: f
     Song et al., Score-based generative modeling through stochastic differential equations, ICLR 2021, algorithm 4.
     """
     check_array("norms", norms, ("n", 2), np.float64, "pass the result of score_norms")
-    if not 0 < sigma < np.inf:
+    if not (0 < sigma < np.inf and 0 < sigma**2 < np.inf):
         raise ValueError(f"sigma: expected a positive number, got {sigma}; pass the noise level of x")
     n = len(norms)
     bounds = [0]
@@ -185,7 +185,7 @@ def _check_stacks(x: Any, x0: Any, noise: Any, pullback: Any, out: Any) -> tuple
 
 def _of_slices(name: str, value: Any, x: Float32, library: ModuleType) -> Float32:
     """One float32 a slice, in the library of the stack."""
-    if isinstance(value, (int, float, np.number)):
+    if isinstance(value, (int, float, np.integer, np.floating)):
         # Filled by a kernel that takes the number as an argument: no copy to the device.
         filled: Float32 = library.full(len(x), value, np.float32)
         return filled

@@ -44,11 +44,27 @@ def _pybind11_folder() -> str:
     return pybind11.get_cmake_dir()
 
 
+class EmulatedDevice:
+    """The only one there is."""
+
+    def synchronize(self):
+        pass
+
+    def __eq__(self, other):
+        return isinstance(other, EmulatedDevice)
+
+    def __hash__(self):
+        return 0
+
+    def __str__(self):
+        return "<emulated device 0>"
+
+
 class EmulatedArray(np.ndarray):
     """What CuPy's array is to the package: another type with the same methods, which does not mix with NumPy's."""
 
     # NumPy fills in a constant; CuPy's arrays have one too.
-    device = "emulated device 0"
+    device = EmulatedDevice()
 
     def get(self):
         return np.array(self)
@@ -78,8 +94,8 @@ def emulated_cupy() -> types.ModuleType:
     cupy.asnumpy = lambda array: np.array(array)
     cupy.fft = types.SimpleNamespace(**{name: fft(name) for name in _TRANSFORMS})
     cupy.cuda = types.SimpleNamespace(
-        Device=lambda: types.SimpleNamespace(synchronize=lambda: None),
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        Device=EmulatedDevice,
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0, synchronize=lambda: None),
         runtime=types.SimpleNamespace(getDevice=lambda: 0),
     )
     return cupy

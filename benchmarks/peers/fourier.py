@@ -8,19 +8,13 @@ from typing import Any
 
 import numpy as np
 
-import engine.operators
-import kernels
-from benchmarks.rows import OURS, Call, Operator, Row, Setting, Unavailable, fastest, load, same
-from engine.operators import MaskedFourier
+from benchmarks.rows import OURS, Call, Operator, Row, Setting, fastest, load, same
+from engine.operators import CoilFourier, LinearOperator, MaskedFourier
 
 N_COILS = 8
-#: The class in `engine.operators` that measures with several coils, built from mask and sensitivity maps.
-COIL_OPERATOR = "CoilFourier"
 
 _AXES = (-2, -1)
 _SAMPLED = 0.25
-#: Slices that a worker takes at a time.
-_PART = 2
 
 
 def operators(setting: Setting) -> list[Operator]:
@@ -58,31 +52,14 @@ def _truth(setting: Setting) -> np.ndarray:
     return np.ascontiguousarray(setting.images[:, ::-1, ::-1])
 
 
-def _ours(setting: Setting, operator: Any) -> Call:
+def _ours(setting: Setting, operator: LinearOperator) -> Call:
     x = setting.array(setting.images)
     misfit = operator.misfit(operator.apply(setting.array(_truth(setting))))
-    if setting.is_cuda:
-        return Call(lambda: misfit(x, slice(0, len(x)))[0], same)
-    # As a denoiser's workers do: a few slices at a time, whose spectra stay in a core's cache.
-    parts = [slice(i, min(i + _PART, len(x))) for i in range(0, len(x), _PART)]
-    gradient = np.empty_like(x)
-
-    def work(part: slice) -> None:
-        with kernels.threads_here(1):
-            gradient[part] = misfit(x[part], part)[0]
-
-    def run() -> np.ndarray:
-        setting.for_each(work, parts)
-        return gradient
-
-    return Call(run, same)
+    return Call(lambda: misfit(x, slice(0, len(x)))[0], same)
 
 
 def _ours_coils(setting: Setting, mask: np.ndarray, maps: np.ndarray) -> Call:
-    kind = getattr(engine.operators, COIL_OPERATOR, None)
-    if kind is None:
-        raise Unavailable(f"engine.operators has no {COIL_OPERATOR}")
-    return _ours(setting, kind(setting.array(mask), setting.array(maps)))
+    return _ours(setting, CoilFourier(setting.array(mask), setting.array(maps)))
 
 
 def _sigpy_single(setting: Setting, mask: np.ndarray) -> Call:

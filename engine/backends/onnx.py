@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,6 @@ from engine.denoiser import CotangentOf, Denoiser
 
 #: ONNX Runtime's level for errors: its warnings are about our graphs' dynamic shapes and help no user.
 _ERRORS_ONLY = 3
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @final
@@ -44,7 +38,7 @@ class OnnxDenoiser(Denoiser):
 
     def __init__(self, bundle: Bundle, batch_size: int = 2, n_threads: int | None = None):
         self.bundle, self.batch_size = bundle, batch_size
-        self.n_threads = n_threads or available_cores()
+        self.n_threads = n_threads or kernels.available_cores()
         self._worker = threading.local()
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="slices")
 

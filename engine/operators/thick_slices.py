@@ -53,8 +53,8 @@ class ThickSlices(LinearOperator):
         if axis not in (1, 2):
             raise ValueError(f"axis: expected 1 or 2, got {axis}; thick slices lie along rows or columns")
         n = slice_shape[axis - 1]
-        if not 1 <= factor <= n:
-            raise ValueError(f"factor: expected 1 to {n}, got {factor}; a block cannot exceed the slice")
+        if not (isinstance(factor, (int, np.integer)) and 1 <= factor <= n):
+            raise ValueError(f"factor: expected an integer, 1 to {n}, got {factor}; a block cannot exceed the slice")
         if profile not in PROFILES:
             raise ValueError(f"profile: expected box or gaussian, got {profile!r}; choose one")
         if not 0 <= gap < factor:

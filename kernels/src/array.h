@@ -59,8 +59,9 @@ Array<T> array_of(const char* kernel, const char* name, py::handle object, bool 
   Array<T> array;
   if (optional && object.is_none()) return array;
   const std::string prefix = std::string(name) + ": ";
-  require(py::hasattr(object, kInterface), kernel, prefix + "not an array of this device");
-  const py::dict interface = object.attr(kInterface);
+  const py::object found = py::getattr(object, kInterface, py::none());
+  require(!found.is_none(), kernel, prefix + "not an array of this device");
+  const py::dict interface = found;
   const std::string type = interface["typestr"].template cast<std::string>();
   const bool complex = type == "<c8" && std::is_same_v<Plain, float>;
   require(complex || type == typestr<Plain>(), kernel, prefix + "wrong type " + type);

@@ -83,8 +83,8 @@ void residual(const char* name, const Samples& s, const Spectra& spectra, double
   } else {
     launch(name, n, context, Replace<kSlots, true>{s, spectra, partial});
   }
-  launch(name, spectra.n_slices * kSummers, context, Sum{partial, sums, kThreads / kSummers});
-  launch(name, spectra.n_slices, context, Finish{sums, scaled, plain, s.scale, s.e != nullptr});
+  launch("kspace_residual: sums", spectra.n_slices * kSummers, context, Sum{partial, sums, kThreads / kSummers});
+  launch("kspace_residual: norms", spectra.n_slices, context, Finish{sums, scaled, plain, s.scale, s.e != nullptr});
 }
 
 // One thread a coil's pixel.
@@ -130,7 +130,7 @@ void kspace_residual(const Samples& samples, const Spectra& spectra, double* scr
 void kspace_residual_half(const Samples& samples, const Spectra& spectra, double* scratch, double* scaled,
                           double* plain, const Context& context) {
   residual<2>("kspace_residual_half", samples, spectra, scratch, scaled, plain, context);
-  launch("kspace_residual_half", spectra.n_pairs(), context, Fold{samples.f, spectra});
+  launch("kspace_residual_half: edges", spectra.n_pairs(), context, Fold{samples.f, spectra});
 }
 
 void coil_expand(const float* images, const Complex* maps, Complex* coils, const Coils& sizes, const Context& context) {

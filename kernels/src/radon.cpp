@@ -129,8 +129,9 @@ int32_t most_bins(const Scan& scan, const Shadow* shadows, const Tile& tile) {
   int32_t most = 1;
   for (int64_t v = 0; v < scan.n_views; ++v) {
     if (scan.per_source == 0.0) {
-      // All pixels have ranges of one length, give or take a bin.
-      most = std::max(most, static_cast<int32_t>(2 * shadows[v].reach + 0.0625f) + 1);
+      // All pixels have ranges of one length, give or take a bin; none is longer than the detector.
+      const float longest = static_cast<float>(scan.n_bins - 1);
+      most = std::max(most, static_cast<int32_t>(std::min(2 * shadows[v].reach + 0.0625f, longest)) + 1);
       continue;
     }
     for (int32_t r = 0; r < tile.n_rows; ++r) {

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from engine.backends.onnx import OnnxDenoiser, available_cores
+import kernels
+from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
 
 torch = pytest.importorskip("torch", reason="the reference is PyTorch, of the extra `export`")
@@ -125,7 +126,7 @@ def test_an_error_in_the_cotangent_reaches_the_caller(denoiser):
 
 
 def test_all_cores_work_unless_told_otherwise(bundle):
-    assert OnnxDenoiser(bundle).n_threads == available_cores() >= 1
+    assert OnnxDenoiser(bundle).n_threads == kernels.available_cores() >= 1
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,11 @@ def test_philox_slices_arguments(key, shape, error, message):
         kernels.philox_slices(key, shape)
 
 
+def test_more_noise_than_there_are_indices():
+    with pytest.raises(ValueError, match=r"^shape: expected less than 2\^63 entries"):
+        kernels.philox_normal(0, 0, 0, (1 << 62, 2))
+
+
 def test_philox_bits_arguments():
     good = np.zeros((2, 4), np.uint32)
     for counters, key, error in [
@@ -170,7 +175,13 @@ def test_geometry_arguments():
         ({"n_bins": 0}, ValueError, "n_bins"),
         ({"bin_spacing": 0.0}, ValueError, "bin_spacing"),
         ({"bin_spacing": 100.0}, ValueError, "bin_spacing"),
+        ({"bin_spacing": 1e-300}, ValueError, "bin_spacing"),
+        ({"bin_spacing": "x"}, TypeError, "bin_spacing"),
         ({"bin_offset": float("nan")}, ValueError, "bin_offset"),
+        ({"bin_offset": 1e11}, ValueError, "bin_offset"),
+        ({"source_distance": 1e12}, ValueError, "bin_offset"),
+        ({"shape": 8}, ValueError, "shape"),
+        ({"angles_rad": ["a"]}, TypeError, "angles_rad"),
         ({"curved": True, "bin_spacing": 40.0}, ValueError, "n_bins"),
     ],
 )

@@ -1,0 +1,1 @@
+"""A regular package, so that no other one called `benchmarks` is found first."""

@@ -1,0 +1,1 @@
+"""What one would use instead of each operator of the project."""

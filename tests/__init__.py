@@ -1,0 +1,1 @@
+"""A regular package, so that no other one called `tests` is found first."""
