@@ -106,7 +106,7 @@ def test_noise_arguments(arguments, error, name):
         ((-1, 0, 0, (1, 1, 1)), ValueError, "seed: expected an integer"),
         ((0, 1 << 32, 0, (1, 1, 1)), ValueError, "step: expected an integer"),
         ((0, 0, 0.5, (1, 1, 1)), TypeError, "phase: expected an integer"),
-        ((0, 0, 0, (1, 1)), ValueError, "strides: expected 3 integers, got 2"),
+        ((0, 0, 0, (1, 1)), ValueError, "strides: expected 3 integers, got "),
         ((0, 0, 0, (1, -1, 1)), ValueError, "strides: expected an integer"),
         ((0, 0, 0, (1, 1, 1), 1 << 63), ValueError, "start: expected an integer"),
     ],
