@@ -149,10 +149,10 @@ def reconstruct(
     >>> result.volume.shape
     (64, 64, 64)
     """
-    if settings.dps_weight is None:
-        settings = replace(settings, dps_weight=default_dps_weight(task, settings))
     noise = noise or CounterNoise(settings.seed)
     sampler = sampler_of(task, primary, auxiliary, settings, noise)
+    if settings.dps_weight is None:
+        settings = replace(settings, dps_weight=sampler.guidance.weight if sampler.guidance else 0.0)
     normal = noise.draw(0, Phase.START, primary.plane, shape)
     state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
     residuals: list[np.ndarray | None] = []

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import types
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def emulated_module():
     for command in (configure, ["cmake", "--build", str(BUILD), "--target", "_emulated", "-j2"]):
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = BUILD.glob("_emulated*.so")
+    # By its full name: another Python may have left a module of its own there.
+    path = BUILD / f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
     spec = importlib.util.spec_from_file_location("_emulated", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,7 @@ def cuda_module() -> Path:
     ):
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = build.glob("_cuda*.so")
-    return path
+    return build / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def generations_of(module: bytes) -> set[tuple[int, int]]:
