@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
+
+from kernels.arrays import library_of
+
+if TYPE_CHECKING:
+    from engine.operators.misfit import Misfit
 
 #: Given x̂₀ of some slices, float32 (m, h, w), and which slices of the stack they are: their cotangent, float32 (m, h,
 #: w).
 CotangentOf = Callable[[np.ndarray, slice], np.ndarray]
+#: x̂₀, Jᵀ·s·Aᵀr, and Σ|r|² and Σ|A x̂₀ − y|² of every slice.
+Guided = tuple[Any, Any, Any, Any]
 
 
 class Denoiser(ABC):
@@ -66,6 +73,49 @@ class Denoiser(ABC):
         """
         _check(x)
         return self._vjp(x, sigma, cotangent)
+
+    @final
+    def guided(self, x: Any, sigma: float, misfit: Misfit, noise: Any = None) -> Guided:
+        """Return x̂₀, how far it is from a measurement, and the gradient of that through the network.
+
+        Parameters
+        ----------
+        x, sigma
+            As in `denoise`; NumPy or CuPy.
+        misfit : Misfit
+            Of the whole stack x.
+        noise : array (n, *operator.data_shape), optional
+            e of the misfit.
+
+        Returns
+        -------
+        x0, pullback : float32 (n, h, w)
+            pullback is (∂x̂₀/∂x)ᵀ·s·Aᵀr.
+        squared, plain : float64 (n,)
+            Σ|r|² and Σ|A x̂₀ − y|² of every slice.
+
+        Raises
+        ------
+        ValueError
+            As `denoise`, and what `misfit` raises.
+        """
+        _check(x)
+        fused = self._guided(x, sigma, misfit, noise)
+        if fused is not None:
+            return fused
+        library = library_of(x=x)
+        squared, plain = library.zeros(len(x), np.float64), library.zeros(len(x), np.float64)
+
+        def cotangent(x0: Any, which: slice) -> Any:
+            gradient, squared[which], plain[which] = misfit(x0, which, None if noise is None else noise[which])
+            return gradient
+
+        x0, pullback = self._vjp(x, sigma, cotangent)
+        return x0, pullback, squared, plain
+
+    def _guided(self, x: Any, sigma: float, misfit: Misfit, noise: Any) -> Guided | None:
+        """`guided` by one graph that holds the operator too; None where there is none for this operator."""
+        return None
 
     @abstractmethod
     def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray: ...

@@ -78,14 +78,7 @@ class Dps:
             ‖A x̂₀ − y‖₂ over the whole stack.
         """
         library = library_of(x=x)
-        squared, plain = library.zeros(len(x), np.float64), library.zeros(len(x), np.float64)
-
-        def cotangent(x0: Any, which: slice) -> Any:
-            part = None if noise is None else noise[which]
-            gradient, squared[which], plain[which] = self.misfit(x0, which, part)
-            return gradient
-
-        x0, pullback = denoiser.vjp(x, sigma, cotangent)
+        x0, pullback, squared, plain = denoiser.guided(x, sigma, self.misfit, noise)
         norms = library.empty_like(squared)
         for group in groups:
             norms[group] = library.sqrt(squared[group].sum())

@@ -35,7 +35,7 @@ class Misfit(ABC):
 
     def __init__(self, operator: LinearOperator, measurement: Any, scale: float):
         operator.check_data("measurement", measurement)
-        self.operator, self.scale = operator, float(np.float32(scale))
+        self.operator, self.measurement, self.scale = operator, measurement, float(np.float32(scale))
         self.n_slices, self.library = len(measurement), library_of(measurement=measurement)
 
     @final
@@ -125,13 +125,9 @@ class Misfit(ABC):
 class PlainMisfit(Misfit):
     """The misfit of any operator, from its `apply` and its `adjoint`."""
 
-    def __init__(self, operator: LinearOperator, measurement: Any, scale: float):
-        super().__init__(operator, measurement, scale)
-        self._measurement = measurement
-
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
         residual = operator.apply(x0)
-        residual -= self._measurement[which]
+        residual -= self.measurement[which]
         plain = squared_norms(residual)
         if self.scale == 1 and noise is None:
             return operator.adjoint(residual), plain, plain.copy()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import kernels
+from engine.denoiser import Denoiser
 from engine.guidance import Dps
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices, transforms
 from engine.operators.misfit import PlainMisfit
@@ -238,8 +239,11 @@ def test_every_operator_has_a_misfit_from_its_own_methods(operator, xp, to_numpy
 
 
 def test_guidance_stays_in_its_library(xp, to_numpy):
-    class Identity:
-        def vjp(self, x, sigma, cotangent):
+    class Identity(Denoiser):
+        def _denoise(self, x, sigma):
+            return x
+
+        def _vjp(self, x, sigma, cotangent):
             pieces = [slice(0, 2), slice(2, N)]
             return x, xp.concatenate([cotangent(x[piece], piece) for piece in pieces])
 
