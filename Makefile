@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 
 # What an installation depends on: a change here, and only here, makes it run again.
-BUILD_INPUTS := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard kernels/src/*)
+BUILD_INPUTS := pyproject.toml setup.py constraints.txt CMakeLists.txt $(wildcard kernels/src/* kernels/src/network/*)
 
 RUN_STAMP  := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
@@ -38,7 +38,7 @@ slow: $(TEST_STAMP)  ## the tests that `test` leaves out
 sanitize: $(TEST_STAMP)  ## kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/cmake -S . -B $(SANITIZED) -DTPDM_SANITIZE=ON -DTPDM_CUDA=OFF -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
-	$(BIN)/cmake --build $(SANITIZED) --target _cpu -j2
+	$(BIN)/cmake --build $(SANITIZED) --target _cpu _network -j2
 	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/stage
 	cp kernels/*.py $(SANITIZED)/stage/kernels/
 	TPDM_EMULATED_BUILD=$(SANITIZED)/emulated ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \

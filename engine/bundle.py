@@ -13,6 +13,8 @@ from engine.volume import Plane
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+#: The network as native layers, and the file in which all graphs and the program have their weights.
+PROGRAM, WEIGHTS = "network.json", "weights.bin"
 #: What each graph is for: names of the files without their ending.
 GRAPHS = {
     "denoise": "(x, sigma) -> x0",

@@ -1,6 +1,7 @@
 """Compile a score network into an engine bundle: ``python -m export.build_engine --ckpt xy.pt``.
 
-The bundle holds ONNX graphs of the denoiser and of its adjoint, verified against PyTorch, and a manifest.
+The bundle holds ONNX graphs of the denoiser and of its adjoint, the network as a program for the native kernels, and a
+manifest; all is verified against PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from engine.volume import Plane
 log = logging.getLogger("export")
 
 #: The sources whose change makes an existing bundle stale.
-_SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "onnx")) + tuple(
+_SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "native", "onnx")) + tuple(
     f"networks/{n}.py" for n in ("architecture", "checkpoint", "infer", "layers", "ncsnpp")
 )
 

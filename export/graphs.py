@@ -1,4 +1,4 @@
-"""Writes the four graphs of a bundle from one traced program."""
+"""Writes what a bundle runs: four graphs from one traced program, and the network as native layers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
+from engine.bundle import WEIGHTS
 from export.adjoint import trace
+from export.native import write_program
 from export.onnx import WeightStore, ancestors, write_onnx
 from networks import NCSNpp
 
-WEIGHTS = "weights.bin"
-
 
 def write_graphs(network: NCSNpp, folder: Path) -> None:
-    """Write denoise, adjoint, linearize and pullback into `folder`, with one weights file.
+    """Write denoise, adjoint, linearize and pullback, and the native program, into `folder`, with one weights file.
 
     One trace of the adjoint holds everything. The denoiser is the part that x̂₀ needs. Cutting where the cotangent
     enters gives `linearize`, all that does not depend on it, which also returns the values that the rest uses (the
@@ -39,6 +39,7 @@ def write_graphs(network: NCSNpp, folder: Path) -> None:
         )
         write_onnx(module, folder / "linearize.onnx", weights, image, {"x0": x0, **tape})
         write_onnx(module, folder / "pullback.onnx", weights, {"cotangent": cotangent, **tape}, {"pullback": pullback})
+        write_program(network, folder, weights)
     finally:
         weights.close()
 

@@ -30,7 +30,7 @@ _FOLD_UP_TO = 4096
 
 
 class WeightStore:
-    """The weights file that several graphs share: every distinct tensor once, aligned to pages."""
+    """The weights file that several graphs share: every distinct tensor once, larger ones aligned to pages."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -43,7 +43,7 @@ class WeightStore:
         data = np.ascontiguousarray(array).tobytes()
         key = hashlib.sha256(data).hexdigest()
         if key not in self._places:
-            gap = -self._size % 4096
+            gap = -self._size % (4096 if len(data) >= 4096 else 64)
             self._stream.write(b"\0" * gap + data)
             self._places[key] = (self._size + gap, len(data))
             self._size += gap + len(data)

@@ -1,4 +1,4 @@
-"""Compares compiled graphs with PyTorch over the trained noise levels."""
+"""Compares what a bundle runs with PyTorch over the trained noise levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from engine.bundle import GRAPHS
+from engine.bundle import GRAPHS, PROGRAM, WEIGHTS
+from kernels.network import Network
 from networks import NCSNpp
 
 #: Largest relative errors, against float64, that a float32 engine may show. To the bound on x0 comes what a single
@@ -29,21 +30,23 @@ class Row:
     adjoint_pullback: float
     split_x0: float
     split_pullback: float
+    native_x0: float
+    native_pullback: float
     x0_rounding: float
 
     @property
     def passes(self) -> bool:
-        x0 = max(self.denoise_x0, self.adjoint_x0, self.split_x0)
-        pullback = max(self.adjoint_pullback, self.split_pullback)
+        x0 = (self.denoise_x0, self.adjoint_x0, self.split_x0, self.native_x0)
+        pullback = (self.adjoint_pullback, self.split_pullback, self.native_pullback)
         # Written so that NaN fails.
-        return x0 <= BOUNDS["x0"] + self.x0_rounding and pullback <= BOUNDS["pullback"]
+        return all(e <= BOUNDS["x0"] + self.x0_rounding for e in x0) and all(e <= BOUNDS["pullback"] for e in pullback)
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
 def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> list[Row]:
-    """Run the graphs of a bundle beside the network that they were made from.
+    """Run the graphs and the native program of a bundle beside the network that they were made from.
 
     The reference is autograd in float64. Noise levels span the trained range; batch and image shape change from row to
     row.
@@ -53,7 +56,7 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
     network : NCSNpp
         float32, as loaded.
     folder : Path
-        Holds the graphs.
+        Holds graphs, program and weights.
     n_sigmas : int
     seed : int
         Of the test images.
@@ -70,6 +73,7 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
         name: ort.InferenceSession(str(folder / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
         for name in GRAPHS
     }
+    native = Network(folder / PROGRAM, folder / WEIGHTS)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     side = max(16, 4 * a.divisor)
@@ -95,6 +99,10 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
         (pullback_split,) = sessions["pullback"].run(
             ["pullback"], {"cotangent": cotangent.numpy(), **dict(zip(names, tape, strict=True))}
         )
+        workspace = native.workspace(*shape, with_pullback=True)
+        x0_native, pullback_native = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        workspace.denoise(x.numpy()[:, 0], float(sigma), x0_native)
+        workspace.pullback(cotangent.numpy()[:, 0], pullback_native)
         x0_64, pullback_64 = x0_exact.detach().numpy(), pullback_exact.numpy()
         rows.append(
             Row(
@@ -105,6 +113,8 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
                 _error(pullback_adjoint, pullback_64),
                 _error(x0_split, x0_64),
                 _error(pullback_split, pullback_64),
+                _error(x0_native[:, None], x0_64),
+                _error(pullback_native[:, None], pullback_64),
                 float(np.finfo(np.float32).eps * np.linalg.norm(x.numpy()) / np.linalg.norm(x0_64)),
             )
         )
@@ -117,10 +127,13 @@ def _error(ours: np.ndarray, exact: np.ndarray) -> float:
 
 def table(rows: list[Row]) -> str:
     """The rows as text for a terminal."""
-    columns = ("slices", "denoise x0", "adjoint x0", "pullback", "split x0", "pullback")
+    columns = ("slices", "denoise x0", "adjoint x0", "pullback", "split x0", "pullback", "native x0", "pullback")
     lines = [f"{'sigma':>10}" + "".join(f"{c:>13}" for c in columns)]
     for r in rows:
-        errors = (r.denoise_x0, r.adjoint_x0, r.adjoint_pullback, r.split_x0, r.split_pullback)
+        errors = (
+            *(r.denoise_x0, r.adjoint_x0, r.adjoint_pullback),
+            *(r.split_x0, r.split_pullback, r.native_x0, r.native_pullback),
+        )
         shape = "×".join(str(s) for s in r.shape)
         lines.append(
             f"{r.sigma:10.4g} {shape:>12} " + " ".join(f"{e:12.1e}" for e in errors) + ("" if r.passes else "  FAILS")

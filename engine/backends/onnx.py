@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import final
@@ -13,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 import kernels
+from engine.backends.workers import SliceWorkers
 from engine.bundle import Bundle
 from engine.denoiser import CotangentOf, Denoiser
 
@@ -24,9 +23,6 @@ _ERRORS_ONLY = 3
 class OnnxDenoiser(Denoiser):
     """A bundle's graphs on the CPU: each worker thread takes a few slices through a single-threaded session.
 
-    Slices are independent, so that splitting them over cores needs no meeting point inside the graph, and a few slices'
-    activations stay in a core's cache: faster than one graph over the whole stack with all threads in every operator.
-
     Parameters
     ----------
     bundle : Bundle
@@ -37,10 +33,19 @@ class OnnxDenoiser(Denoiser):
     """
 
     def __init__(self, bundle: Bundle, batch_size: int = 2, n_threads: int | None = None):
-        self.bundle, self.batch_size = bundle, batch_size
-        self.n_threads = n_threads or kernels.available_cores()
-        self._worker = threading.local()
-        self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="slices")
+        self.bundle = bundle
+        self._workers = SliceWorkers(batch_size, n_threads)
+        self._own = threading.local()
+
+    @property
+    def batch_size(self) -> int:
+        """Slices in one run of a graph, at most."""
+        return self._workers.batch_size
+
+    @property
+    def n_threads(self) -> int:
+        """Worker threads."""
+        return self._workers.n_threads
 
     def _session(self, graph: str) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -68,7 +73,7 @@ class OnnxDenoiser(Denoiser):
         def work(part: slice) -> None:
             x0[part] = session.run(["x0"], _feeds(x[part], sigma))[0][:, 0]
 
-        self._for_each_batch(len(x), work)
+        self._workers.for_each_batch(len(x), work)
         return x0
 
     def _vjp(self, x: np.ndarray, sigma: float, cotangent: CotangentOf) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +96,7 @@ class OnnxDenoiser(Denoiser):
             backward.run_with_iobinding(binding)
             pulled[part] = binding.get_outputs()[0].numpy()[:, 0]
 
-        self._for_each_batch(len(x), work)
+        self._workers.for_each_batch(len(x), work)
         return x0, pulled
 
     def _record(
@@ -103,7 +108,7 @@ class OnnxDenoiser(Denoiser):
         instead of asking for new pages.
         """
         shape = feeds["x"].shape
-        last_shape, last = getattr(self._worker, "tape", (None, []))
+        last_shape, last = getattr(self._own, "tape", (None, []))
         binding = forward.io_binding()
         for name, value in feeds.items():
             binding.bind_cpu_input(name, value)
@@ -113,18 +118,13 @@ class OnnxDenoiser(Denoiser):
         else:
             # Let go of the old one first: two would not fit where one only just does.
             last = None
-            self._worker.tape = None, []
+            self._own.tape = None, []
             for name in names:
                 binding.bind_output(name)
         forward.run_with_iobinding(binding)
-        self._worker.tape = shape, binding.get_outputs() if last is None else last
-        outputs: list[ort.OrtValue] = self._worker.tape[1]
+        self._own.tape = shape, binding.get_outputs() if last is None else last
+        outputs: list[ort.OrtValue] = self._own.tape[1]
         return outputs
-
-    def _for_each_batch(self, n: int, work: Callable[[slice], None]) -> None:
-        # Fewer slices a run than asked, rather than an idle worker.
-        size = max(1, min(self.batch_size, -(-n // self.n_threads)))
-        list(self._pool.map(work, [slice(i, min(i + size, n)) for i in range(0, n, size)]))
 
 
 def _feeds(x: np.ndarray, sigma: float) -> dict[str, np.ndarray]:

@@ -49,7 +49,7 @@ def test_a_bundle_says_what_it_is(tiny_bundles):
         manifest = bundle.manifest
         assert manifest["format"] == FORMAT
         assert manifest["checkpoint"]["sha256"] == sha256_of(tiny.checkpoint)
-        assert set(manifest["files"]) == {"weights.bin", *(f"{g}.onnx" for g in GRAPHS)}
+        assert set(manifest["files"]) == {"network.json", "weights.bin", *(f"{g}.onnx" for g in GRAPHS)}
         assert {p.name for p in tiny.folder.iterdir()} == {MANIFEST, *manifest["files"]}
 
 

@@ -181,9 +181,10 @@ def test_graphs_that_fail_verification_leave_nothing(checkpoint, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verification_sees_a_wrong_graph(checkpoint, tmp_path, capsys, monkeypatch):
-    """A lowering whose group norms are off by a part in a thousand is not shipped."""
-    from export import adjoint, lowering
+@pytest.mark.parametrize("what", ["adjoint", "native"])
+def test_verification_sees_a_wrong_graph(checkpoint, tmp_path, capsys, monkeypatch, what):
+    """A lowering whose group norms are off by a part in a thousand is not shipped, be it of graphs or program."""
+    from export import adjoint, lowering, native
 
     def wrong(network):
         lowered = lowering.lower(network)
@@ -192,7 +193,7 @@ def test_verification_sees_a_wrong_graph(checkpoint, tmp_path, capsys, monkeypat
                 module.weight = torch.nn.Parameter(module.weight * 1.001, requires_grad=False)
         return lowered
 
-    monkeypatch.setattr(adjoint, "lower", wrong)
+    monkeypatch.setattr({"adjoint": adjoint, "native": native}[what], "lower", wrong)
     assert refused(capsys, ["--ckpt", checkpoint, "--out", tmp_path / "out"]).startswith("ckpt: expected relative")
     assert list(tmp_path.iterdir()) == []
 

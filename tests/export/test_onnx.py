@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from export.graphs import WEIGHTS, write_graphs
+from engine.bundle import WEIGHTS
+from export.graphs import write_graphs
 from networks import Architecture, NCSNpp
 
 GRAPHS = ("denoise", "adjoint", "linearize", "pullback")

@@ -1,4 +1,4 @@
-"""A bundle in ONNX Runtime agrees with the PyTorch network that it was built from, however the stack is cut."""
+"""A bundle on CPU cores agrees with the PyTorch network that it was built from, however the stack is cut."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import kernels
+from engine.backends.native import NativeDenoiser
 from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
+from engine.denoiser import Denoiser
 
 torch = pytest.importorskip("torch", reason="the reference is PyTorch, of the extra `export`")
 
@@ -31,10 +33,15 @@ def bundle(tiny_bundles) -> Bundle:
     return Bundle.open(tiny_bundles["axial"].folder)
 
 
+@pytest.fixture(scope="module", params=[OnnxDenoiser, NativeDenoiser], ids=["onnx", "native"])
+def runner(request):
+    return request.param
+
+
 @pytest.fixture(scope="module", params=[(1, 1), (2, 1), (2, 2), (5, 2)], ids=lambda p: f"batch{p[0]}-threads{p[1]}")
-def denoiser(bundle, request) -> OnnxDenoiser:
+def denoiser(bundle, runner, request) -> Denoiser:
     batch_size, n_threads = request.param
-    return OnnxDenoiser(bundle, batch_size, n_threads)
+    return runner(bundle, batch_size, n_threads)
 
 
 def noisy(shape: tuple[int, ...], sigma: float) -> np.ndarray:
@@ -98,17 +105,17 @@ def test_the_network_matters_to_these_tests(cases):
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
-def test_every_slice_is_asked_for_once(bundle, n):
+def test_every_slice_is_asked_for_once(bundle, runner, n):
     asked: list[int] = []  # list.extend is atomic
-    OnnxDenoiser(bundle, 2, 2).vjp(
+    runner(bundle, 2, 2).vjp(
         noisy((n, 16, 16), 1.0), 1.0, lambda x0, part: (asked.extend(range(n)[part]), np.zeros_like(x0))[1]
     )
     assert sorted(asked) == list(range(n))
 
 
-def test_the_same_cut_gives_the_same_bytes(bundle):
+def test_the_same_cut_gives_the_same_bytes(bundle, runner):
     x = noisy((5, 16, 16), 0.3)
-    one, other = OnnxDenoiser(bundle, 2, 2), OnnxDenoiser(bundle, 2, 1)
+    one, other = runner(bundle, 2, 2), runner(bundle, 2, 1)
     assert one.denoise(x, 0.3).tobytes() == one.denoise(x, 0.3).tobytes() == other.denoise(x, 0.3).tobytes()
 
 
@@ -125,8 +132,8 @@ def test_an_error_in_the_cotangent_reaches_the_caller(denoiser):
         denoiser.vjp(noisy((3, 16, 16), 1.0), 1.0, fails)
 
 
-def test_all_cores_work_unless_told_otherwise(bundle):
-    assert OnnxDenoiser(bundle).n_threads == kernels.available_cores() >= 1
+def test_all_cores_work_unless_told_otherwise(bundle, runner):
+    assert runner(bundle).n_threads == kernels.available_cores() >= 1
 
 
 @pytest.mark.parametrize(
@@ -139,9 +146,32 @@ def test_all_cores_work_unless_told_otherwise(bundle):
     ],
     ids=["rank 2", "rank 4", "float64", "strided"],
 )
-def test_what_is_no_contiguous_float32_stack_is_refused(bundle, x):
-    denoiser = OnnxDenoiser(bundle)
+def test_what_is_no_contiguous_float32_stack_is_refused(bundle, runner, x):
+    denoiser = runner(bundle)
     with pytest.raises(ValueError, match=r"^x: expected contiguous \(n, h, w\) float32, got .*; pass a stack"):
         denoiser.denoise(x, 1.0)
     with pytest.raises(ValueError, match=r"^x: expected contiguous \(n, h, w\) float32, got .*; pass a stack"):
         denoiser.vjp(x, 1.0, lambda x0, part: x0)
+
+
+def test_native_results_do_not_depend_on_the_cut(bundle):
+    x = noisy((7, 16, 16), 0.3)
+    results = []
+    for batch_size, n_threads in ((1, 1), (3, 1), (4, 2), (7, 1)):
+        denoiser = NativeDenoiser(bundle, batch_size, n_threads)
+        # Denoising alone has its own memory, a guided step's serves it as well, and slices of another size need a new
+        # one.
+        first = denoiser.denoise(x, 0.3)
+        x0, pulled = denoiser.vjp(x, 0.3, lambda x0, part: x[part])
+        denoiser.vjp(noisy((2, 12, 20), 0.3), 0.3, lambda x0, part: x0)
+        results.append((first, x0, pulled, denoiser.denoise(x, 0.3)))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_bundle_without_a_program_is_not_for_the_native_runner(bundle):
+    assert NativeDenoiser.reason_against(bundle) is None
+    manifest = dict(bundle.manifest, files={"denoise.onnx": "0"})
+    reason = NativeDenoiser.reason_against(Bundle(bundle.folder, manifest))
+    assert reason is not None and "build it again" in reason
