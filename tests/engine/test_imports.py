@@ -16,7 +16,7 @@ ALLOWED = {
     "networks": (),
     "kernels": (),
     "engine": ("kernels",),
-    "export": ("networks", "engine.bundle", "engine.errors", "engine.volume"),
+    "export": ("networks", "engine.bundle", "engine.compiled", "engine.errors", "engine.volume"),
     "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
 }
 #: Libraries that no file of a package may import, not even inside a function.
