@@ -16,6 +16,7 @@ from engine.operators import ThickSlices
 from engine.sampler import PredictorCorrector, Prior, State
 from engine.schedule import Schedule, turns
 from engine.tasks import Task
+from engine.volume import Plane
 from kernels.arrays import to_numpy
 
 #: Called after every step with the new state and its noise level.
@@ -200,7 +201,7 @@ def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings,
     InputError
         Planes that do not fit, or a setting out of range.
     """
-    check_planes(primary, auxiliary)
+    check_planes(primary.plane, auxiliary.plane)
     if task.plane != primary.plane:
         raise InputError(
             f"task: expected the primary's plane ({primary.plane}) to be the one that is measured, got {task.plane}; "
@@ -223,16 +224,16 @@ def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings,
     )
 
 
-def check_planes(primary: Prior, auxiliary: Prior) -> None:
+def check_planes(primary: Plane, auxiliary: Plane) -> None:
     """Refuse two priors of the same plane: nothing would then tie the slices together.
 
     Raises
     ------
     InputError
     """
-    if primary.plane.slice_axis == auxiliary.plane.slice_axis:
+    if primary.slice_axis == auxiliary.slice_axis:
         raise InputError(
-            f"auxiliary: expected a plane perpendicular to the primary's ({primary.plane}), got {auxiliary.plane}; "
+            f"auxiliary: expected a plane perpendicular to the primary's ({primary}), got {auxiliary}; "
             "give an engine that was trained on another plane"
         )
 

@@ -7,8 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from engine.denoiser import Denoiser
 from engine.device import Device
 from engine.errors import InputError
@@ -113,8 +111,3 @@ def check_batch(batch_size: int, low: int, high: int, where: str) -> None:
             f"batch-size: expected {allowed}, which {where} was compiled for, got {batch_size}; choose one of these, "
             "or compile with another range"
         )
-
-
-def float32_of(value: float, n: int, library: Any) -> Any:
-    """n times one number, made where it is needed."""
-    return library.full(n, value, np.float32)

@@ -8,8 +8,9 @@ from typing import Any, final
 import numpy as np
 import onnxruntime as ort
 
-from engine.backends.gpu import GpuDenoiser, filled, float32_of
+from engine.backends.gpu import GpuDenoiser, filled
 from engine.bundle import Bundle
+from engine.compiled import build_command
 from engine.denoiser import CotangentOf
 from engine.device import Device, address_of
 from engine.errors import InputError, Unavailable
@@ -64,8 +65,8 @@ class OnnxGpuDenoiser(GpuDenoiser):
         has = ("fp32", "tf32") if provider == "CUDAExecutionProvider" else ("fp32",)
         if precision not in has:
             raise InputError(
-                f"precision: expected {' or '.join(has)} of ONNX Runtime, got {precision}; choose one of these, or run "
-                "graphs that TensorRT compiled"
+                f"precision: expected {' or '.join(has)} of ONNX Runtime, got {precision}; build graphs for TensorRT with "
+                f"{build_command(bundle, precision)}"
             )
         self.bundle, self.precision, self.provider = bundle, precision, provider
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -73,13 +74,13 @@ class OnnxGpuDenoiser(GpuDenoiser):
         self._session("denoise")
 
     def _denoise(self, x: Any, sigma: float) -> Any:
-        library, session = self.device.library, self._session("denoise")
+        library = self.device.library
         x0 = library.empty_like(x)
 
         def work(part: slice, size: int) -> None:
             inputs = self._inputs(x[part], sigma, size)
             out = library.empty(inputs["x"].shape, np.float32)
-            self._run(session, inputs, {"x0": out})
+            self._run(self._session("denoise"), inputs, {"x0": out})
             x0[part] = out[: len(x0[part]), 0]
 
         self._by_batches(x, work)
@@ -87,11 +88,12 @@ class OnnxGpuDenoiser(GpuDenoiser):
 
     def _vjp(self, x: Any, sigma: float, cotangent: CotangentOf) -> tuple[Any, Any]:
         library = self.device.library
-        forward, backward = self._session("linearize"), self._session("pullback")
-        tape_names = [o.name for o in forward.get_outputs() if o.name != "x0"]
         x0, pulled = library.empty_like(x), library.empty_like(x)
 
         def work(part: slice, size: int) -> None:
+            # Asked for here, and not before: an earlier batch may have found no room, and let them go.
+            forward, backward = self._session("linearize"), self._session("pullback")
+            tape_names = [o.name for o in forward.get_outputs() if o.name != "x0"]
             inputs, n = self._inputs(x[part], sigma, size), len(x0[part])
             out = library.empty(inputs["x"].shape, np.float32)
             tape = self._run(forward, inputs, {"x0": out}, tape_names)
@@ -109,7 +111,7 @@ class OnnxGpuDenoiser(GpuDenoiser):
         library = self.device.library
         batch = library.zeros((size, 1, *x.shape[1:]), np.float32)
         filled(batch, x[:, None])
-        return {"x": batch, "sigma": float32_of(sigma, size, library)}
+        return {"x": batch, "sigma": library.full(size, sigma, np.float32)}
 
     def _run(
         self,
@@ -158,7 +160,7 @@ class OnnxGpuDenoiser(GpuDenoiser):
         # Where CUDA's libraries are not found, ONNX Runtime says so in its log and takes the CPU.
         if self.provider not in session.get_providers():
             raise Unavailable("backend", expected, "one that could not load it", f"{remedy}, and check the driver")
-        left = _on_another(session, self.provider)
+        left = _left_to_cpu(session)
         if left:
             raise Unavailable(
                 "backend",
@@ -172,7 +174,7 @@ class OnnxGpuDenoiser(GpuDenoiser):
         options = {"device_id": str(self.device.number or 0)}
         if self.provider == "CUDAExecutionProvider":
             options["use_tf32"] = str(int(self.precision == "tf32"))
-        return options if self.provider in _WITH_OPTIONS else {}
+        return options
 
     def _is_out_of_memory(self, error: Exception) -> bool:
         from_runtime = type(error).__module__.startswith("onnxruntime")
@@ -183,13 +185,9 @@ class OnnxGpuDenoiser(GpuDenoiser):
         self._sessions.clear()
 
 
-#: The CPU's takes none.
-_WITH_OPTIONS = tuple(PROVIDERS)
-
-
-def _on_another(session: ort.InferenceSession, provider: str) -> set[str]:
-    """Kinds of arithmetic that another provider was given; empty where this ONNX Runtime cannot tell."""
+def _left_to_cpu(session: ort.InferenceSession) -> set[str]:
+    """Kinds of arithmetic that the CPU was given; empty where this ONNX Runtime cannot tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
-    given = session.get_provider_graph_assignment_info()
-    return {node.op_type for part in given if part.ep_name != provider for node in part.get_nodes()} & _HEAVY
+    given = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == "CPUExecutionProvider"]
+    return {node.op_type for part in given for node in part.get_nodes()} & _HEAVY

@@ -16,7 +16,7 @@ from engine.denoiser import CotangentOf, Guided
 from engine.device import Device, address_of
 from engine.errors import InputError, Unavailable
 from engine.fused import dft_matrix
-from engine.operators import MaskedFourier, ThickSlices
+from engine.operators import LinearOperator, MaskedFourier, ThickSlices
 from engine.operators.misfit import Misfit
 
 log = logging.getLogger("engine")
@@ -85,8 +85,9 @@ class TensorRTDenoiser(GpuDenoiser):
         The most slices in one run of a graph; None takes the size that the graphs were optimised for.
     workspace : Workspace or None
         That of the other denoisers in the run.
-    open_now : sequence of str
-        Graphs to load at once; others are loaded when first needed.
+    guided_by : LinearOperator or None
+        The operator of the guided steps to come. What those, or else single denoising steps, need is loaded at once;
+        the rest when first asked for.
 
     Raises
     ------
@@ -104,7 +105,7 @@ class TensorRTDenoiser(GpuDenoiser):
         device: Device,
         batch_size: int | None = None,
         workspace: Workspace | None = None,
-        open_now: tuple[str, ...] = ("denoise",),
+        guided_by: LinearOperator | None = None,
     ):
         size = compiled.batch.opt if batch_size is None else batch_size
         check_batch(size, compiled.batch.min, compiled.batch.max, f"'{compiled.folder}'")
@@ -112,16 +113,23 @@ class TensorRTDenoiser(GpuDenoiser):
         self.bundle, self.compiled = bundle, compiled
         self._library = _library_for(bundle, compiled, device)
         self._workspace = workspace or Workspace(device)
+        compiled.check_files()
         self._messages = _messages_of(self._library)
         with device.working():
             self._runtime = _made(lambda: self._library.Runtime(self._messages))
             if self._runtime is None:
                 raise self._refused(compiled.library)
             self._networks: dict[str, _Network] = {}
-            for graph in open_now:
+            for graph in self._needed(guided_by):
                 self._network(graph)
         self._programs: dict[tuple[str, int, int, int], _Program] = {}
         self._fused: tuple[Misfit, _Fused | None] | None = None
+
+    def _needed(self, operator: LinearOperator | None) -> tuple[str, ...]:
+        if operator is None:
+            return ("denoise",)
+        fused = graph_of(operator)
+        return (fused,) if fused in self.compiled.graphs else ("linearize", "pullback")
 
     def check_slice(self, shape: tuple[int, int]) -> None:
         """Refuse slices of a size that the graphs were not compiled for.
@@ -264,16 +272,23 @@ class _Fused(NamedTuple):
     measurement: Any
 
 
+def graph_of(operator: LinearOperator) -> str:
+    """Name of the graph that holds an operator; empty where there can be none."""
+    if isinstance(operator, ThickSlices):
+        return "guided_thick_rows" if operator.axis == 1 else "guided_thick_columns"
+    is_real = isinstance(operator, MaskedFourier) and operator.image_dtype == np.float32
+    return "guided_fourier" if is_real else ""
+
+
 def _fused_of(misfit: Misfit, device: Device) -> _Fused | None:
     operator, library = misfit.operator, device.library
-    scale = library.full(1, misfit.scale, np.float32)
-    if isinstance(operator, MaskedFourier) and operator.image_dtype == np.float32:
+    graph, scale = graph_of(operator), library.full(1, misfit.scale, np.float32)
+    if isinstance(operator, MaskedFourier) and graph:
         rows, columns = (library.asarray(dft_matrix(n)) for n in operator.slice_shape)
         measured = library.stack([misfit.measurement.real, misfit.measurement.imag], axis=1)
         constants = {"mask": operator.mask, "scale": scale, "dft_rows": rows, "dft_columns": columns}
-        return _Fused("guided_fourier", constants, measured)
+        return _Fused(graph, constants, measured)
     if isinstance(operator, ThickSlices):
-        graph = "guided_thick_rows" if operator.axis == 1 else "guided_thick_columns"
         constants = {"scale": scale, "mean": library.asarray(operator.matrix)}
         return _Fused(graph, constants, library.ascontiguousarray(misfit.measurement[:, None]))
     return None
