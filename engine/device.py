@@ -88,7 +88,10 @@ def gpu(number: int = 0) -> Device:
         cupy: Any = importlib.import_module("cupy")
     except ImportError as error:
         raise Unavailable(
-            "device", "CuPy for arrays on a GPU", "no CuPy that can be imported", "install the extra `gpu`"
+            "device",
+            "CuPy for arrays on a GPU",
+            "no CuPy that can be imported",
+            "`pip install 'tpdm-engine[gpu]'`, or choose --device cpu",
         ) from error
     runtime = cupy.cuda.runtime
     driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()

@@ -242,13 +242,14 @@ def _onnx_gpu(roles: Roles, request: Request, device: Device) -> tuple[dict[str,
 
 
 def _native(roles: Roles, request: Request, device: Device) -> tuple[dict[str, Denoiser], str]:
+    _check_float32(roles, request)
     try:
         native = importlib.import_module("engine.backends.native").NativeDenoiser
     except ModuleNotFoundError as error:
         if error.name != "engine.backends.native":
             raise
         raise Unavailable(
-            "backend", "the native backend", "an installation without it", "choose --backend onnx"
+            "backend", "the native backend", "none in this installation", "choose --backend onnx"
         ) from error
     for role in roles.values():
         reason = native.reason_against(role.bundle)
@@ -260,10 +261,11 @@ def _native(roles: Roles, request: Request, device: Device) -> tuple[dict[str, D
 
 
 def _onnx_cpu(roles: Roles, request: Request, device: Device) -> tuple[dict[str, Denoiser], str]:
+    _check_float32(roles, request)
     return _on_cpu(OnnxDenoiser, roles, request)
 
 
-def _on_cpu(runner: Any, roles: Roles, request: Request) -> tuple[dict[str, Denoiser], str]:
+def _check_float32(roles: Roles, request: Request) -> None:
     if request.precision not in (None, PRECISIONS[0]):
         bundle = next(iter(roles.values())).bundle
         raise Unavailable(
@@ -272,6 +274,9 @@ def _on_cpu(runner: Any, roles: Roles, request: Request) -> tuple[dict[str, Deno
             str(request.precision),
             f"build graphs for a GPU with {build_command(bundle, str(request.precision))}",
         )
+
+
+def _on_cpu(runner: Any, roles: Roles, request: Request) -> tuple[dict[str, Denoiser], str]:
     size = request.batch_size or _CPU_BATCH
     return {name: runner(role.bundle, size, request.n_threads) for name, role in roles.items()}, PRECISIONS[0]
 
