@@ -86,7 +86,9 @@ class Compiled:
         folder = Path(folder)
         path = folder / RECORD
         if not path.is_file():
-            raise InputError(f"compiled: expected a folder with a {RECORD}, found none in '{folder}'; {_build(bundle)}")
+            raise InputError(
+                f"compiled: expected a folder with the record {RECORD}, found none in '{folder}'; {_build(bundle)}"
+            )
         try:
             record = json.loads(path.read_text())
             version = record["format"]

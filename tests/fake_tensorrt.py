@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import hashlib
 import json
 import types
 from pathlib import Path
@@ -25,10 +26,8 @@ FUSED = ("guided_fourier", "guided_thick_rows", "guided_thick_columns")
 _IMAGE = ("x", "x0", "pullback", "cotangent")
 
 
-def compile_as_fake(bundle: Bundle, library="tensorrt", precision="fp32", platform="sm90", fused=FUSED, **changes):
-    """Write a folder of "compiled" graphs below a bundle; return it."""
-    import hashlib
-
+def compile_as_fake(bundle: Bundle, /, library="tensorrt", precision="fp32", platform="sm90", fused=FUSED, **changes):
+    """Write a folder of "compiled" graphs below a bundle, with changes to its record; return it."""
     folder = bundle.folder / FOLDER / f"{library}-{precision}-{platform}"
     folder.mkdir(parents=True)
     graphs = {}

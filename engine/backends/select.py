@@ -195,7 +195,10 @@ def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str,
         bundle, precision = roles[lacking].bundle, asked[0]
         what = f"graphs compiled in {precision}" if request.precision else "compiled graphs"
         raise Unavailable(
-            "backend", f"{what} below '{bundle.folder}'", "none", f"build them with {build_command(bundle, precision)}"
+            "backend",
+            f"{what} below '{bundle.folder}'",
+            "nothing compiled",
+            f"build them with {build_command(bundle, precision)}",
         )
     refused = None
     for precision in have:
@@ -254,9 +257,7 @@ def _native(roles: Roles, request: Request, device: Device) -> tuple[dict[str, D
     for role in roles.values():
         reason = native.reason_against(role.bundle)
         if reason is not None:
-            raise Unavailable(
-                "backend", f"one that runs '{role.bundle.folder}'", f"native: {reason}", "choose --backend onnx"
-            )
+            raise Unavailable("backend", f"one that runs '{role.bundle.folder}'", str(reason), "choose --backend onnx")
     return _on_cpu(native, roles, request)
 
 
