@@ -6,11 +6,11 @@ only a GPU can show.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -458,8 +458,34 @@ def test_what_the_run_needs_is_loaded_when_opened(opened, library, monkeypatch):
 
 
 def test_tensorrt_for_rtx_without_a_driver_is_told_by_its_own_reason(bundle, cupy):
-    """The real library loads no graph where there is no GPU: its reason has to reach the user."""
+    """The real library builds a graph without a GPU, and loads none: its reason has to reach the user."""
     rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    compiled = Compiled.open(compile_as_fake(bundle, "tensorrt_rtx", library_version=rtx.__version__), bundle)
-    with pytest.raises(Unavailable, match=r"^backend: expected tensorrt_rtx to load '.*', got its refusal \(.+\); "):
-        TensorRTDenoiser(bundle, compiled, replace(Device(cupy), number=0))
+    folder = compile_as_fake(bundle, "tensorrt_rtx", library_version=rtx.__version__)
+    content = built_by(rtx, bundle.folder / "denoise.onnx")
+    (folder / "denoise.engine").write_bytes(content)
+    record = json.loads((folder / RECORD).read_text())
+    record["graphs"]["denoise"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / RECORD).write_text(json.dumps(record))
+    compiled = Compiled.open(folder, bundle)
+    try:
+        TensorRTDenoiser(bundle, compiled, Device(cupy, 0))
+    except Unavailable as error:
+        text = str(error)
+    else:
+        pytest.skip("this machine has a GPU")
+    assert text.startswith("backend: expected tensorrt_rtx to load '")
+    assert "cudaError" in text
+    assert text.endswith("; update the NVIDIA driver")
+
+
+def built_by(rtx, onnx) -> bytes:
+    """A graph of one size, as TensorRT for RTX compiles it."""
+    messages = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(messages)
+    network = builder.create_network(0)
+    assert rtx.OnnxParser(network, messages).parse_from_file(str(onnx))
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("x", *[(1, 1, SIDE, SIDE)] * 3)
+    profile.set_shape("sigma", *[(1,)] * 3)
+    config.add_optimization_profile(profile)
+    return bytes(builder.build_serialized_network(network, config))
