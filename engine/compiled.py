@@ -249,9 +249,9 @@ def folders_of(bundle: Bundle) -> list[Path]:
     return sorted(folder for folder in below.iterdir() if folder.is_dir() and known.fullmatch(folder.name))
 
 
-def build_command(bundle: Bundle, precision: str = "fp32") -> str:
+def build_command(bundle: Bundle, precision: str = "fp32", more: str = "") -> str:
     """The command that compiles a bundle's graphs, as remedies name it."""
-    return f"`python -m export.build_engine --bundle {bundle.folder} --backend tensorrt --precision {precision}`"
+    return f"`python -m export.build_engine --bundle {bundle.folder} --backend tensorrt --precision {precision}{more}`"
 
 
 def _build(bundle: Bundle, found: Compiled | None = None) -> str:

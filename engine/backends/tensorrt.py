@@ -21,7 +21,7 @@ from engine.operators.misfit import Misfit
 
 log = logging.getLogger("engine")
 
-_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+_PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx-cu13"}
 #: Types of inputs and outputs. Nothing reads the tape between two graphs: any type of its size will do.
 _TYPES = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16, "INT32": np.int32, "INT64": np.int64}
 #: How TensorRT's messages say that memory has run out.
@@ -142,7 +142,7 @@ class TensorRTDenoiser(GpuDenoiser):
             raise InputError(
                 f"volume: expected slices of {self.compiled.height} × {self.compiled.width}, which "
                 f"'{self.compiled.folder}' was compiled for, got {shape[0]}×{shape[1]}; compile it for this size with "
-                f"{build_command(self.bundle, self.compiled.precision)}"
+                f"{build_command(self.bundle, self.compiled.precision, f' --height {shape[0]} --width {shape[1]}')}"
             )
 
     def _denoise(self, x: Any, sigma: float) -> Any:
@@ -307,9 +307,12 @@ class _Network:
 
     def takes(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether an input may have this shape."""
-        low, _, high = self.engine.get_tensor_profile_shape(name, 0)
-        sizes = zip(low, shape, high, strict=True)
-        return len(tuple(low)) == len(shape) and all(a <= size <= b for a, size, b in sizes)
+        known = tuple(self.engine.get_tensor_shape(name))
+        # Sizes that are fixed have no range, others are -1.
+        low, high = known, known
+        if -1 in known:
+            low, _, high = (tuple(dims) for dims in self.engine.get_tensor_profile_shape(name, 0))
+        return len(known) == len(shape) and all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
 
     def context(self) -> Any:
         """A place to run the graph, without memory for its activations."""

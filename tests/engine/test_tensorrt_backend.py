@@ -166,8 +166,8 @@ def test_another_measurement_takes_the_place_of_the_last(opened, bundle, cupy):
                 close(got, wanted, 1e-4)
 
 
-def test_thick_slices_that_the_graph_was_not_compiled_for_take_two_graphs(opened, cupy, library, monkeypatch):
-    monkeypatch.setattr("tests.fake_tensorrt._Engine.get_tensor_profile_shape", lambda *_: ((1, 1), (1, 1), (2, 2)))
+def test_thick_slices_that_the_graph_was_not_compiled_for_take_two_graphs(opened, cupy, library):
+    library.largest = 2
     ours, operator = opened(), operators()["rows"]
     with ours.device.working():
         misfit = operator.misfit(cupy.asarray(operator.apply(noisy(2))))
@@ -387,7 +387,9 @@ def test_graphs_of_another_version_are_refused(opened):
 
 def test_a_missing_library_is_named_with_its_package(opened, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(Unavailable, match=r"^backend: expected the library tensorrt_rtx, .*`pip install tensorrt-rtx`"):
+    with pytest.raises(
+        Unavailable, match=r"^backend: expected the library tensorrt_rtx, .*`pip install tensorrt-rtx-cu13`"
+    ):
         opened(library="tensorrt_rtx")
 
 
@@ -404,7 +406,7 @@ def test_the_default_batch_is_the_one_that_the_graphs_are_fastest_for(opened):
 @pytest.mark.parametrize("shape", [(2, 16), (16, 128)])
 def test_slices_outside_the_profile_are_refused(opened, cupy, shape):
     ours = opened()
-    message = r"^volume: expected slices of 4 to 64 × 4 to 64, .*; compile it for this size with `python -m export"
+    message = r"^volume: expected slices of 4 to 64 × 4 to 64, .*; compile .* with `.* --height \d+ --width \d+`$"
     with pytest.raises(InputError, match=message):
         ours.check_slice(shape)
     with ours.device.working(), pytest.raises(InputError, match=message):
