@@ -19,7 +19,7 @@ from engine.backends.onnx import OnnxDenoiser
 from engine.backends.tensorrt import TensorRTDenoiser, Workspace
 from engine.bundle import Bundle
 from engine.compiled import RECORD, Compiled
-from engine.device import Device
+from engine.device import Device, gpu
 from engine.errors import InputError, Unavailable
 from engine.noise import CounterNoise
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
@@ -491,3 +491,48 @@ def built_by(rtx, onnx) -> bytes:
     profile.set_shape("sigma", *[(1,)] * 3)
     config.add_optimization_profile(profile)
     return bytes(builder.build_serialized_network(network, config))
+
+
+# --- on a GPU
+
+
+@pytest.fixture
+def card() -> Device:
+    try:
+        return gpu()
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*operators(), None])
+def test_a_gpu_computes_what_the_cpu_does(bundle, card, caplog, name):
+    """The libraries themselves, from compilation to the replay of a CUDA graph."""
+    tensorrt = pytest.importorskip("export.tensorrt", reason="compiling needs the extra `export`")
+    try:
+        trt = tensorrt.library()
+    except InputError as error:
+        pytest.skip(str(error))
+    sides = {"height": str(SIDE), "width": str(SIDE)}
+    settings = tensorrt.Settings.checked(bundle, "fp32", batch="1,4,8", **sides)
+    compiled, _ = tensorrt.compile_bundle(bundle, settings, trt)
+    ours, theirs, x = TensorRTDenoiser(bundle, compiled, card), OnnxDenoiser(bundle), noisy(7)
+    operator = None if name is None else operators()[name]
+    with card.working(), caplog.at_level(logging.INFO, "engine"):
+        stack = card.put(x)
+        if operator is None:
+            expected = (theirs.denoise(x, 0.7),)
+            found = [(ours.denoise(stack, 0.7),) for _ in range(4)]
+        else:
+            measurement = operator.apply(noisy(7, sigma=0.1))
+            expected = theirs.guided(x, 0.7, operator.misfit(measurement, 1.5))
+            misfit = operator.on(card).misfit(card.put(measurement), 1.5)
+            found = [ours.guided(stack, 0.7, misfit) for _ in range(4)]
+    for run in found:
+        for got, wanted in zip(run, expected, strict=True):
+            # Other convolutions, whose sums are in another order, and float32 through the whole network and back.
+            close(got.get(), wanted, 1e-3)
+    # A graph that could not be captured has said so.
+    assert caplog.records == []
+    assert all(program._graph is not None for program in ours._programs.values())
