@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.backends.onnx import OnnxDenoiser
 from engine.backends.onnx_gpu import OnnxGpuDenoiser
-from engine.backends.tensorrt import TensorRTDenoiser, Workspace
+from engine.backends.tensorrt import TensorRTDenoiser
+from engine.backends.tensorrt_graphs import Workspace
 from engine.bundle import Bundle
 from engine.compiled import ANY_PLATFORM, LIBRARIES, PRECISIONS, Compiled, build_command, folders_of
 from engine.denoiser import Denoiser
