@@ -38,7 +38,7 @@ class NativeDenoiser(Denoiser):
     def reason_against(bundle: Bundle) -> str | None:
         """Why this runner cannot take a bundle; None where it can."""
         if PROGRAM not in bundle.manifest["files"]:
-            return f"the bundle has no {PROGRAM}; build it again with `python -m export.build_engine --ckpt CHECKPOINT`"
+            return f"no {PROGRAM}, which earlier exporters did not write"
         return None
 
     @property
