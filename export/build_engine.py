@@ -9,10 +9,7 @@ import argparse
 import hashlib
 import json
 import logging
-import os
-import shutil
 import sys
-import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -21,8 +18,11 @@ from typing import Any
 from engine.bundle import FORMAT, MANIFEST, Bundle, sha256_of
 from engine.errors import InputError
 from engine.volume import Plane
+from export.folders import written_whole
 
 log = logging.getLogger("export")
+
+_WHAT = "an engine bundle"
 
 #: The sources whose change makes an existing bundle stale.
 _SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "onnx")) + tuple(
@@ -103,16 +103,7 @@ def build_engine(
     if axes is None:
         log.info("  plane: not stored in the checkpoint; state it with --plane here or when the engine runs")
 
-    # Asked again when the bundle is moved: a build takes a while, and its end is late for a refusal.
-    _check_replaceable(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
-    except OSError as error:
-        raise InputError(
-            f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out"
-        ) from error
-    try:
+    with written_whole(out, MANIFEST, _WHAT) as work:
         log.info("tracing the denoiser and its adjoint …")
         with torch.no_grad():
             write_graphs(network, work)
@@ -145,11 +136,6 @@ def build_engine(
             "files": {p.name: sha256_of(p) for p in sorted(work.iterdir())},
         }
         (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        work.chmod(0o755)
-        _replace(work, out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return manifest
 
 
@@ -157,31 +143,6 @@ def _opset() -> int:
     from export.onnx import OPSET
 
     return OPSET
-
-
-def _replace(work: Path, out: Path) -> None:
-    """Move a finished folder into place; only an earlier bundle may be in the way."""
-    _check_replaceable(out)
-    if not out.exists():
-        os.replace(work, out)
-        return
-    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
-    os.replace(out, old / out.name)
-    try:
-        os.replace(work, out)
-    except BaseException:
-        os.replace(old / out.name, out)
-        old.rmdir()
-        raise
-    # The new bundle is in place: what cannot be cleared away does no harm.
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_replaceable(out: Path) -> None:
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out"
-        )
 
 
 def build_parser() -> argparse.ArgumentParser:

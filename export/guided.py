@@ -21,7 +21,8 @@ Input = tuple[str, list[int | str]]
 class _Nodes:
     """Collects the operator's nodes; values are their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, split_products: bool) -> None:
+        self.split_products = split_products
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
 
@@ -34,6 +35,22 @@ class _Nodes:
         name = f"{_OPERATOR}axes_" + "_".join(str(v) for v in values)
         self.constants[name] = numpy_helper.from_array(np.array(values, dtype=np.int64), name)
         return name
+
+    def product(self, a: str, b: str) -> str:
+        """Matrix product, in full float32 precision."""
+        if not self.split_products:
+            return self("MatMul", a, b)
+        (a_high, a_low), (b_high, b_low) = self._split(a), self._split(b)
+        small = self("Add", self("MatMul", a_high, b_low), self("MatMul", a_low, b_high))
+        return self("Add", self("MatMul", a_high, b_high), small)
+
+    def _split(self, x: str) -> tuple[str, str]:
+        """A number as the sum of its first 11 binary digits and the rest (Dekker, 1971)."""
+        name = f"{_OPERATOR}splitter"
+        self.constants[name] = numpy_helper.from_array(np.array(2**13 + 1, dtype=np.float32), name)
+        far = self("Mul", x, name)
+        high = self("Sub", far, self("Sub", far, x))
+        return high, self("Sub", x, high)
 
     def channel(self, x: str, index: int) -> str:
         """One channel of (n, 2, h, w), as (n, 1, h, w)."""
@@ -62,14 +79,14 @@ def _fourier(o: _Nodes) -> tuple[str, str, str]:
     """
     real, imaginary = _part(o, "dft_rows", 0), _part(o, "dft_rows", 1)
     # One image times two matrices: real and imaginary part become channels.
-    along_rows = o("MatMul", "x0", o("Transpose", "dft_columns", perm=[0, 2, 1]))
-    spectrum = o("Add", o("MatMul", real, along_rows), _times_i(o, o("MatMul", imaginary, along_rows)))
+    along_rows = o.product("x0", o("Transpose", "dft_columns", perm=[0, 2, 1]))
+    spectrum = o("Add", o.product(real, along_rows), _times_i(o, o.product(imaginary, along_rows)))
     misfit = o("Sub", o("Mul", "mask", spectrum), "measurement")
     residual = o("Mul", "scale", misfit)
     weighted = o("Mul", o("Mul", "mask", "scale"), residual)
     real_t, imaginary_t = (o("Transpose", part, perm=[0, 2, 1]) for part in (real, imaginary))
-    back = o("Sub", o("MatMul", real_t, weighted), _times_i(o, o("MatMul", imaginary_t, weighted)))
-    cotangent = o("ReduceSum", o("MatMul", back, "dft_columns"), o.axes(1), keepdims=1)
+    back = o("Sub", o.product(real_t, weighted), _times_i(o, o.product(imaginary_t, weighted)))
+    cotangent = o("ReduceSum", o.product(back, "dft_columns"), o.axes(1), keepdims=1)
     return cotangent, o.squared(residual), o.squared(misfit)
 
 
@@ -78,11 +95,11 @@ def _thick(axis: int) -> Callable[[_Nodes], tuple[str, str, str]]:
 
     def build(o: _Nodes) -> tuple[str, str, str]:
         transposed = o("Transpose", "mean", perm=[1, 0])
-        measured = o("MatMul", "mean", "x0") if axis == 1 else o("MatMul", "x0", transposed)
+        measured = o.product("mean", "x0") if axis == 1 else o.product("x0", transposed)
         misfit = o("Sub", measured, "measurement")
         residual = o("Sub", o("Mul", "scale", misfit), "noise")
         weighted = o("Mul", "scale", residual)
-        cotangent = o("MatMul", transposed, weighted) if axis == 1 else o("MatMul", weighted, "mean")
+        cotangent = o.product(transposed, weighted) if axis == 1 else o.product(weighted, "mean")
         return cotangent, o.squared(residual), o.squared(misfit)
 
     return build
@@ -115,7 +132,7 @@ INPUTS: dict[str, list[Input]] = {
 _BUILDERS = {"guided_fourier": _fourier, "guided_thick_rows": _thick(1), "guided_thick_columns": _thick(2)}
 
 
-def compose(name: str, linearize: ModelProto, pullback: ModelProto) -> ModelProto:
+def compose(name: str, linearize: ModelProto, pullback: ModelProto, split_products: bool = False) -> ModelProto:
     """Return the graph of a guided step, (x, sigma, …) -> (x0, pullback, squared, plain).
 
     pullback is (∂x̂₀/∂x)ᵀ·s·Aᵀr with r = s·(A x̂₀ − y) − e; squared and plain, (n,), are Σ|r|² and Σ|A x̂₀ − y|² of every
@@ -127,13 +144,16 @@ def compose(name: str, linearize: ModelProto, pullback: ModelProto) -> ModelProt
         A key of `INPUTS`, which says what else the graph takes.
     linearize, pullback : ModelProto
         Of one bundle, in one precision. Weights may lie in a file, then in the same one.
+    split_products : bool
+        Write each of the operator's products as three of numbers with few digits, for libraries that round the operands
+        of float32 products (tf32).
 
     Returns
     -------
     ModelProto
         Shares nothing with its arguments; external weights are where those of the arguments are.
     """
-    o = _Nodes()
+    o = _Nodes(split_products)
     cotangent, squared, plain = _BUILDERS[name](o)
     # The two graphs, and the operator, may use the same names for values inside.
     tape = {i.name for i in pullback.graph.input} - {"cotangent"}

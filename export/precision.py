@@ -1,9 +1,9 @@
 """Rewrites a bundle's float32 graphs to half precision, the precision of every operator written into the graph.
 
-Convolutions, matrix products and element-wise operators on whole feature maps become fp16 or bf16. float32 stay, whatever
-the precision: single-channel images, whose range is that of σ (with them x̂₀ = x + σ·raw and the first and last
-convolutions); everything without image axes (the embedding of σ, statistics, factors of normalisation); sums and means;
-softmax. Inputs and outputs are float32, except the tape.
+Convolutions, matrix products and element-wise operators on whole feature maps become fp16 or bf16. These stay float32:
+single-channel images, whose range is that of σ, with x̂₀ = x + σ·raw and the convolutions that read or write them; all
+that has no image axes (the embedding of σ, statistics and factors of normalisation); sums and means; softmax. Inputs
+and outputs are float32, except the tape.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ MOVING = {
     "Unsqueeze": 1, "Concat": None,
 }  # fmt: skip
 #: Sums over many terms, and what multiplies errors: float32 inside and out.
-_SUMMING = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool", "Softmax",
-            "InstanceNormalization", "GroupNormalization", "LayerNormalization", "Sqrt", "Reciprocal", "Log", "Exp", "Pow",
-            "Sin", "Cos")  # fmt: skip
+_SUMMING = (
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool", "Softmax", "Sqrt",
+    "InstanceNormalization", "GroupNormalization", "LayerNormalization", "Reciprocal", "Log", "Exp", "Pow", "Sin",
+    "Cos",
+)  # fmt: skip
 
 
 #: Largest magnitude in a slice of what the backward pass starts from. From 16 to 256 errors are the smallest: from
@@ -229,6 +231,9 @@ class _Converter:
             return FLOAT
         if name not in self.values.image_sized:
             return FLOAT
+        if node.op_type == "ConvTranspose" and self.half == TensorProto.BFLOAT16:
+            # TensorRT for RTX 1.7 has none in bf16.
+            return FLOAT
         if node.op_type in ("Conv", "ConvTranspose"):
             # A convolution that reads a single-channel image.
             image = node.input[0]
@@ -272,7 +277,7 @@ class _Converter:
             return name
         if value in self.moved_weights:
             node = self.moved_weights[value]
-            inputs = [self._as(v, wanted) if self._is_float(v) and i == 0 or node.op_type == "Concat"
+            inputs = [self._as(v, wanted) if (self._is_float(v) and i == 0) or node.op_type == "Concat"
                       else self._kept(v) for i, v in enumerate(node.input)]  # fmt: skip
             self._append(node, inputs, name)
             return name

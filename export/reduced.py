@@ -223,7 +223,7 @@ class _Search:
     ) -> list[tuple[str, set[str]]]:
         """Parts of the graphs, a product and what follows it up to the next one, the largest source of error first.
 
-        A source is where the relative error of a value exceeds those of what it was made from, at the worst noise level.
+        A source is where a value's relative error exceeds those of what it was made from, at the worst noise level.
         """
         severity = [max(_worst([row], output) / bound for output, bound in bounds.items()) for row in rows]
         feeds = dict(self.probes[int(np.argmax(severity))])
