@@ -6,10 +6,11 @@ dynamic. Forward and backward pass run once each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 #: What the names of values begin with in each part.
 _FORWARD, _OPERATOR, _BACKWARD = "forward_", "operator_", "backward_"
@@ -26,7 +27,7 @@ class _Nodes:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
 
-    def __call__(self, op_type: str, *inputs: str, **attributes: object) -> str:
+    def __call__(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         name = f"{_OPERATOR}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=f"{name}_{op_type}", **attributes))
         return name
@@ -163,21 +164,21 @@ def compose(name: str, linearize: ModelProto, pullback: ModelProto, split_produc
     )
     # A name of a weight is that of the same tensor in both graphs.
     weights = {t.name: t for graph in (linearize.graph, pullback.graph) for t in graph.initializer} | o.constants
-    inputs = [
-        helper.make_tensor_value_info(k, TensorProto.FLOAT, sizes)
-        for k, sizes in [("x", ["batch", 1, "height", "width"]), ("sigma", ["batch"]), *INPUTS[name]]
-    ]
-    outputs = [
-        helper.make_tensor_value_info(k, TensorProto.FLOAT, sizes)
-        for k, sizes in [(k, ["batch", 1, "height", "width"]) for k in ("x0", "pullback")]
-        + [(k, ["batch"]) for k in ("squared", "plain")]
-    ]
+    image: list[int | str] = ["batch", 1, "height", "width"]
+    results: list[Input] = [("x0", image), ("pullback", image), ("squared", ["batch"]), ("plain", ["batch"])]
+    own: list[Input] = [("x", image), ("sigma", ["batch"])]
+    inputs = [_float32(*each) for each in own + INPUTS[name]]
+    outputs = [_float32(*each) for each in results]
     ends = [helper.make_node("Identity", [v], [k], name=f"{_OPERATOR}{k}") for v, k in
             ((squared, "squared"), (plain, "plain"))]  # fmt: skip
     graph = helper.make_graph([*forward, *o.nodes, *ends, *backward], name, inputs, outputs, list(weights.values()))
     return helper.make_model(
         graph, opset_imports=linearize.opset_import, ir_version=linearize.ir_version, producer_name="tpdm"
     )
+
+
+def _float32(name: str, sizes: Sequence[int | str]) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes)
 
 
 def _renamed(model: ModelProto, prefix: str, known: dict[str, str]) -> list[NodeProto]:

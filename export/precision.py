@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 FLOAT = TensorProto.FLOAT
 #: Element types of the precisions that need another graph.
@@ -139,8 +139,13 @@ def convert(
     """
     writer = _Converter(model.graph, HALF_TYPES[precision], values, frozenset(float32_layers), dict(input_types or {}))
     graph = writer.convert()
+    # Convolutions in bf16 are part of ONNX since its operator set 22, whose other operators ours do not see change.
+    opset = max(model.opset_import[0].version, 22 if precision == "bf16" else 0)
     return helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version, producer_name=model.producer_name
+        graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
     )
 
 
@@ -183,15 +188,15 @@ class _Converter:
         )
         return graph
 
-    def _info(self, old: object, element_type: int) -> object:
-        info = type(old)()  # type: ignore[call-arg]
-        info.CopyFrom(old)  # type: ignore[attr-defined]
-        info.type.tensor_type.elem_type = element_type  # type: ignore[attr-defined]
+    def _info(self, old: ValueInfoProto, element_type: int) -> ValueInfoProto:
+        info = ValueInfoProto()
+        info.CopyFrom(old)
+        info.type.tensor_type.elem_type = element_type
         return info
 
-    def _output(self, old: object) -> object:
+    def _output(self, old: ValueInfoProto) -> ValueInfoProto:
         """Images leave in float32; feature maps, which are the tape, in half, unless a fall-back kept them."""
-        name: str = old.name  # type: ignore[attr-defined]
+        name = old.name
         kept = name in self.float32_layers or name not in self.values.image_sized
         wanted = FLOAT if kept else self.half
         if self.types[name] != wanted:
@@ -199,7 +204,6 @@ class _Converter:
             for node in self.nodes:
                 node.input[:] = [inner if v == name else v for v in node.input]
                 node.output[:] = [inner if v == name else v for v in node.output]
-            # Where it was needed in the other type already, that becomes the output.
             self.nodes.append(helper.make_node("Cast", [inner], [name], name=f"{name}_Cast", to=wanted))
         return self._info(old, wanted)
 
