@@ -203,10 +203,11 @@ def parse(name: str, model: ModelProto, builder: Any, trt: ModuleType, logger: A
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
-        reasons = [" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors)]
+        error = parser.get_error(0) if parser.num_errors else None
+        reason = f"{' '.join(error.desc().split())}, operator {error.node_operator()}" if error else "no reason given"
         raise InputError(
             f"bundle: expected a graph that {trt.__name__} {trt.__version__} can read, got '{name}', of which its "
-            f"parser says: {reasons[0] if reasons else 'no reason given'}; build the bundle again with --force"
+            f"parser says: {reason}; build the bundle again with --force"
         )
     return network, parser
 
