@@ -29,8 +29,7 @@ log = logging.getLogger("export")
 #: Everything that can be compiled, and what is unless asked otherwise: the adjoint is for other programs than ours.
 ALL_GRAPHS = (*GRAPHS, *INPUTS)
 DEFAULT_GRAPHS = tuple(name for name in ALL_GRAPHS if name != "adjoint")
-#: Slices in one run: smallest, the one to be fastest for, largest. One slice of 256² of the published network takes
-#: about 1 GB of half-precision activations.
+#: Slices in one run: smallest, the one to be fastest for, largest. Memory grows with the largest.
 DEFAULT_BATCH = (1, 4, 8)
 #: The sources whose change makes compiled graphs stale, beside those of the bundle itself.
 _SOURCES = ("compile", "emulation", "guided", "precision", "reduced", "tensorrt")

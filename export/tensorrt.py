@@ -34,16 +34,21 @@ def library() -> ModuleType:
     InputError
         There is none.
     """
-    failures = []
     for name in LIBRARIES:
         try:
             return importlib.import_module(name)
-        except ImportError as error:
-            failures.append(error)
-        except OSError as error:
-            # The package is there, its shared libraries cannot be loaded.
-            raise InputError(f"backend: expected a working {name}, got '{error}'; install it again") from error
+        except ModuleNotFoundError as error:
+            if error.name == name:
+                continue
+            raise _broken(name, error) from error
+        except (ImportError, OSError) as error:
+            raise _broken(name, error) from error
     raise InputError(f"backend: expected TensorRT, found neither {' nor '.join(LIBRARIES)}; install one: {_PIP}")
+
+
+def _broken(name: str, error: Exception) -> InputError:
+    """The package is there, something that it needs is not."""
+    return InputError(f"backend: expected a working {name}, got '{error}'; install it again")
 
 
 def platform_of(asked: str | None, trt: ModuleType) -> str:
