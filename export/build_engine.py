@@ -1,7 +1,7 @@
 """Compile a score network into an engine bundle: ``python -m export.build_engine --ckpt xy.pt``.
 
 The bundle holds ONNX graphs of the denoiser and of its adjoint, the network as a program for the native kernels, and a
-manifest; all is verified against PyTorch.
+manifest; all is verified against PyTorch. With ``--backend tensorrt`` its graphs are compiled for NVIDIA GPUs too.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import argparse
 import hashlib
 import json
 import logging
-import os
-import shutil
 import sys
-import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from engine.bundle import FORMAT, MANIFEST, Bundle, sha256_of
 from engine.errors import InputError
 from engine.volume import Plane
+from export.folders import written_whole
 
 log = logging.getLogger("export")
+
+_WHAT = "an engine bundle"
 
 #: The sources whose change makes an existing bundle stale.
 _SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "native", "onnx")) + tuple(
@@ -104,16 +105,7 @@ def build_engine(
     if axes is None:
         log.info("  plane: not stored in the checkpoint; state it with --plane here or when the engine runs")
 
-    # Asked again when the bundle is moved: a build takes a while, and its end is late for a refusal.
-    _check_replaceable(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
-    except OSError as error:
-        raise InputError(
-            f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out"
-        ) from error
-    try:
+    with written_whole(out, MANIFEST, _WHAT) as work:
         log.info("tracing the denoiser and its adjoint …")
         with torch.no_grad():
             write_graphs(network, work)
@@ -146,11 +138,6 @@ def build_engine(
             "files": {p.name: sha256_of(p) for p in sorted(work.iterdir())},
         }
         (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        work.chmod(0o755)
-        _replace(work, out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return manifest
 
 
@@ -160,34 +147,11 @@ def _opset() -> int:
     return OPSET
 
 
-def _replace(work: Path, out: Path) -> None:
-    """Move a finished folder into place; only an earlier bundle may be in the way."""
-    _check_replaceable(out)
-    if not out.exists():
-        os.replace(work, out)
-        return
-    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old-"))
-    os.replace(out, old / out.name)
-    try:
-        os.replace(work, out)
-    except BaseException:
-        os.replace(old / out.name, out)
-        old.rmdir()
-        raise
-    # The new bundle is in place: what cannot be cleared away does no harm.
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_replaceable(out: Path) -> None:
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            f"out: expected a new folder or an engine bundle, '{out}' is something else; choose another with --out"
-        )
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.build_engine", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint of score_sde's or TPDM's format")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--ckpt", type=Path, help="checkpoint of score_sde's or TPDM's format")
+    source.add_argument("--bundle", type=Path, help="bundle whose graphs to compile, where there is no checkpoint")
     parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
     parser.add_argument(
         "--plane", help="plane of the training slices: axial, coronal, sagittal, or axes slice,row,column such as 2,0,1"
@@ -207,6 +171,22 @@ def build_parser() -> argparse.ArgumentParser:
         known.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
     known.add_argument("--sigma-min", type=float, help="smallest trained noise level, if the checkpoint has no sigmas")
     known.add_argument("--sigma-max", type=float, help="largest trained noise level, if the checkpoint has no sigmas")
+    compiled = parser.add_argument_group("compiled graphs", "sizes are one number, or smallest,fastest,largest")
+    compiled.add_argument(
+        "--backend",
+        choices=("onnx", "tensorrt"),
+        default="onnx",
+        help="onnx: the bundle alone (default); tensorrt: its graphs compiled too, by TensorRT or TensorRT for RTX",
+    )
+    # Without defaults, so that one that would have no effect can be refused.
+    compiled.add_argument("--precision", help="fp32 (default), tf32, fp16, bf16")
+    compiled.add_argument("--batch", help="slices in one run (default: 1,4,8)")
+    compiled.add_argument("--height", help="rows of a slice (default: those of the training slices)")
+    compiled.add_argument("--width", help="columns of a slice (default: those of the training slices)")
+    compiled.add_argument("--static", action="store_true", help="one batch size only, the fastest")
+    compiled.add_argument("--platform", help="compute capability such as sm86, or any (default, TensorRT for RTX only)")
+    compiled.add_argument("--refit", action="store_true", help="leave room for the weights of another network")
+    compiled.add_argument("--graphs", help="names with commas (default: all but adjoint)")
     return parser
 
 
@@ -215,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     names = ("fir", "skip_rescale", "scale_by_sigma", "centered", "sigma_min", "sigma_max")
     known = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    out = args.out or Path("engines") / args.ckpt.stem
+    out = args.bundle or args.out or Path("engines") / args.ckpt.stem
     try:
         return _main(args, known, out)
     except ValueError as error:
@@ -231,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("build_engine: interrupted; nothing was written", file=sys.stderr)
+        print("build_engine: interrupted; nothing unfinished was left", file=sys.stderr)
         return 130
 
 
@@ -243,7 +223,52 @@ def _is_users(error: ValueError) -> bool:
     return isinstance(error, CheckpointError)
 
 
+#: Options that say how graphs are compiled.
+_COMPILE = ("precision", "batch", "height", "width", "static", "platform", "refit", "graphs")
+
+
 def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
+    options = {name: getattr(args, name) for name in _COMPILE if getattr(args, name)}
+    if args.backend == "onnx":
+        if options or args.bundle:
+            name = next(iter(options), "bundle")
+            raise InputError(
+                f"{name}: expected --backend tensorrt with it, got --backend onnx, which compiles nothing; add the one "
+                "or drop the other"
+            )
+        return _build(args, known, out)
+    from export.tensorrt import library
+
+    # Asked for first: a bundle takes minutes, and would end in a refusal.
+    trt = library()
+    if args.ckpt and (code := _build(args, known, out)):
+        return code
+    return _compile(args, out, trt, options)
+
+
+def _compile(args: argparse.Namespace, out: Path, trt: ModuleType, options: dict[str, Any]) -> int:
+    from export.compile import Settings, compile_bundle, is_current, place_of
+
+    if args.ckpt and args.dry_run and not (out / MANIFEST).is_file():
+        print(f"would compile {out}")
+        return 0
+    bundle = Bundle.open(out)
+    settings = Settings.checked(bundle, options.pop("precision", "fp32"), **options)
+    if args.dry_run:
+        current = is_current(bundle, settings, trt) and not args.force
+        place = place_of(bundle, settings, trt)
+        print(f"{place} is up to date" if current else f"would compile {place}")
+        return 0
+    compiled, is_new = compile_bundle(bundle, settings, trt, force=args.force)
+    if not is_new:
+        print(f"{compiled.folder} is up to date")
+        return 0
+    size_mb = sum(compiled.file_of(graph).stat().st_size for graph in compiled.graphs) / 1e6
+    print(f"wrote {compiled.folder} ({size_mb:.1f} MB) in {compiled.record['build_seconds']:.0f} s")
+    return 0
+
+
+def _build(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     plane = Plane.parse(args.plane) if args.plane else None
     if not args.ckpt.is_file():
         raise InputError(f"ckpt: expected a checkpoint file, found nothing at '{args.ckpt}'; check the path")

@@ -11,7 +11,7 @@ import torch
 
 from engine.bundle import MANIFEST, Bundle, sha256_of
 from export import build_engine as command
-from export import graphs, verify
+from export import folders, graphs, verify
 from export.build_engine import main
 
 
@@ -232,16 +232,16 @@ def test_a_failed_move_puts_the_earlier_bundle_back(tiny_bundles, tmp_path, monk
     out, work = tmp_path / "out", tmp_path / "work"
     shutil.copytree(tiny_bundles["axial"].folder, out)
     shutil.copytree(tiny_bundles["coronal"].folder, work)
-    before, replace = content(out), command.os.replace
+    before, replace = content(out), folders.os.replace
 
     def fails_for_work(source: Path, target: Path) -> None:
         if Path(source) == work:
             raise OSError("the disk is gone")
         replace(source, target)
 
-    monkeypatch.setattr(command.os, "replace", fails_for_work)
+    monkeypatch.setattr(folders.os, "replace", fails_for_work)
     with pytest.raises(OSError, match="the disk is gone"):
-        command._replace(work, out)
+        folders.replace(work, out, MANIFEST, "an engine bundle")
     assert content(out) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "work"]
 
