@@ -172,6 +172,9 @@ def build(
     builder = _builder(trt, logger, messages)
     network, parser = parse(name, model, builder, trt, logger)
     config = builder.create_builder_config()
+    # TensorRT for RTX only lets a CUDA graph record engines that ask for no memory of their own.
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     # TF32 is on unless switched off; then float32 is float32.
     (config.set_flag if precision == "tf32" else config.clear_flag)(trt.BuilderFlag.TF32)
     if refit:

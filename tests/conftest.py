@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.devices import emulated_module, to_numpy, xp  # noqa: F401  (fixtures)
+from tests.devices import card, emulated_module, to_numpy, xp  # noqa: F401  (fixtures)
 
 # The networks of the tests are so small that several threads only wait for each other, for seconds where other work has
 # the cores. Read once, when PyTorch and NumPy's BLAS are loaded; the project's own kernels and runners do not look at

@@ -14,6 +14,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from engine.device import Device, gpu
+from engine.errors import Unavailable
+
 ROOT = Path(__file__).resolve().parents[1]
 _SINGLE = {np.dtype(np.float64): np.float32, np.dtype(np.complex128): np.complex64}
 _TRANSFORMS = ("fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftshift", "ifftshift")
@@ -203,6 +206,15 @@ def _real_cupy():
     if n_devices == 0:
         pytest.skip("no NVIDIA GPU")
     return cupy
+
+
+@pytest.fixture
+def card() -> Device:
+    """A GPU, with marker `cuda`."""
+    try:
+        return gpu()
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from engine.backends import onnx_gpu
 from engine.backends.onnx import OnnxDenoiser
 from engine.backends.onnx_gpu import PROVIDERS, OnnxGpuDenoiser
 from engine.bundle import Bundle
-from engine.device import Device, gpu
+from engine.device import Device
 from engine.errors import InputError, Unavailable
 from engine.operators import MaskedFourier
 from engine.reconstruct import Settings, reconstruct
@@ -194,14 +194,10 @@ def test_the_precision_is_told_to_cuda(bundle, cupy, monkeypatch, precision, opt
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
-def test_a_gpu_computes_what_the_cpu_does(bundle, provider):
+def test_a_gpu_computes_what_the_cpu_does(bundle, card, provider):
     """The providers themselves, on memory of the GPU."""
     if provider not in ort.get_available_providers():
         pytest.skip(f"this ONNX Runtime lacks {provider}")
-    try:
-        card = gpu()
-    except Unavailable as error:
-        pytest.skip(str(error))
     ours, theirs, x = OnnxGpuDenoiser(bundle, card, 3, provider=provider), OnnxDenoiser(bundle), noisy(7)
     weights = np.random.default_rng(9).random(x.shape).astype(np.float32)
     with card.working():

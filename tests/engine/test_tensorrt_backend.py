@@ -20,7 +20,7 @@ from engine.backends.tensorrt import TensorRTDenoiser
 from engine.backends.tensorrt_graphs import Workspace
 from engine.bundle import Bundle
 from engine.compiled import RECORD, Compiled
-from engine.device import Device, gpu
+from engine.device import Device
 from engine.errors import InputError, Unavailable
 from engine.noise import CounterNoise
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
@@ -497,27 +497,20 @@ def built_by(rtx, onnx) -> bytes:
 # --- on a GPU
 
 
-@pytest.fixture
-def card() -> Device:
-    try:
-        return gpu()
-    except Unavailable as error:
-        pytest.skip(str(error))
-
-
 @pytest.mark.cuda
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*operators(), None])
 def test_a_gpu_computes_what_the_cpu_does(bundle, card, caplog, name):
     """The libraries themselves, from compilation to the replay of a CUDA graph."""
+    compile = pytest.importorskip("export.compile", reason="compiling needs the extra `export`")
     tensorrt = pytest.importorskip("export.tensorrt", reason="compiling needs the extra `export`")
     try:
         trt = tensorrt.library()
     except InputError as error:
         pytest.skip(str(error))
     sides = {"height": str(SIDE), "width": str(SIDE)}
-    settings = tensorrt.Settings.checked(bundle, "fp32", batch="1,4,8", **sides)
-    compiled, _ = tensorrt.compile_bundle(bundle, settings, trt)
+    settings = compile.Settings.checked(bundle, "fp32", batch="1,4,8", **sides)
+    compiled, _ = compile.compile_bundle(bundle, settings, trt)
     ours, theirs, x = TensorRTDenoiser(bundle, compiled, card), OnnxDenoiser(bundle), noisy(7)
     operator = None if name is None else operators()[name]
     with card.working(), caplog.at_level(logging.INFO, "engine"):

@@ -157,7 +157,7 @@ def test_the_published_architecture_in_its_width(rtx, tmp_path):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_inspector_shows_the_precisions(rtx, demo, reduced, precision):
+def test_the_inspector_shows_the_precisions(card, rtx, demo, reduced, precision):
     """What the library made of the graph: it shows that of engines that it has loaded, which takes a GPU."""
     model, shapes = graph_of("denoise", reduced[precision], settings_for(demo, precision))
     engine = tensorrt.build("denoise", model, shapes, rtx, precision=precision, detailed=True)
