@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from engine.denoiser import CotangentOf, Denoiser
 from networks import NCSNpp
-from networks.layers import FirConv, FirFilter, NearestUp, PointwiseConv, ResBlock
-
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+from networks.layers import Downsample, FirConv, FirFilter, NearestUp, PointwiseConv, ResBlock
 
 
 class _InFloat32(nn.Module):
@@ -27,17 +25,34 @@ class _InFloat32(nn.Module):
         return self.layer(x.float()).to(self.dtype)
 
 
-def half_network(network: NCSNpp, dtype: torch.dtype) -> NCSNpp:
+def half_network(network: NCSNpp, dtype: torch.dtype, float32_ends: bool = False) -> NCSNpp:
     """Return a copy whose convolutions, attention and sums are computed in `dtype`.
 
     As in the engines, the embedding of σ, normalisation with its statistics, and x̂₀ = x + σ·raw stay float32.
+
+    Parameters
+    ----------
+    network : NCSNpp
+        float32.
+    dtype : torch.dtype
+        float16 or bfloat16.
+    float32_ends : bool
+        Leave the layers that take the noisy image and the one that returns the raw output in float32 as well: where
+        the noise is faint, rounding the image is the largest error by far.
     """
     half = copy.deepcopy(network)
+    layers = half.all_modules
+    ends = {3, len(layers) - 1} | {i for i, layer in enumerate(layers) if isinstance(layer, Downsample)}
+    kept = {i: layers[i] for i in ends if float32_ends}
+    for i in kept:
+        layers[i] = nn.Identity()
     _convert(half, dtype)
     # The noisy image arrives in float32: whichever layers take it, bring it down.
     for module in half.modules():
         if isinstance(module, (nn.Conv2d, FirConv, FirFilter, NearestUp, PointwiseConv)):
             module.register_forward_pre_hook(lambda _module, inputs: tuple(t.to(dtype) for t in inputs))
+    for i, layer in kept.items():
+        layers[i] = _InFloat32(layer, torch.float32 if i == len(layers) - 1 else dtype)
     return half.eval().requires_grad_(False)
 
 

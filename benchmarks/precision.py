@@ -2,8 +2,9 @@
 
 The demonstration is reconstructed from the same noise with its networks in each precision, all else being equal: the
 sampler, the operator and what an engine of half precision keeps in float32. The networks run in eager PyTorch, on a GPU
-where there is one; so this is about numbers and says nothing about speed. The row `engine`, the bundle as it is shipped,
-shows how much two float32 programs differ.
+where there is one; so this is about numbers and says nothing about speed. All rows are compared with the bundle as it is
+shipped, float32 in ONNX Runtime; the row of float32 in PyTorch shows how much two float32 programs differ, several seeds
+how much two samples do.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 import kernels
-from benchmarks.half import PRECISIONS, TorchDenoiser, half_network
+from benchmarks.half import TorchDenoiser, half_network
 from benchmarks.measure import machine
 from benchmarks.weights import network_of
 from engine import demo
@@ -39,38 +40,79 @@ from networks import NCSNpp
 
 #: PSNR may change by less than this, in dB, against float32.
 BOUND_DB = 0.05
-ENGINE = "engine"
+ENGINE = "engine, float32"
+#: Precision, and whether the first and last layers stay float32, by row; None for the network as it is.
+ROWS: dict[str, tuple[torch.dtype, bool] | None] = {
+    "float32": None,
+    "float16": (torch.float16, False),
+    "bfloat16": (torch.bfloat16, False),
+    "float16, ends float32": (torch.float16, True),
+    "bfloat16, ends float32": (torch.bfloat16, True),
+}
 
 
 def changes(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """PSNR of every row minus that of float32, in dB, for each plane."""
-    exact = metrics["float32"]
+    """PSNR of every row minus that of the engine in float32, in dB, for each plane."""
+    exact = metrics[ENGINE]
     return {
         row: {plane: figures[plane]["psnr_db"] - exact[plane]["psnr_db"] for plane in NAMED_PLANES}
         for row, figures in metrics.items()
+        if row != ENGINE
     }
 
 
-def table(metrics: dict[str, dict[str, Any]]) -> str:
-    """The rows as text: PSNR in dB, and its change against float32."""
-    lines = [f"{'PSNR in dB (change)':20}" + "".join(f"{plane:>20}" for plane in NAMED_PLANES)]
-    for row, change in changes(metrics).items():
-        cells = [f"{metrics[row][plane]['psnr_db']:.3f} ({change[plane]:+.4f})" for plane in NAMED_PLANES]
-        lines.append(f"{row:20}" + "".join(f"{cell:>20}" for cell in cells))
+def summary(metrics: dict[int, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What every row changes over the seeds that it has run with.
+
+    Parameters
+    ----------
+    metrics : dict
+        `engine.metrics.per_plane` by seed and row.
+
+    Returns
+    -------
+    dict of str to dict
+        ``mean_change_db`` by plane; ``largest_change_db`` of any plane and seed, without its sign; ``passes``, whether
+        that is below `BOUND_DB`; ``seeds``.
+    """
+    by_row: dict[str, list[dict[str, float]]] = {}
+    for rows in metrics.values():
+        for row, change in changes(rows).items():
+            by_row.setdefault(row, []).append(change)
+    found = {}
+    for row, all_changes in by_row.items():
+        largest = max(abs(value) for change in all_changes for value in change.values())
+        found[row] = {
+            "mean_change_db": {plane: float(np.mean([c[plane] for c in all_changes])) for plane in NAMED_PLANES},
+            "largest_change_db": largest,
+            "passes": largest < BOUND_DB,
+            "seeds": len(all_changes),
+        }
+    return found
+
+
+def table(metrics: dict[int, dict[str, dict[str, Any]]]) -> str:
+    """PSNR in dB and its change by seed and row."""
+    lines = [f"{'PSNR in dB (change)':36}" + "".join(f"{plane:>20}" for plane in NAMED_PLANES)]
+    for seed, rows in metrics.items():
+        change = {ENGINE: dict.fromkeys(NAMED_PLANES, 0.0), **changes(rows)}
+        for row, figures in rows.items():
+            cells = "".join(f"{_cell(figures[p]['psnr_db'], change[row][p]):>20}" for p in NAMED_PLANES)
+            lines.append(f"{f'seed {seed}, {row}':36}{cells}")
     return "\n".join(lines)
 
 
-def priors_of(name: str, networks: dict[str, NCSNpp], bundles: dict[str, Bundle], batch_size: int) -> list[Prior]:
+def _cell(psnr_db: float, change: float) -> str:
+    return f"{psnr_db:.3f} ({change:+.4f})"
+
+
+def priors_of(row: str, networks: dict[str, NCSNpp], planes: list[Prior], batch_size: int) -> list[Prior]:
     """The axial and the coronal prior of one row."""
-    if name == ENGINE:
-        return list(demo.priors())
-    found = []
-    for plane, network in networks.items():
-        half = network if name == "float32" else half_network(network, PRECISIONS[name])
-        axes = bundles[plane].plane
-        assert axes is not None, "shipped bundles say their plane"
-        found.append(Prior(TorchDenoiser(half, batch_size), axes))
-    return found
+    if row == ENGINE:
+        return planes
+    how = ROWS[row]
+    halves = [network if how is None else half_network(network, *how) for network in networks.values()]
+    return [Prior(TorchDenoiser(half, batch_size), p.plane) for half, p in zip(halves, planes, strict=True)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +122,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--steps", type=int, default=50, help="noise levels of each run")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of every row, each with noise of its own")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="precisions to compare")
     parser.add_argument("--batch-size", type=int, default=8, help="slices in one pass through a network")
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="threads of the networks")
     parser.add_argument(
@@ -88,53 +132,52 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bundles = {plane: Bundle.open(demo.bundle_folder(plane)) for plane in demo.PLANES}
-    networks = {plane: network_of(bundle).to(device) for plane, bundle in bundles.items()}
+    networks = {plane: network_of(Bundle.open(demo.bundle_folder(plane))).to(device) for plane in demo.PLANES}
+    shipped = list(demo.priors())
     volume = demo.volume().data
-    metrics: dict[str, dict[str, Any]] = {}
-    volumes: dict[str, np.ndarray] = {}
-    seconds: dict[str, float] = {}
-    for name in (ENGINE, *PRECISIONS):
-        axial, coronal = priors_of(name, networks, bundles, args.batch_size)
-        task = simulate("csmri", volume, volume.shape, axial.plane, Measurement())
-        started = time.perf_counter()
-        volumes[name] = reconstruct(task, axial, coronal, volume.shape, Settings(n_steps=args.steps)).volume
-        seconds[name] = time.perf_counter() - started
-        # A run that left the range of its numbers has no metrics; it must not pass for one that has.
-        if not np.isfinite(volumes[name]).all():
-            raise ArithmeticError(f"{name}: the reconstruction has NaN or infinite values")
-        metrics[name] = per_plane(volume, volumes[name])
-        print(f"{name}: {metrics[name]['psnr_db']:.3f} dB in {seconds[name]:.0f} s", flush=True)
-
-    exact = volumes["float32"]
-    norm = float(np.linalg.norm(exact))
-    largest = {row: max(abs(c) for c in change.values()) for row, change in changes(metrics).items()}
-    report = {
+    task = simulate("csmri", volume, volume.shape, shipped[0].plane, Measurement())
+    emulated_by = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
+    report: dict[str, Any] = {
         "command": " ".join(["python benchmarks/precision.py", *(argv if argv is not None else sys.argv[1:])]),
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": {p: metadata.version(p) for p in ("torch", "onnxruntime", "numpy", "tpdm-engine")},
-        "emulated_by": f"eager PyTorch on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}; "
-        "convolutions, attention and sums in the named precision, embedding, normalisation and x + σ·raw in float32; "
-        f"'{ENGINE}' is the shipped bundle in ONNX Runtime",
+        "emulated_by": f"eager PyTorch on {emulated_by}: convolutions, attention and sums in the named precision; "
+        "embedding, normalisation and x + σ·raw in float32; 'ends float32' also the layers that take the image and the "
+        f"last one; '{ENGINE}' is the shipped bundle in ONNX Runtime",
         "task": "csmri",
         "measurement": task.details,
         "shape": list(volume.shape),
         "n_steps": args.steps,
         "bound_db": BOUND_DB,
-        "passes": {row: change < BOUND_DB for row, change in largest.items()},
-        "largest_change_db": largest,
-        "change_db": changes(metrics),
-        "relative_difference": {row: float(np.linalg.norm(v - exact)) / norm for row, v in volumes.items()},
-        "metrics": metrics,
-        "sampling_seconds": seconds,
     }
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / f"precision-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    metrics: dict[int, dict[str, dict[str, Any]]] = {}
+    differences: dict[int, dict[str, float]] = {}
+    seconds: dict[int, dict[str, float]] = {}
+    for seed in range(args.seeds):
+        exact = np.zeros(0)
+        for row in (ENGINE, *args.rows):
+            axial, coronal = priors_of(row, networks, shipped, args.batch_size)
+            started = time.perf_counter()
+            settings = Settings(n_steps=args.steps, seed=seed)
+            found = reconstruct(task, axial, coronal, volume.shape, settings).volume
+            seconds.setdefault(seed, {})[row] = time.perf_counter() - started
+            # A run that left the range of its numbers has no metrics; it must not pass for one that has.
+            if not np.isfinite(found).all():
+                raise ArithmeticError(f"{row}: the reconstruction has NaN or infinite values")
+            exact = found if row == ENGINE else exact
+            metrics.setdefault(seed, {})[row] = per_plane(volume, found)
+            difference = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+            differences.setdefault(seed, {})[row] = difference
+            print(f"seed {seed}, {row}: {metrics[seed][row]['psnr_db']:.3f} dB", flush=True)
+            # Written after every run: the whole takes long.
+            figures = {"relative_difference": differences, "metrics": metrics, "sampling_seconds": seconds}
+            path.write_text(json.dumps({**report, "summary": summary(metrics), **figures}, indent=2) + "\n")
     print(table(metrics))
     print(f"written to {path}")
-    return 0 if all(report["passes"].values()) else 1
+    return 0 if all(row["passes"] for row in summary(metrics).values()) else 1
 
 
 if __name__ == "__main__":
