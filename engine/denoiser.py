@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from engine.device import CPU, Device
 from kernels.arrays import library_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,14 @@ class Denoiser(ABC):
     Slices are independent of each other; runners may cut a stack as they like. So `vjp` takes the cotangent as a
     function of x̂₀: it is asked for piece by piece, possibly from several threads at once, and the network's forward
     pass is never repeated for the backward one.
+
+    Attributes
+    ----------
+    device : Device
+        Where its arrays live.
     """
+
+    device: Device = CPU
 
     @final
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:

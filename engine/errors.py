@@ -7,3 +7,17 @@ class InputError(ValueError):
     The message is one sentence: argument, what was expected, what came, what to do. Command lines print it alone and
     exit with code 2.
     """
+
+
+class Unavailable(InputError):
+    """What was asked for cannot run on this machine, or not yet.
+
+    Parameters
+    ----------
+    argument, expected, why, remedy : str
+        The parts of the sentence; `why`, what came, also stands alone where another choice is made instead.
+    """
+
+    def __init__(self, argument: str, expected: str, why: str, remedy: str):
+        super().__init__(f"{argument}: expected {expected}, got {why}; {remedy}")
+        self.why = why

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from engine.device import Device
 from engine.errors import InputError
 from engine.guidance import Dps
 from engine.noise import CounterNoise, Noise, Phase
@@ -15,6 +16,8 @@ from engine.operators import ThickSlices
 from engine.sampler import PredictorCorrector, Prior, State
 from engine.schedule import Schedule, turns
 from engine.tasks import Task
+from engine.volume import Plane
+from kernels.arrays import to_numpy
 
 #: Called after every step with the new state and its noise level.
 Callback = Callable[[State, float], None]
@@ -121,6 +124,7 @@ def reconstruct(
     shape : (int, int, int)
         Of the volume.
     settings : Settings
+        The run works where the priors' denoisers do; the task, and the result, are NumPy's.
     callback : function, optional
         Called after every step.
     noise : Noise, optional
@@ -149,22 +153,44 @@ def reconstruct(
     >>> result.volume.shape
     (64, 64, 64)
     """
+    device = device_of(primary, auxiliary)
     noise = noise or CounterNoise(settings.seed)
-    sampler = sampler_of(task, primary, auxiliary, settings, noise)
-    if settings.dps_weight is None:
-        settings = replace(settings, dps_weight=sampler.guidance.weight if sampler.guidance else 0.0)
-    normal = noise.draw(0, Phase.START, primary.plane, shape)
-    state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
-    residuals: list[np.ndarray | None] = []
-    started = time.monotonic()
-    while state.step < settings.n_steps:
-        state = sampler.step(state)
-        residuals.append(state.residual)
-        if callback:
-            callback(state, float(sampler.schedule.sigmas[state.step - 1]))
-    # Read as numbers only now: each would have made the steps wait for a GPU.
-    numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
-    return Reconstruction(state.x, sampler.primary_turns, settings, numbers, time.monotonic() - started)
+    # Everything that a step touches is put where the denoisers work, once; the result comes back at the end.
+    with device.working():
+        task = task.on(device)
+        sampler = sampler_of(task, primary, auxiliary, settings, noise)
+        if settings.dps_weight is None:
+            settings = replace(settings, dps_weight=sampler.guidance.weight if sampler.guidance else 0.0)
+        normal = device.put(noise.draw(0, Phase.START, primary.plane, shape, library=device.library))
+        state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
+        residuals: list[np.ndarray | None] = []
+        started = time.monotonic()
+        while state.step < settings.n_steps:
+            state = sampler.step(state)
+            residuals.append(state.residual)
+            if callback:
+                callback(state, float(sampler.schedule.sigmas[state.step - 1]))
+        # Read as numbers only now: each would have made the steps wait for a GPU.
+        numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
+        volume = to_numpy(state.x)
+        return Reconstruction(volume, sampler.primary_turns, settings, numbers, time.monotonic() - started)
+
+
+def device_of(primary: Prior, auxiliary: Prior) -> Device:
+    """Where a run with these priors works.
+
+    Raises
+    ------
+    InputError
+        They work on two devices.
+    """
+    one, other = primary.denoiser.device, auxiliary.denoiser.device
+    if one != other:
+        raise InputError(
+            f"auxiliary: expected an engine on {one.name} like the primary's, got one on {other.name}; open both on "
+            "one device"
+        )
+    return one
 
 
 def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings, noise: Noise) -> PredictorCorrector:
@@ -175,7 +201,7 @@ def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings,
     InputError
         Planes that do not fit, or a setting out of range.
     """
-    check_planes(primary, auxiliary)
+    check_planes(primary.plane, auxiliary.plane)
     if task.plane != primary.plane:
         raise InputError(
             f"task: expected the primary's plane ({primary.plane}) to be the one that is measured, got {task.plane}; "
@@ -198,16 +224,16 @@ def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings,
     )
 
 
-def check_planes(primary: Prior, auxiliary: Prior) -> None:
+def check_planes(primary: Plane, auxiliary: Plane) -> None:
     """Refuse two priors of the same plane: nothing would then tie the slices together.
 
     Raises
     ------
     InputError
     """
-    if primary.plane.slice_axis == auxiliary.plane.slice_axis:
+    if primary.slice_axis == auxiliary.slice_axis:
         raise InputError(
-            f"auxiliary: expected a plane perpendicular to the primary's ({primary.plane}), got {auxiliary.plane}; "
+            f"auxiliary: expected a plane perpendicular to the primary's ({primary}), got {auxiliary}; "
             "give an engine that was trained on another plane"
         )
 

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 import kernels
 from engine import demo
-from engine.backends.onnx import OnnxDenoiser
+from engine.backends.select import BACKENDS, Request, Role, Selection, select
 from engine.bundle import Bundle
 from engine.cli import HelpFormatter, peak_memory_mb
+from engine.compiled import PRECISIONS
 from engine.errors import InputError
 from engine.io import Volume, load_volume, save_nifti
 from engine.metrics import per_plane
@@ -59,6 +60,8 @@ class Job:
     shape: tuple[int, int, int]
     affine: np.ndarray
     settings: Settings
+    selection: Selection
+    n_threads: int | None
 
 
 def number(text: str) -> int | float:
@@ -151,9 +154,23 @@ def build_parser() -> argparse.ArgumentParser:
 
     machine = parser.add_argument_group("machine")
     machine.add_argument(
-        "--batch-size", type=int, default=2, help="slices in one run of a graph; does not change the result"
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="what runs the networks; auto: the fastest that runs here, the plan says which and why",
     )
-    machine.add_argument("--threads", type=int, default=None, help="worker threads (default: all cores)")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, or cuda:N for the N-th GPU")
+    machine.add_argument(
+        "--precision", choices=PRECISIONS, help="arithmetic of the networks (default: the most exact one that is built)"
+    )
+    machine.add_argument(
+        "--batch-size",
+        type=int,
+        default=None,
+        help="slices in one run of a graph; does not change the result (default: 2 on a CPU; on a GPU what the graphs "
+        "were optimised for)",
+    )
+    machine.add_argument("--threads", type=int, default=None, help="worker threads on a CPU (default: all cores)")
     machine.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
     return parser
 
@@ -166,8 +183,8 @@ def prepare(args: argparse.Namespace) -> Job:
     InputError
         Anything that would fail later.
     """
-    if args.batch_size < 1:
-        raise InputError(f"batch-size: expected at least 1, got {args.batch_size}; 2 suits most machines")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise InputError(f"batch-size: expected at least 1, got {args.batch_size}; leave it out for the backend's own")
     if args.threads is not None and args.threads < 1:
         raise InputError(
             f"threads: expected at least 1, got {args.threads}; leave it out for all {kernels.available_cores()} cores"
@@ -175,9 +192,9 @@ def prepare(args: argparse.Namespace) -> Job:
     if args.threads:
         kernels.set_threads(args.threads)
     primary_bundle, auxiliary_bundle = _bundles(args)
-    primary = _prior("primary", primary_bundle, args.primary_plane, args)
-    auxiliary = _prior("auxiliary", auxiliary_bundle, args.auxiliary_plane, args)
-    check_planes(primary, auxiliary)
+    primary_plane = _plane("primary", primary_bundle, args.primary_plane)
+    auxiliary_plane = _plane("auxiliary", auxiliary_bundle, args.auxiliary_plane)
+    check_planes(primary_plane, auxiliary_plane)
 
     volume = _volume(args)
     if volume is not None:
@@ -185,8 +202,8 @@ def prepare(args: argparse.Namespace) -> Job:
     else:
         side = primary_bundle.trained_size or demo.SIZE
         shape, affine = (side, side, side), np.diag([demo.VOXEL_MM] * 3 + [1.0])
-    for prior, bundle in ((primary, primary_bundle), (auxiliary, auxiliary_bundle)):
-        _, rows, columns = prior.plane.shape_of(shape)
+    for plane, bundle in ((primary_plane, primary_bundle), (auxiliary_plane, auxiliary_bundle)):
+        _, rows, columns = plane.shape_of(shape)
         bundle.check_slice((rows, columns))
         trained = bundle.trained_size
         if trained and max(rows, columns) > _FAR_FROM_TRAINED * trained:
@@ -202,7 +219,7 @@ def prepare(args: argparse.Namespace) -> Job:
     how = Measurement(
         args.acceleration, args.factor, args.thick_axis, args.views, args.seed, args.slice_profile, args.gap
     )
-    task = simulate(args.task, None if volume is None else volume.data, shape, primary.plane, how)
+    task = simulate(args.task, None if volume is None else volume.data, shape, primary_plane, how)
     sigma_min, sigma_max = _sigma_range(args, primary_bundle, auxiliary_bundle)
     settings = Settings(
         n_steps=args.steps,
@@ -219,7 +236,16 @@ def prepare(args: argparse.Namespace) -> Job:
     Schedule(settings.sigma_min, settings.sigma_max, settings.n_steps)
     turns(settings.K, settings.n_steps, settings.seed)
     bundles = {"primary": primary_bundle, "auxiliary": auxiliary_bundle}
-    return Job(task, primary, auxiliary, bundles, volume, shape, affine, settings)
+    roles = {
+        "primary": Role(primary_bundle, primary_plane.shape_of(shape)[1:], task.operator),
+        "auxiliary": Role(auxiliary_bundle, auxiliary_plane.shape_of(shape)[1:]),
+    }
+    # Last, because it may load graphs onto a GPU.
+    selection = select(roles, Request(args.backend, args.precision, args.device, args.batch_size, args.threads))
+    primary = Prior(selection.denoisers["primary"], primary_plane)
+    auxiliary = Prior(selection.denoisers["auxiliary"], auxiliary_plane)
+    n_threads = (args.threads or kernels.available_cores()) if selection.device.name == "cpu" else None
+    return Job(task, primary, auxiliary, bundles, volume, shape, affine, settings, selection, n_threads)
 
 
 def _bundles(args: argparse.Namespace) -> tuple[Bundle, Bundle]:
@@ -231,7 +257,7 @@ def _bundles(args: argparse.Namespace) -> tuple[Bundle, Bundle]:
     return Bundle.open(folders[0]), Bundle.open(folders[1])
 
 
-def _prior(role: str, bundle: Bundle, stated: str | None, args: argparse.Namespace) -> Prior:
+def _plane(role: str, bundle: Bundle, stated: str | None) -> Plane:
     plane = Plane.parse(stated) if stated else bundle.plane
     if plane is None:
         raise InputError(
@@ -243,7 +269,7 @@ def _prior(role: str, bundle: Bundle, stated: str | None, args: argparse.Namespa
             f"{role}-plane: expected {bundle.plane}, which '{bundle.folder}' was trained on, got {plane}; drop the "
             f"option or give another engine"
         )
-    return Prior(OnnxDenoiser(bundle, args.batch_size, args.threads), plane)
+    return plane
 
 
 def _volume(args: argparse.Namespace) -> Volume | None:
@@ -300,6 +326,7 @@ def describe(job: Job) -> str:
         f"steps      {s.n_steps}, σ {s.sigma_max:g} → {s.sigma_min:g}, {int(primary_turns.sum())} primary and "
         f"{int((~primary_turns).sum())} auxiliary turns (K {s.K})",
         f"weights    λ {weight:.4g}, snr {s.snr:g}, groups of {s.group}, seed {s.seed}",
+        f"backend    {job.selection}",
     ]
     return "\n".join(lines)
 
@@ -319,7 +346,9 @@ def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
             bar.set_postfix_str(f"σ {sigma:.3g}, residual {residual}", refresh=False)
             bar.update()
 
-        result = reconstruct(job.task, job.primary, job.auxiliary, job.shape, job.settings, callback=show)
+        # Without a bar nothing is read from a GPU while it works.
+        callback = None if quiet else show
+        result = reconstruct(job.task, job.primary, job.auxiliary, job.shape, job.settings, callback=callback)
 
     scale = np.float32(job.volume.scale if job.volume else 1.0)
     classical = job.task.classical()
@@ -363,8 +392,9 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
         "residuals": [None if np.isnan(r) else r for r in result.residuals],
         "sampling_seconds": round(result.seconds, 3),
         "peak_memory_mb": round(peak_memory_mb(), 1),
-        "threads": job.primary.denoiser.n_threads if isinstance(job.primary.denoiser, OnnxDenoiser) else None,
-        "batch_size": job.primary.denoiser.batch_size if isinstance(job.primary.denoiser, OnnxDenoiser) else None,
+        "backend": job.selection.record(),
+        "threads": job.n_threads,
+        "batch_size": job.selection.batch_size,
         "versions": {
             "python": platform.python_version(),
             **{p: metadata.version(p) for p in ("tpdm-engine", "numpy", "scipy", "onnxruntime", "nibabel")},

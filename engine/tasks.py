@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 import kernels
+from engine.device import Device
 from engine.errors import InputError
 from engine.masks import poisson_disc
 from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
@@ -51,6 +52,12 @@ class Task:
     residual_scale: float
     renoise: bool
     details: Details
+
+    def on(self, device: Device) -> Task:
+        """The same problem with its arrays on a device."""
+        if self.operator is None or self.measurement is None:
+            return self
+        return replace(self, operator=self.operator.on(device), measurement=device.put(self.measurement))
 
     def classical(self) -> np.ndarray | None:
         """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""

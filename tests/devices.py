@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -50,6 +51,17 @@ def _pybind11_folder() -> str:
 class EmulatedDevice:
     """The only one there is."""
 
+    compute_capability = "90"
+
+    def __init__(self, number=0):
+        assert number == 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
     def synchronize(self):
         pass
 
@@ -61,6 +73,47 @@ class EmulatedDevice:
 
     def __str__(self):
         return "<emulated device 0>"
+
+
+class EmulatedStream:
+    """A stream whose work is done at once, or recorded: libraries that launch kernels look at `captured`."""
+
+    opened: ClassVar[list[EmulatedStream]] = []
+
+    def __init__(self, non_blocking=False):
+        # Zero is the default stream.
+        EmulatedStream.opened.append(self)
+        self.ptr, self.captured, self._before = len(EmulatedStream.opened) + 100, None, []
+
+    def __enter__(self):
+        self._before.append(EmulatedStream.current)
+        EmulatedStream.current = self
+        return self
+
+    def __exit__(self, *error):
+        EmulatedStream.current = self._before.pop()
+
+    def synchronize(self):
+        assert self.captured is None, "waiting for a stream while it is captured"
+
+    def begin_capture(self):
+        assert self.captured is None
+        self.captured = []
+
+    def end_capture(self):
+        steps, self.captured = self.captured, None
+        return types.SimpleNamespace(launch=lambda stream: [step() for step in steps])
+
+
+EmulatedStream.current = types.SimpleNamespace(ptr=0, synchronize=lambda: None)
+
+
+class EmulatedOutOfMemoryError(MemoryError):
+    """As CuPy's own."""
+
+
+class EmulatedCudaError(RuntimeError):
+    """As CuPy's own."""
 
 
 class EmulatedArray(np.ndarray):
@@ -104,9 +157,18 @@ def emulated_cupy() -> types.ModuleType:
     cupy.fft = types.SimpleNamespace(**{name: fft(name) for name in _TRANSFORMS})
     cupy.cuda = types.SimpleNamespace(
         Device=EmulatedDevice,
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0, synchronize=lambda: None),
-        runtime=types.SimpleNamespace(getDevice=lambda: 0),
+        Stream=EmulatedStream,
+        get_current_stream=lambda: EmulatedStream.current,
+        memory=types.SimpleNamespace(OutOfMemoryError=EmulatedOutOfMemoryError),
+        runtime=types.SimpleNamespace(
+            getDevice=lambda: 0,
+            getDeviceCount=lambda: 1,
+            driverGetVersion=lambda: 13000,
+            runtimeGetVersion=lambda: 13020,
+            CUDARuntimeError=EmulatedCudaError,
+        ),
     )
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_all_blocks=lambda: None)
     return cupy
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast, final
 import numpy as np
 
 import kernels
+from engine.device import Device
 from engine.operators.fourier import checked_image_dtype, checked_mask, without_weights
 from engine.operators.linear_operator import LinearOperator
 from engine.operators.misfit import Misfit, Terms
@@ -66,6 +67,9 @@ class CoilFourier(LinearOperator):
         part.maps = self.maps[which]
         part.n_slices = len(part.maps)
         return part
+
+    def on(self, device: Device) -> CoilFourier:
+        return CoilFourier(device.put(self.mask), device.put(self.maps), self.image_dtype)
 
     def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
         return _CoilMisfit(self, measurement, scale)

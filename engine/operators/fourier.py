@@ -7,6 +7,7 @@ from typing import Any, final
 import numpy as np
 
 import kernels
+from engine.device import Device
 from engine.operators.linear_operator import LinearOperator
 from engine.operators.misfit import Misfit, Terms
 from engine.operators.transforms import (
@@ -42,6 +43,9 @@ class MaskedFourier(LinearOperator):
         self.mask = checked_mask(mask)
         shape = self.mask.shape
         super().__init__(shape, shape, np.complex64, checked_image_dtype(image_dtype), library_of(mask=self.mask))
+
+    def on(self, device: Device) -> MaskedFourier:
+        return MaskedFourier(device.put(self.mask), self.image_dtype)
 
     def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
         kind = _HalfMisfit if self.image_dtype == np.float32 else _FullMisfit

@@ -8,6 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
+from engine.device import Device
 from engine.operators.misfit import Misfit, PlainMisfit
 from kernels.arrays import library_of
 
@@ -130,6 +131,10 @@ class LinearOperator(ABC):
 
     def at(self, which: slice) -> LinearOperator:
         """Return the operator of a part of the stack."""
+        return self
+
+    def on(self, device: Device) -> LinearOperator:
+        """Return the operator for arrays on a device; one that holds no arrays serves all."""
         return self
 
     def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:

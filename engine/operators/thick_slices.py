@@ -67,6 +67,11 @@ class ThickSlices(LinearOperator):
         self._bands = kernels.Bands(profile_weights(n, factor, profile, self.gap))
 
     @property
+    def matrix(self) -> np.ndarray:
+        """float32 (n_blocks, n): weights of thin slices in thick ones."""
+        return self._bands.matrix
+
+    @property
     def is_block_mean(self) -> bool:
         """Whether thick slices are the means of their blocks: a box without a gap."""
         return self.profile == "box" and self.gap == 0
