@@ -172,18 +172,19 @@ def _autocast(network: NCSNpp, dtype: torch.dtype, device: str) -> X0Of:
 def exact(ckpt: Path, workload: Workload, n: int) -> tuple[Tensor, Tensor]:
     """x̂₀ and the gradient of the first n slices, float64 (n, h, w).
 
-    Slice by slice, so that it fits where float32 does: a slice's gradient is that of its own ‖r‖²/2 over the norm of its
-    group.
+    Slice by slice, so that it fits where float32 does: a slice's gradient is that of its own ‖r‖²/2 over the norm of
+    its group.
     """
-    network = load_checkpoint(ckpt)[0].double().to(workload.device)
-    mask = torch.from_numpy(workload.mask).double().to(workload.device)
-    sigma = torch.full((1,), workload.sigma, dtype=torch.float64, device=workload.device)
+    device = workload.device if torch.cuda.is_available() else "cpu"
+    network = load_checkpoint(ckpt)[0].double().to(device)
+    mask = torch.from_numpy(workload.mask).double().to(device)
+    sigma = torch.full((1,), workload.sigma, dtype=torch.float64, device=device)
     squared = torch.zeros(workload.groups[0].stop, dtype=torch.float64)
     found = []
     for i in range(len(squared)):
-        x = torch.from_numpy(workload.x[i])[None, None].double().to(workload.device).requires_grad_(i < n)
+        x = torch.from_numpy(workload.x[i])[None, None].double().to(device).requires_grad_(i < n)
         x0 = network.denoise(x, sigma)
-        target = torch.from_numpy(workload.measurement[i]).to(workload.device, torch.complex128)
+        target = torch.from_numpy(workload.measurement[i]).to(device, torch.complex128)
         residual = torch.fft.fftshift(torch.fft.fft2(x0), dim=(-2, -1)) * mask - target
         half = torch.linalg.vector_norm(residual) ** 2 / 2
         squared[i] = 2 * half.detach()

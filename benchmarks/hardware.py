@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
@@ -23,11 +22,21 @@ def described(device: str) -> dict[str, Any]:
     """Processor, cores, memory and, for "cuda", the GPU and its driver."""
     found: dict[str, Any] = {**machine(), "memory_gb": _memory_gb(), "gpu": None}
     if device == "cuda":
-        query = ["nvidia-smi", "--id=0", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-        name, driver, memory = (part.strip() for part in answer.split(","))
-        found["gpu"] = {"name": name, "driver": driver, "memory": memory}
+        runtime = load("cupy").cuda.runtime
+        found["gpu"] = {
+            "name": runtime.getDeviceProperties(0)["name"].decode(),
+            "memory_gb": round(runtime.memGetInfo()[1] / 1e9, 1),
+            "driver": _driver(),
+            "cuda_of_driver": runtime.driverGetVersion(),
+        }
     return found
+
+
+def _driver() -> str | None:
+    """Version of the GPU's driver, where the system says it."""
+    said = Path("/proc/driver/nvidia/version")
+    found = re.search(r"Module\s.*?\s(\d[\d.]+)\s", said.read_text()) if said.is_file() else None
+    return found[1] if found else None
 
 
 def versions() -> dict[str, str]:

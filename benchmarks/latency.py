@@ -34,7 +34,9 @@ from benchmarks.workload import AUXILIARY, DENOISE, EVALUATIONS, GROUP, GUIDED, 
 from engine import demo
 from engine.bundle import Bundle
 from engine.cli import HelpFormatter
+from engine.device import gpu
 from engine.errors import InputError
+from engine.errors import Unavailable as Unsuitable
 from engine.schedule import turns
 
 log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--arch", choices=("demo", "published"), default="demo", help="network: the shipped priors', or the paper's"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where PyTorch or CuPy can use a GPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where the engine can use a GPU")
     parser.add_argument("--size", type=int, help="side of the slices (default: 64 for demo, 256 for published)")
     parser.add_argument(
         "--slices", type=int, help="slices in a step (default: 24 for demo; for published 2, on a GPU 24)"
@@ -103,6 +105,8 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         An argument that cannot be met here.
     """
     is_demo, device = args.arch == "demo", args.device or _device()
+    if device == "cuda":
+        gpu()
     n_slices = args.slices or (24 if is_demo or device == "cuda" else 2)
     size = args.size or (64 if is_demo else 256)
     for name, least, value in (("repeats", 2, args.repeats), ("slices", 1, n_slices), ("threads", 1, args.threads)):
@@ -136,24 +140,18 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
 
 
 def _device() -> str:
-    """Where a GPU can be used by either side, there."""
-    for name, is_usable in (
-        ("torch", lambda torch: torch.cuda.is_available()),
-        ("cupy", lambda cupy: cupy.cuda.is_available()),
-    ):
-        try:
-            if is_usable(load(name)):
-                return "cuda"
-        except Unavailable:
-            continue
-    return "cpu"
+    try:
+        gpu()
+    except Unsuitable:
+        return "cpu"
+    return "cuda"
 
 
 def _network(arch: str, folder: Path) -> tuple[Source, dict[str, Any]]:
     """A network of the architecture for both sides, and what building the engine's bundle took.
 
-    Weights do not change the time: random ones serve, so that nothing has to be at hand. Where nothing can be built, the
-    demonstration's bundle is timed as it is shipped.
+    Weights do not change the time: random ones serve, so that nothing has to be at hand. Where nothing can be built,
+    the demonstration's bundle is timed as it is shipped.
     """
     shipped = demo.bundle_folder("axial")
     try:
@@ -216,6 +214,8 @@ def measure(chosen: list[Row], source: Source, workload: Workload, args: argpars
             if found["reason"] is not None:
                 entry.update(reason=_short(found["reason"]), is_defect=found["is_defect"])
     works.clear()
+    if workload.device == "cuda":
+        gpu().let_go()
     for name, entry in entries.items():
         if entry["reason"] is None:
             _say(f"{name}: peak memory …")
@@ -236,7 +236,8 @@ def prepared(
         "is_defect": False,
         "batch_size": None,
         "tried_batch_sizes": {},
-        "open_seconds": None,
+        "compile_seconds": None,
+        "compiled_bytes": None,
         "seconds": dict.fromkeys(MEASURES),
         "relative_error": None,
         "memory": None,
@@ -247,24 +248,30 @@ def prepared(
             work = row.prepare(source, workload, size)
             work.calls[GUIDED]()
             seconds = min(_clock(work.calls[GUIDED], setting) for _ in range(2))
-        except Unavailable as error:
+        except (Unavailable, InputError) as error:
             failure, is_defect = str(error), False
         # A backend fails in ways of its own, out of memory among them: the other rows go on.
         except Exception as error:
             log.debug("%s", row.name, exc_info=True)
             failure, is_defect = f"{type(error).__name__}: {error}", True
         else:
+            size = size if work.batch_size is None else work.batch_size()
             if best is None or seconds < min(entry["tried_batch_sizes"].values()):
                 best = work
-                entry.update(batch_size=size, open_seconds=work.compile_seconds)
+                entry.update(batch_size=size, compile_seconds=work.compile_seconds)
+                entry.update(compiled_bytes=work.compiled_bytes)
             entry["tried_batch_sizes"][str(size)] = seconds
             continue
-        # Larger ones need more of what lacks here.
-        if best is None:
-            entry.update(reason=_short(failure), is_defect=is_defect)
-        else:
-            entry["largest_batch_size"] = f"{size}: {_short(failure)}"
-        break
+        if best is not None:
+            # Larger ones need more of what lacks here.
+            entry["larger_batch_sizes"] = f"{size}: {_short(failure)}"
+            break
+        # One may be too small for what was compiled; the same answer twice does not depend on it.
+        if _short(failure) == entry["reason"]:
+            break
+        entry.update(reason=_short(failure), is_defect=is_defect)
+    if best is not None:
+        entry.update(reason=None, is_defect=False)
     return entry, best
 
 
@@ -322,7 +329,8 @@ def _rates(workload: Workload) -> dict[str, float]:
     """Measured rate of the device's matrix products, by precision; empty without PyTorch."""
     found = {}
     for dtype in ("float32", "bfloat16"):
-        with contextlib.suppress(Unavailable, RuntimeError):
+        # An AssertionError: PyTorch was built without CUDA.
+        with contextlib.suppress(Unavailable, RuntimeError, AssertionError):
             found[dtype] = hardware.matrix_rate(workload.device, dtype)
     return found
 
@@ -393,8 +401,8 @@ def table(report: dict[str, Any]) -> str:
     n = report["workload"]["n_slices"]
     size = report["workload"]["size"]
     lines = [
-        f"{report['n_parameters'] / 1e6:.2f} million parameters, {n} slices of {size}², {hardware.title(report['machine'])}, "
-        f"{report['workload']['threads']} threads",
+        f"{report['n_parameters'] / 1e6:.2f} million parameters, {n} slices of {size}², "
+        f"{hardware.title(report['machine'])}, {report['workload']['threads']} threads",
         f"{'milliseconds a slice':34}{'batch':>6}" + "".join(f"{name:>25}" for name in MEASURES),
     ]
     for name, entry in report["rows"].items():
@@ -420,9 +428,9 @@ def table(report: dict[str, Any]) -> str:
             )
             lines.append(f"{name:34}" + "".join(f"{cell:>12}" for cell in cells))
     lines.append(
-        f"/fastest: guided step beside the fastest variant of eager PyTorch. eager/: its memory over the row's. published, "
-        f"demo: a {size}³ volume in {PLANS['published plan']} and {PLANS['demonstration']} steps, extrapolated from one "
-        "step of each kind"
+        "/fastest: guided step beside the fastest variant of eager PyTorch. eager/: eager float32's memory over the row's."
+        f"\npublished, demo: a {size}³ volume in {PLANS['published plan']} and {PLANS['demonstration']} steps, "
+        "extrapolated from one step of each kind"
     )
     shares = {
         name: entry["fraction_of_matrix_rate"][GUIDED]

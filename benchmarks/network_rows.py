@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.backends import BACKENDS
+from benchmarks.backends import BACKENDS, Problem
 from benchmarks.rows import Unavailable, load
 from benchmarks.workload import GROUP, Workload, engine_calls
 from engine.bundle import Bundle
+from engine.operators import MaskedFourier
 
 EAGER, ENGINE = "eager", "engine"
 #: The row that all others are compared with: what the reference implementation runs.
@@ -39,12 +40,16 @@ class Work:
     ----------
     calls : dict of str to callable
         By the names in `benchmarks.workload.MEASURES`.
-    compile_seconds : float
+    compile_seconds, compiled_bytes : float, int
         What this row compiled for itself, beyond the bundle.
+    batch_size : callable or None
+        The one in use now, where a backend may have lowered it for lack of memory.
     """
 
     calls: dict[str, Callable[[], Any]] = field(repr=False)
     compile_seconds: float = 0.0
+    compiled_bytes: int = 0
+    batch_size: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +108,31 @@ def _engine(name: str) -> Callable[[Source, Workload, int], Work]:
     (backend,) = (b for b in BACKENDS if b.name == name)
 
     def prepare(source: Source, workload: Workload, batch_size: int) -> Work:
-        if backend.device != workload.device:
-            raise Unavailable(f"runs on {backend.device}: --device {backend.device} times it")
-        started = time.perf_counter()
-        denoiser = backend.open(Bundle.open(source.bundle), batch_size, workload.threads)
-        return Work(engine_calls(denoiser, workload), time.perf_counter() - started)
+        backend.check(workload.device)
+        # One stream for all calls: a backend may record what it did on it. The default one cannot be recorded.
+        stream = load("cupy").cuda.Stream(non_blocking=True) if workload.device == "cuda" else None
+
+        def on_stream(call: Callable[[], Any]) -> Callable[[], Any]:
+            def run() -> Any:
+                with stream or contextlib.nullcontext():
+                    return call()
+
+            return run
+
+        def prepared() -> Work:
+            operator = MaskedFourier(workload.array(workload.mask))
+            shape = (workload.size, workload.size)
+            problem = Problem(Bundle.open(source.bundle), shape, operator, batch_size, workload.threads)
+            opened = backend.open(problem)
+            calls = engine_calls(opened.denoiser, operator, workload)
+            on_it = {name: on_stream(call) for name, call in calls.items()}
+            return Work(
+                on_it,
+                opened.compile_seconds,
+                opened.compiled_bytes,
+                lambda: int(getattr(opened.denoiser, "batch_size", batch_size)),
+            )
+
+        return on_stream(prepared)()  # type: ignore[no-any-return]
 
     return prepare

@@ -1,7 +1,7 @@
 """Peak memory of one row of the latency benchmark, in a process of its own: ``python -m benchmarks.peak_memory SPEC``.
 
-Started by `benchmarks/latency.py`. Prints one line of JSON. A process has nothing of the other side: the engine's has no
-PyTorch, the baseline's has no ONNX Runtime; the line says whether that was so.
+Started by `benchmarks/latency.py`. Prints one line of JSON. A process has nothing of the other side: the engine's has
+no PyTorch, the baseline's has no ONNX Runtime; the line says whether that was so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import load
 from benchmarks.workload import AUXILIARY, PRIMARY, Workload
 
 #: Of the other side, by side.
@@ -40,8 +41,12 @@ def measured(row: str, source: dict[str, str | None], workload: Workload, batch_
         Megabytes of 2^20 bytes: ``imported_mb``, what the interpreter holds with everything imported; ``peak_mb``, the
         largest resident memory; ``above_imports_mb``, the difference; on a GPU also ``gpu``. Or ``reason`` alone.
     """
-    spec = json.dumps({"row": row, "source": source, "workload": asdict(workload), "batch_size": batch_size})
-    command = [sys.executable, "-m", "benchmarks.peak_memory", spec]
+    spec = {"row": row, "source": source, "workload": asdict(workload), "batch_size": batch_size, "gpu_used_mb": 0.0}
+    if workload.device == "cuda":
+        # Seen from here, the card's memory before the process had any of it: its own look would take some.
+        free, total = load("cupy").cuda.runtime.memGetInfo()
+        spec["gpu_used_mb"] = (total - free) / 2**20
+    command = [sys.executable, "-m", "benchmarks.peak_memory", json.dumps(spec)]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
@@ -65,7 +70,6 @@ def main(argv: list[str]) -> int:
         __import__(name)
     # The slices are input, not memory of either side; asked for here, they count as imported.
     _ = workload.x, workload.measurement, workload.mask
-    used_before = gpu_used_mb() if workload.device == "cuda" else 0.0
     imported = _resident_mb()
     _forget_peak()
     work = row.prepare(source, workload, spec["batch_size"])
@@ -80,7 +84,7 @@ def main(argv: list[str]) -> int:
         "foreign": [name for name in _FOREIGN[row.side] if name in sys.modules],
     }
     if workload.device == "cuda":
-        found["gpu"] = _gpu(used_before)
+        found["gpu"] = _gpu(spec["gpu_used_mb"])
     print(json.dumps(found))
     return 0
 
@@ -103,23 +107,20 @@ def _forget_peak() -> None:
         return
 
 
-def gpu_used_mb() -> float:
-    """Memory in use on the first GPU, by everyone, as its driver says."""
-    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
-
-
-def _gpu(used_before: float) -> dict[str, float]:
+def _gpu(used_before_mb: float) -> dict[str, float]:
     """What the allocators held at most, and what the card lost to this process: contexts and engines included."""
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
-    found = {"used_mb": gpu_used_mb() - used_before}
+    found: dict[str, float] = {}
     if torch is not None and torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info()
         found["torch_peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
         found["torch_reserved_mb"] = torch.cuda.max_memory_reserved() / 2**20
-    if cupy is not None:
+    else:
+        assert cupy is not None, "either of the two has computed"
+        free, total = cupy.cuda.runtime.memGetInfo()
         # The pool gives nothing back by itself: what it holds in the end is its peak.
         found["cupy_pool_mb"] = cupy.get_default_memory_pool().total_bytes() / 2**20
-    return found
+    return {"used_mb": (total - free) / 2**20 - used_before_mb, **found}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 The demonstration is reconstructed from the same noise with its networks in each precision, all else being equal: the
 sampler, the operator and what an engine of half precision keeps in float32. The networks run in eager PyTorch, on a GPU
-where there is one; so this is about numbers and says nothing about speed. All rows are compared with the bundle as it is
-shipped, float32 in ONNX Runtime; the row of float32 in PyTorch shows how much two float32 programs differ, several seeds
-how much two samples do.
+where there is one; so this is about numbers and says nothing about speed. All rows are compared with the bundle as it
+is shipped, float32 in ONNX Runtime; the row of float32 in PyTorch shows how much two float32 programs differ, several
+seeds how much two samples do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads a bundle's weights back into the PyTorch network that it was made from, so that no checkpoint has to be kept."""
+"""Reads a bundle's weights back into the PyTorch network that it was made from: no checkpoint has to be kept."""
 
 from __future__ import annotations
 

@@ -97,16 +97,15 @@ class Workload:
         """complex64 (n_slices, size, size): centred k-space of the clean slices."""
         return MaskedFourier(self.mask).apply(self._clean)
 
+    def array(self, host: np.ndarray) -> Any:
+        """The array where the engine wants it: NumPy's, or CuPy's on the current stream."""
+        return load("cupy").asarray(host) if self.device == "cuda" else host
 
-def engine_calls(denoiser: Denoiser, workload: Workload) -> dict[str, Callable[[], Any]]:
+
+def engine_calls(denoiser: Denoiser, operator: MaskedFourier, workload: Workload) -> dict[str, Callable[[], Any]]:
     """What is timed of a denoiser, by the names in `MEASURES`; the guided step returns x̂₀ and the gradient."""
-
-    def array(host: np.ndarray) -> Any:
-        return load("cupy").asarray(host) if workload.device == "cuda" else host
-
-    x, sigma, groups = array(workload.x), workload.sigma, workload.groups
-    operator, measurement = MaskedFourier(array(workload.mask)), array(workload.measurement)
-    guidance = Dps(operator, measurement, weight=1.0)
+    x, sigma, groups = workload.array(workload.x), workload.sigma, workload.groups
+    guidance = Dps(operator, workload.array(workload.measurement), weight=1.0)
     primary, auxiliary = _PLANES
     sampler = PredictorCorrector(
         Prior(denoiser, primary),
@@ -114,7 +113,7 @@ def engine_calls(denoiser: Denoiser, workload: Workload) -> dict[str, Callable[[
         workload.schedule,
         turns(2, _N_STEPS, 0),
         CounterNoise(0),
-        Dps(operator, measurement, weight=1.0, stable=True),
+        guidance,
         group=GROUP,
         snr=SNR,
     )
