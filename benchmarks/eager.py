@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import Unavailable
-from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, PRIMARY, SNR, Workload
+from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, PRIMARY, SNR, WEIGHT, Workload
 from networks import NCSNpp, load_checkpoint
 
 #: (x (n, 1, h, w), sigma (n,)) to x̂₀.
@@ -97,7 +97,7 @@ class Eager:
         return {
             DENOISE: lambda: self.denoise(x, sigma)[:, 0],
             GUIDED: lambda: tuple(t[:, 0] for t in self.guided_step(x, sigma)),
-            PRIMARY: lambda: turn(i, (2, 0, 1), 1e-3),
+            PRIMARY: lambda: turn(i, (2, 0, 1), WEIGHT),
             AUXILIARY: lambda: turn(i + 1, (2, 1, 0), None),
         }
 

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import logging
+import shlex
 import sys
 import tempfile
 import time
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         bundle.check_slice((size, size))
         workload = Workload(n_slices, size, bundle.sigma_min, bundle.sigma_max, device, args.threads)
         report = {
-            "command": " ".join(["python benchmarks/latency.py", *argv]),
+            "command": shlex.join(["python", "benchmarks/latency.py", *argv]),
             "date": date.today().isoformat(),
             "machine": hardware.described(device),
             "versions": hardware.versions(),
@@ -190,11 +191,13 @@ def measure(chosen: list[Row], source: Source, workload: Workload, args: argpars
     setting = Setting(workload.n_slices, workload.size, 0, workload.threads, workload.device)
     entries: dict[str, dict[str, Any]] = {}
     works: dict[str, Work] = {}
+    sizes_of: dict[str, list[int]] = {}
     for row in chosen:
         sizes = args.batch_size or batch_sizes(row, workload, args.arch == "demo")
         baseline = entries.get(BASELINE, {}).get("batch_size")
         if not row.is_searched and baseline:
             sizes = [baseline]
+        sizes_of[row.name] = sizes
         _say(f"{row.name}: batch size, of {', '.join(str(size) for size in sizes)} …")
         entries[row.name], work = prepared(row, source, workload, sizes, setting)
         if work is not None:
@@ -221,6 +224,11 @@ def measure(chosen: list[Row], source: Source, workload: Workload, args: argpars
             _say(f"{name}: peak memory …")
             texts = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(source).items()}
             entry["memory"] = peak_memory.measured(name, texts, workload, entry["batch_size"])
+            smallest = min(sizes_of[name])
+            # Eager PyTorch can trade time for memory: what it needs at least belongs to the comparison.
+            if name == BASELINE and smallest < entry["batch_size"]:
+                least = peak_memory.measured(name, texts, workload, smallest)
+                entry["memory_smallest_batch"] = {"batch_size": smallest, **least}
     rates = _rates(workload)
     derive(entries, workload, _flops(source, workload), rates)
     return {"repeats": repeats, "flops_per_slice": _flops(source, workload), "matrix_rate": rates, "rows": entries}
@@ -428,8 +436,8 @@ def table(report: dict[str, Any]) -> str:
             )
             lines.append(f"{name:34}" + "".join(f"{cell:>12}" for cell in cells))
     lines.append(
-        "/fastest: guided step beside the fastest variant of eager PyTorch. eager/: eager float32's memory over the row's."
-        f"\npublished, demo: a {size}³ volume in {PLANS['published plan']} and {PLANS['demonstration']} steps, "
+        "/fastest: guided step beside the fastest variant of eager PyTorch. eager/: memory of eager float32 over the "
+        f"row's.\npublished, demo: a {size}³ volume in {PLANS['published plan']} and {PLANS['demonstration']} steps, "
         "extrapolated from one step of each kind"
     )
     shares = {
@@ -440,13 +448,25 @@ def table(report: dict[str, Any]) -> str:
     if shares:
         dtype = "bfloat16" if report["workload"]["device"] == "cuda" else "float32"
         rate = report["matrix_rate"][dtype]
-        text = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
-        lines.append(f"guided step, of the {rate / 1e12:.2f} TFLOP/s that a large {dtype} product reaches here: {text}")
+        each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        reached = f"{rate / 1e12:.2f} TFLOP/s that a large {dtype} product reaches here"
+        lines.append(f"guided step, of the {reached}: {each}")
+    least = (report["rows"].get(BASELINE) or {}).get("memory_smallest_batch")
+    if least and "peak_mb" in least:
+        lines.append(f"peak memory of {BASELINE} with batches of {least['batch_size']}: {least['peak_mb']:.0f} MB")
     built = report["build"]
     where = "as shipped, elsewhere" if built["is_shipped"] else "here"
     lines.append(f"bundle: {built['bytes'] / 1e6:.1f} MB, built {where} in {built['seconds']:.0f} s")
-    lines += [f"{name}: not here: {entry['reason']}" for name, entry in report["rows"].items() if entry["reason"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{names}: not here: {reason}" for reason, names in reasons(report).items())])
+
+
+def reasons(report: dict[str, Any]) -> dict[str, str]:
+    """Why rows could not run: reason to their names."""
+    found: dict[str, list[str]] = {}
+    for name, entry in report["rows"].items():
+        if entry["reason"] is not None:
+            found.setdefault(entry["reason"], []).append(name)
+    return {reason: ", ".join(names) for reason, names in found.items()}
 
 
 def milliseconds(seconds: dict[str, float] | None, n_slices: int) -> str:

@@ -26,6 +26,8 @@ MEASURES = (DENOISE, GUIDED, PRIMARY, AUXILIARY)
 #: Evaluations of the network in each: (without gradient, with).
 EVALUATIONS = {DENOISE: (1, 0), GUIDED: (0, 1), PRIMARY: (0, 2), AUXILIARY: (2, 0)}
 GROUP, SNR = 6, 0.16
+#: λ; its value does not matter to the time.
+WEIGHT = 1.0
 _ACCELERATION = 4.0
 #: The second plane has the same slices with rows and columns exchanged: what re-ordering a volume costs is counted,
 #: and the slices of both planes are as large, which those of a cube are.
@@ -105,7 +107,7 @@ class Workload:
 def engine_calls(denoiser: Denoiser, operator: MaskedFourier, workload: Workload) -> dict[str, Callable[[], Any]]:
     """What is timed of a denoiser, by the names in `MEASURES`; the guided step returns x̂₀ and the gradient."""
     x, sigma, groups = workload.array(workload.x), workload.sigma, workload.groups
-    guidance = Dps(operator, workload.array(workload.measurement), weight=1.0)
+    guidance = Dps(operator, workload.array(workload.measurement), WEIGHT)
     primary, auxiliary = _PLANES
     sampler = PredictorCorrector(
         Prior(denoiser, primary),
