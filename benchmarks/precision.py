@@ -81,7 +81,8 @@ def summary(metrics: dict[int, dict[str, dict[str, Any]]]) -> dict[str, dict[str
             by_row.setdefault(row, []).append(change)
     found = {}
     for row, all_changes in by_row.items():
-        largest = max(abs(value) for change in all_changes for value in change.values())
+        # NumPy's, through which NaN comes: it must not pass.
+        largest = float(np.max([abs(value) for change in all_changes for value in change.values()]))
         found[row] = {
             "mean_change_db": {plane: float(np.mean([c[plane] for c in all_changes])) for plane in NAMED_PLANES},
             "largest_change_db": largest,

@@ -97,8 +97,8 @@ def test_float32_ends_bring_faint_noise_through(network):
     assert errors[1] < errors[0]
 
 
-def metrics(axial: float) -> dict[str, dict[str, float]]:
-    return {plane: {"psnr_db": axial if plane == "axial" else 30.0} for plane in NAMED_PLANES}
+def metrics(coronal: float) -> dict[str, dict[str, float]]:
+    return {plane: {"psnr_db": coronal if plane == "coronal" else 30.0} for plane in NAMED_PLANES}
 
 
 def test_changes_are_judged_by_the_worst_plane_and_seed():
@@ -110,7 +110,7 @@ def test_changes_are_judged_by_the_worst_plane_and_seed():
     assert found["float16"]["largest_change_db"] == pytest.approx(0.04)
     assert found["float16"]["passes"] and not found["bfloat16"]["passes"]
     assert found["bfloat16"]["largest_change_db"] == pytest.approx(0.1)
-    assert found["bfloat16"]["mean_change_db"]["axial"] == pytest.approx(0.0, abs=1e-9)
+    assert found["bfloat16"]["mean_change_db"]["coronal"] == pytest.approx(0.0, abs=1e-9)
     assert found["bfloat16"]["seeds"] == 2
     assert "seed 1, bfloat16" in precision.table(rows) and "+0.1000" in precision.table(rows)
 
