@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import Unavailable
-from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, PRIMARY, SNR, WEIGHT, Workload
+from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, PRIMARY, SNR, WEIGHT, Workload, batches_of
 from networks import NCSNpp, load_checkpoint
 
 #: (x (n, 1, h, w), sigma (n,)) to x̂₀.
@@ -106,16 +106,6 @@ def _whole(groups: Sequence[slice]) -> slice:
     return slice(groups[0].start, groups[-1].stop)
 
 
-def batches_of(groups: Sequence[slice], batch_size: int) -> list[list[slice]]:
-    """As many whole groups in a pass as fit into a batch, at least one."""
-    batches: list[list[slice]] = []
-    for group in groups:
-        if not batches or group.stop - batches[-1][0].start > batch_size:
-            batches.append([])
-        batches[-1].append(group)
-    return batches
-
-
 def prepare(
     variant: str, ckpt: Path, workload: Workload, batch_size: int
 ) -> tuple[dict[str, Callable[[], Any]], float]:
@@ -138,6 +128,8 @@ def prepare(
     if workload.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable(f"PyTorch {torch.__version__} finds no CUDA device; install a build for CUDA")
     torch.set_num_threads(workload.threads)
+    # Sizes stay the same from call to call: let cuDNN choose the fastest convolutions by trial.
+    torch.backends.cudnn.benchmark = True
     parts = variant.split(", ")
     network = load_checkpoint(ckpt)[0].to(workload.device)
     x = torch.from_numpy(workload.x)[:, None].to(workload.device)
@@ -159,6 +151,14 @@ def prepare(
     except torch._dynamo.exc.TorchDynamoException as error:
         raise Unavailable(f"torch.compile: {error}") from error
     return calls, time.perf_counter() - started
+
+
+def settings() -> dict[str, Any]:
+    """What PyTorch's float32 means on a GPU: its defaults, which the reference implementation does not touch."""
+    return {
+        "convolutions_in_tf32": torch.backends.cudnn.allow_tf32,
+        "matrix_products_in_tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
 
 
 def _autocast(network: NCSNpp, dtype: torch.dtype, device: str) -> X0Of:

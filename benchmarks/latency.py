@@ -231,7 +231,13 @@ def measure(chosen: list[Row], source: Source, workload: Workload, args: argpars
                 entry["memory_smallest_batch"] = {"batch_size": smallest, **least}
     rates = _rates(workload)
     derive(entries, workload, _flops(source, workload), rates)
-    return {"repeats": repeats, "flops_per_slice": _flops(source, workload), "matrix_rate": rates, "rows": entries}
+    return {
+        "repeats": repeats,
+        "flops_per_slice": _flops(source, workload),
+        "matrix_rate": rates,
+        "eager_settings": None if source.ckpt is None else load("benchmarks.eager").settings(),
+        "rows": entries,
+    }
 
 
 def prepared(

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.backends import BACKENDS, Problem
 from benchmarks.rows import Unavailable, load
-from benchmarks.workload import GROUP, Workload, engine_calls
+from benchmarks.workload import GROUP, Workload, batches_of, engine_calls
 from engine.bundle import Bundle
 from engine.operators import MaskedFourier
 
@@ -99,7 +99,9 @@ def _eager(variant: str) -> Callable[[Source, Workload, int], Work]:
         if source.ckpt is None:
             raise Unavailable(source.reason)
         calls, seconds = load("benchmarks.eager").prepare(variant, source.ckpt, workload, batch_size)
-        return Work(calls, seconds)
+        passes = batches_of(workload.groups, batch_size)
+        longest = max(groups[-1].stop - groups[0].start for groups in passes)
+        return Work(calls, seconds, batch_size=lambda: longest)
 
     return prepare
 

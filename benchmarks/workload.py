@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -102,6 +102,16 @@ class Workload:
     def array(self, host: np.ndarray) -> Any:
         """The array where the engine wants it: NumPy's, or CuPy's on the current stream."""
         return load("cupy").asarray(host) if self.device == "cuda" else host
+
+
+def batches_of(groups: Sequence[slice], batch_size: int) -> list[list[slice]]:
+    """As many whole groups in a pass as fit into a batch, at least one."""
+    batches: list[list[slice]] = []
+    for group in groups:
+        if not batches or group.stop - batches[-1][0].start > batch_size:
+            batches.append([])
+        batches[-1].append(group)
+    return batches
 
 
 def engine_calls(denoiser: Denoiser, operator: MaskedFourier, workload: Workload) -> dict[str, Callable[[], Any]]:

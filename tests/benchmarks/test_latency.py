@@ -15,11 +15,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the baseline needs PyTorch, of the extra `bench`")
 
 from benchmarks import latency, peak_memory, readme
-from benchmarks.eager import batches_of, exact, prepare
+from benchmarks.eager import exact, prepare
 from benchmarks.flops import per_slice
 from benchmarks.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
 from benchmarks.rows import Setting, Unavailable
-from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, MEASURES, PRIMARY, Workload, engine_calls
+from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, MEASURES, PRIMARY, Workload, batches_of, engine_calls
 from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
 from engine.errors import InputError
@@ -250,6 +250,8 @@ def report(source, tmp_path, monkeypatch) -> dict[str, Any]:
 def test_a_run_reports_every_row(report, tmp_path, monkeypatch):
     rows = report["rows"]
     assert list(rows) == [BASELINE, "onnx", "tensorrt fp16"]
+    # A batch of 2 was asked for; the baseline takes its 4 slices, one group, at once all the same.
+    assert (rows[BASELINE]["batch_size"], rows["onnx"]["batch_size"]) == (4, 2)
     for name in (BASELINE, "onnx"):
         assert all(rows[name]["seconds"][m]["median"] > 0 for m in MEASURES)
         assert rows[name]["relative_error"]["gradient"] < 1e-4
