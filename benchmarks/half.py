@@ -79,14 +79,14 @@ class TorchDenoiser(Denoiser):
 
     def __init__(self, network: NCSNpp, batch_size: int):
         self.network, self.batch_size = network, batch_size
-        self.device = next(network.parameters()).device
+        self._place = next(network.parameters()).device
 
     def _parts(self, n: int) -> list[slice]:
         return [slice(i, min(i + self.batch_size, n)) for i in range(0, n, self.batch_size)]
 
     def _inputs(self, x: np.ndarray, sigma: float) -> tuple[Tensor, Tensor]:
-        tensor = torch.from_numpy(x)[:, None].to(self.device)
-        return tensor, torch.full((len(x),), sigma, device=self.device)
+        tensor = torch.from_numpy(x)[:, None].to(self._place)
+        return tensor, torch.full((len(x),), sigma, device=self._place)
 
     def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         x0 = np.empty_like(x)
@@ -102,7 +102,7 @@ class TorchDenoiser(Denoiser):
             image.requires_grad_()
             estimate = self.network.denoise(image, level)
             x0[part] = estimate.detach()[:, 0].cpu().numpy()
-            towards: Any = torch.from_numpy(np.ascontiguousarray(cotangent(x0[part], part)))[:, None].to(self.device)
+            towards: Any = torch.from_numpy(np.ascontiguousarray(cotangent(x0[part], part)))[:, None].to(self._place)
             # The pullback is linear: taken of a cotangent of size one it neither overflows half precision, which an
             # unscaled Fourier transform times σ would, nor underflows.
             size = (towards.abs().amax(dim=(1, 2, 3), keepdim=True) * max(sigma, 1.0)).clamp(min=1e-30)
