@@ -417,11 +417,11 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['n_parameters'] / 1e6:.2f} million parameters, {n} slices of {size}², "
         f"{hardware.title(report['machine'])}, {report['workload']['threads']} threads",
-        f"{'milliseconds a slice':34}{'batch':>6}" + "".join(f"{name:>25}" for name in MEASURES),
+        f"{'milliseconds a slice':34}{'batch':>6}" + "".join(f"{name:>28}" for name in MEASURES),
     ]
     for name, entry in report["rows"].items():
         if any(entry["seconds"].values()):
-            cells = "".join(f"{milliseconds(entry['seconds'][m], n):>25}" for m in MEASURES)
+            cells = "".join(f"{milliseconds(entry['seconds'][m], n):>28}" for m in MEASURES)
             lines.append(f"{name:34}{entry['batch_size']:6}{cells}")
     columns = ("denoise", "guided", "/fastest", "peak MB", "eager/", "err. x0", "err. grad.", "published", "demo")
     lines.append(f"\n{'times as fast as eager float32':34}" + "".join(f"{column:>12}" for column in columns))
@@ -463,6 +463,10 @@ def table(report: dict[str, Any]) -> str:
     built = report["build"]
     where = "as shipped, elsewhere" if built["is_shipped"] else "here"
     lines.append(f"bundle: {built['bytes'] / 1e6:.1f} MB, built {where} in {built['seconds']:.0f} s")
+    for name, entry in report["rows"].items():
+        if entry["compile_seconds"]:
+            size_mb = f", {entry['compiled_bytes'] / 1e6:.1f} MB" if entry["compiled_bytes"] else ""
+            lines.append(f"{name}: compiled in {entry['compile_seconds']:.0f} s{size_mb}")
     return "\n".join([*lines, *(f"{names}: not here: {reason}" for reason, names in reasons(report).items())])
 
 
