@@ -1,7 +1,15 @@
 """The record of a bundle's graphs compiled for GPUs, and the checks before they run.
 
-Compiled graphs live below their bundle, in `compiled/<library>-<precision>-<platform>/`: one `<graph>.engine` each,
-and the record `engine.json`. ARCHITECTURE.md lists its fields.
+Compiled graphs live below their bundle, in `compiled/<library>-<precision>-<platform>/`: one `<graph>.engine` each, and
+the record `engine.json`. A run reads of it:
+
+- `format`: `FORMAT`; `library` and `library_version`; `precision`; `platform`
+- `bundle`: `identity_of` the bundle
+- `profile`: smallest, best and largest `batch`, `height` and `width`
+- `graphs`: for each its `file` and the `sha256` of that
+
+What else there is tells how the graphs were made. `denoise`, `linearize` and `pullback` are those of the bundle;
+`guided_fourier`, `guided_thick_rows` and `guided_thick_columns` hold a measurement operator too, see `engine.fused`.
 """
 
 from __future__ import annotations
@@ -249,9 +257,9 @@ def folders_of(bundle: Bundle) -> list[Path]:
     return sorted(folder for folder in below.iterdir() if folder.is_dir() and known.fullmatch(folder.name))
 
 
-def build_command(bundle: Bundle, precision: str = "fp32") -> str:
+def build_command(bundle: Bundle, precision: str = "fp32", more: str = "") -> str:
     """The command that compiles a bundle's graphs, as remedies name it."""
-    return f"`python -m export.build_engine --bundle {bundle.folder} --backend tensorrt --precision {precision}`"
+    return f"`python -m export.build_engine --bundle {bundle.folder} --backend tensorrt --precision {precision}{more}`"
 
 
 def _build(bundle: Bundle, found: Compiled | None = None) -> str:

@@ -1,6 +1,12 @@
 """What graphs that hold the measurement operator take as inputs: the operator as small matrices.
 
-A x̂₀ in such a graph is a few matrix products, so that one run gives x̂₀ and the whole guided gradient.
+A x̂₀ in such a graph is a few matrix products, so that one run gives x̂₀ and the whole guided gradient. All take x
+(n, 1, h, w), sigma (n,), scale (1,) and measurement, and give x0 and pullback like x, squared and plain (n,):
+
+- guided_fourier: mask (h, w), dft_rows (2, h, h), dft_columns (2, w, w); the measurement as (n, 2, h, w), real and
+  imaginary part
+- guided_thick_rows and guided_thick_columns: mean (n_blocks, h) or (n_blocks, w), any matrix of
+  `engine.operators.ThickSlices`; measurement, and noise e, with one channel
 """
 
 from __future__ import annotations

@@ -62,13 +62,15 @@ class _Mode(enum.Enum):
 
 
 class FakeTensorRT(types.ModuleType):
-    """The module. `runs` counts executions of each graph and `replays` those out of a CUDA graph; `room` is the size
+    """The module. `runs` counts executions of each graph and `replays` those out of a CUDA graph; `largest` is the
+    largest side of matrices in a profile; `room` the size
     of the largest batch that its own allocations find memory for."""
 
     def __init__(self, name="tensorrt"):
         super().__init__(name)
         self.__version__ = VERSION
         self.runs, self.replays, self.room, self.capturable = {}, {}, None, True
+        self.largest = 64
         self.refusal = None
         self.TensorIOMode, self.DataType = _Mode, _Type
         self.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED="user")
@@ -119,9 +121,14 @@ class _Engine:
     def get_tensor_dtype(self, name):
         return _Type.FLOAT
 
+    def get_tensor_shape(self, name):
+        return {"mask": (-1, -1), "mean": (-1, -1), "scale": (1,)}.get(name, (2, -1, -1))
+
     def get_tensor_profile_shape(self, name, profile):
-        rank = {"mask": 2, "mean": 2, "scale": 1}.get(name, 3)
-        return (1,) * rank, (2,) * rank, (64,) * rank
+        known = self.get_tensor_shape(name)
+        # TensorRT does not say what it returns for sizes that are fixed.
+        assert -1 in known
+        return tuple(tuple(size if n == -1 else n for n in known) for size in (1, 2, self.module.largest))
 
     def create_execution_context(self, strategy):
         assert strategy == "user"

@@ -109,5 +109,5 @@ def check_batch(batch_size: int, low: int, high: int, where: str) -> None:
         allowed = str(low) if low == high else f"{low} to {high}"
         raise InputError(
             f"batch-size: expected {allowed}, which {where} was compiled for, got {batch_size}; choose one of these, "
-            "or compile with another range"
+            "or compile for others with --batch"
         )

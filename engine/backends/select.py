@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.backends.onnx import OnnxDenoiser
 from engine.backends.onnx_gpu import OnnxGpuDenoiser
-from engine.backends.tensorrt import TensorRTDenoiser, Workspace
+from engine.backends.tensorrt import TensorRTDenoiser
+from engine.backends.tensorrt_graphs import Workspace
 from engine.bundle import Bundle
 from engine.compiled import ANY_PLATFORM, LIBRARIES, PRECISIONS, Compiled, build_command, folders_of
 from engine.denoiser import Denoiser
@@ -187,16 +188,15 @@ def _why(request: Request, refused: list[tuple[str, InputError]]) -> str:
 
 def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str, Denoiser], str]:
     asked = PRECISIONS if request.precision is None else (request.precision,)
-    # A part of the name is the precision, see engine.compiled.name_of.
-    compiled = {role: folders_of(known.bundle) for role, known in roles.items()}
-    have = [p for p in asked if all(any(f"-{p}-" in f.name for f in found) for found in compiled.values())]
+    compiled = {name: _precisions_of(role.bundle) for name, role in roles.items()}
+    have = [p for p in asked if all(p in found for found in compiled.values())]
     if not have:
-        lacking = next(r for r, found in compiled.items() if not any(f"-{p}-" in f.name for f in found for p in asked))
-        bundle, precision = roles[lacking].bundle, asked[0]
-        what = f"graphs compiled in {precision}" if request.precision else "compiled graphs"
+        # What one prior has, the other should get.
+        precision = next((p for p in asked if any(p in found for found in compiled.values())), asked[0])
+        bundle = next(roles[name].bundle for name, found in compiled.items() if precision not in found)
         raise Unavailable(
             "backend",
-            f"{what} below '{bundle.folder}'",
+            f"graphs compiled in {precision} below '{bundle.folder}'",
             "nothing compiled",
             f"build them with {build_command(bundle, precision)}",
         )
@@ -213,6 +213,11 @@ def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str,
             refused = refused or error
     assert refused is not None
     raise refused
+
+
+def _precisions_of(bundle: Bundle) -> set[str]:
+    # A part of the name, see engine.compiled.name_of.
+    return {folder.name.split("-")[1] for folder in folders_of(bundle)}
 
 
 def _tensorrt_of(

@@ -17,7 +17,7 @@ from engine.backends import onnx_gpu
 from engine.backends.onnx import OnnxDenoiser
 from engine.backends.onnx_gpu import PROVIDERS, OnnxGpuDenoiser
 from engine.bundle import Bundle
-from engine.device import Device
+from engine.device import Device, gpu
 from engine.errors import InputError, Unavailable
 from engine.operators import MaskedFourier
 from engine.reconstruct import Settings, reconstruct
@@ -187,3 +187,27 @@ def test_the_precision_is_told_to_cuda(bundle, cupy, monkeypatch, precision, opt
     with pytest.raises(ZeroDivisionError):
         OnnxGpuDenoiser(bundle, Device(cupy, 2), precision=precision)
     assert asked[0][0] == ("CUDAExecutionProvider", {"device_id": "2", "use_tf32": option})
+
+
+# --- on a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_a_gpu_computes_what_the_cpu_does(bundle, provider):
+    """The providers themselves, on memory of the GPU."""
+    if provider not in ort.get_available_providers():
+        pytest.skip(f"this ONNX Runtime lacks {provider}")
+    try:
+        card = gpu()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    ours, theirs, x = OnnxGpuDenoiser(bundle, card, 3, provider=provider), OnnxDenoiser(bundle), noisy(7)
+    weights = np.random.default_rng(9).random(x.shape).astype(np.float32)
+    with card.working():
+        x0, pulled = ours.vjp(card.put(x), 0.7, lambda x0, part: card.put(weights[part]) * x0)
+        denoised = ours.denoise(card.put(x), 0.7)
+    expected = theirs.vjp(x, 0.7, lambda x0, part: weights[part] * x0)
+    # Other convolutions, whose sums are in another order.
+    for got, wanted in ((x0, expected[0]), (pulled, expected[1]), (denoised, expected[0])):
+        close(got.get(), wanted, 1e-3)

@@ -204,6 +204,13 @@ def test_missing_graphs_are_refused_with_the_command_that_builds_them(roles, cup
     assert refused(roles, backend="tensorrt", precision="bf16").endswith("--precision bf16`")
 
 
+def test_priors_in_two_precisions_are_refused_with_what_one_of_them_lacks(roles, cupy):
+    compile_as_fake(roles["primary"].bundle, precision="fp16")
+    compile_as_fake(roles["auxiliary"].bundle, precision="bf16")
+    folder = roles["auxiliary"].bundle.folder
+    assert refused(roles, backend="tensorrt").endswith(f"--bundle {folder} --backend tensorrt --precision fp16`")
+
+
 def test_a_backend_is_not_moved_to_another_device(roles, cupy):
     assert "backend tensorrt works on, got 'cpu'" in refused(roles, backend="tensorrt", device="cpu")
     assert "backend native works on, got 'cuda'" in refused(roles, backend="native", device="cuda")

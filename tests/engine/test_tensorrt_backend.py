@@ -6,20 +6,21 @@ only a GPU can show.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from engine.backends.onnx import OnnxDenoiser
-from engine.backends.tensorrt import TensorRTDenoiser, Workspace
+from engine.backends.tensorrt import TensorRTDenoiser
+from engine.backends.tensorrt_graphs import Workspace
 from engine.bundle import Bundle
 from engine.compiled import RECORD, Compiled
-from engine.device import Device
+from engine.device import Device, gpu
 from engine.errors import InputError, Unavailable
 from engine.noise import CounterNoise
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
@@ -140,7 +141,7 @@ def test_a_guided_step_is_that_of_the_cpu(opened, bundle, cupy, library, name, f
     ours = opened(3, **({} if fused else {"fused": ()}))
     with ours.device.working():
         misfit = operator.on(ours.device).misfit(cupy.asarray(measurement), 1.5)
-        # The third run is a CUDA graph.
+        # All but the first run are CUDA graphs.
         for _ in range(3):
             found = ours.guided(cupy.asarray(x), 0.7, misfit, None if e is None else cupy.asarray(e))
     for got, wanted in zip(found, expected, strict=True):
@@ -166,8 +167,8 @@ def test_another_measurement_takes_the_place_of_the_last(opened, bundle, cupy):
                 close(got, wanted, 1e-4)
 
 
-def test_thick_slices_that_the_graph_was_not_compiled_for_take_two_graphs(opened, cupy, library, monkeypatch):
-    monkeypatch.setattr("tests.fake_tensorrt._Engine.get_tensor_profile_shape", lambda *_: ((1, 1), (1, 1), (2, 2)))
+def test_thick_slices_that_the_graph_was_not_compiled_for_take_two_graphs(opened, cupy, library):
+    library.largest = 2
     ours, operator = opened(), operators()["rows"]
     with ours.device.working():
         misfit = operator.misfit(cupy.asarray(operator.apply(noisy(2))))
@@ -188,7 +189,7 @@ def test_a_guided_step_of_the_wrong_size_is_refused(opened, cupy):
 # --- CUDA graphs
 
 
-def test_the_third_run_on_is_a_cuda_graph(opened, cupy, library):
+def test_the_second_run_on_is_a_cuda_graph(opened, cupy, library):
     ours, x = opened(4), noisy(4)
     with ours.device.working():
         first, second, third, fourth = (ours.denoise(cupy.asarray(x), 0.7) for _ in range(4))
@@ -387,7 +388,9 @@ def test_graphs_of_another_version_are_refused(opened):
 
 def test_a_missing_library_is_named_with_its_package(opened, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(Unavailable, match=r"^backend: expected the library tensorrt_rtx, .*`pip install tensorrt-rtx`"):
+    with pytest.raises(
+        Unavailable, match=r"^backend: expected the library tensorrt_rtx, .*`pip install tensorrt-rtx-cu13`"
+    ):
         opened(library="tensorrt_rtx")
 
 
@@ -404,7 +407,7 @@ def test_the_default_batch_is_the_one_that_the_graphs_are_fastest_for(opened):
 @pytest.mark.parametrize("shape", [(2, 16), (16, 128)])
 def test_slices_outside_the_profile_are_refused(opened, cupy, shape):
     ours = opened()
-    message = r"^volume: expected slices of 4 to 64 × 4 to 64, .*; compile it for this size with `python -m export"
+    message = r"^volume: expected slices of 4 to 64 × 4 to 64, .*; compile .* with `.* --height \d+ --width \d+`$"
     with pytest.raises(InputError, match=message):
         ours.check_slice(shape)
     with ours.device.working(), pytest.raises(InputError, match=message):
@@ -458,8 +461,79 @@ def test_what_the_run_needs_is_loaded_when_opened(opened, library, monkeypatch):
 
 
 def test_tensorrt_for_rtx_without_a_driver_is_told_by_its_own_reason(bundle, cupy):
-    """The real library loads no graph where there is no GPU: its reason has to reach the user."""
+    """The real library builds a graph without a GPU, and loads none: its reason has to reach the user."""
     rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    compiled = Compiled.open(compile_as_fake(bundle, "tensorrt_rtx", library_version=rtx.__version__), bundle)
-    with pytest.raises(Unavailable, match=r"^backend: expected tensorrt_rtx to load '.*', got its refusal \(.+\); "):
-        TensorRTDenoiser(bundle, compiled, replace(Device(cupy), number=0))
+    folder = compile_as_fake(bundle, "tensorrt_rtx", library_version=rtx.__version__)
+    content = built_by(rtx, bundle.folder / "denoise.onnx")
+    (folder / "denoise.engine").write_bytes(content)
+    record = json.loads((folder / RECORD).read_text())
+    record["graphs"]["denoise"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / RECORD).write_text(json.dumps(record))
+    compiled = Compiled.open(folder, bundle)
+    try:
+        TensorRTDenoiser(bundle, compiled, Device(cupy, 0))
+    except Unavailable as error:
+        text = str(error)
+    else:
+        pytest.skip("this machine has a GPU")
+    assert text.startswith("backend: expected tensorrt_rtx to load '")
+    assert "cudaError" in text
+    assert text.endswith("; update the NVIDIA driver")
+
+
+def built_by(rtx, onnx) -> bytes:
+    """A graph of one size, as TensorRT for RTX compiles it."""
+    messages = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(messages)
+    network = builder.create_network(0)
+    assert rtx.OnnxParser(network, messages).parse_from_file(str(onnx))
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("x", *[(1, 1, SIDE, SIDE)] * 3)
+    profile.set_shape("sigma", *[(1,)] * 3)
+    config.add_optimization_profile(profile)
+    return bytes(builder.build_serialized_network(network, config))
+
+
+# --- on a GPU
+
+
+@pytest.fixture
+def card() -> Device:
+    try:
+        return gpu()
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*operators(), None])
+def test_a_gpu_computes_what_the_cpu_does(bundle, card, caplog, name):
+    """The libraries themselves, from compilation to the replay of a CUDA graph."""
+    tensorrt = pytest.importorskip("export.tensorrt", reason="compiling needs the extra `export`")
+    try:
+        trt = tensorrt.library()
+    except InputError as error:
+        pytest.skip(str(error))
+    sides = {"height": str(SIDE), "width": str(SIDE)}
+    settings = tensorrt.Settings.checked(bundle, "fp32", batch="1,4,8", **sides)
+    compiled, _ = tensorrt.compile_bundle(bundle, settings, trt)
+    ours, theirs, x = TensorRTDenoiser(bundle, compiled, card), OnnxDenoiser(bundle), noisy(7)
+    operator = None if name is None else operators()[name]
+    with card.working(), caplog.at_level(logging.INFO, "engine"):
+        stack = card.put(x)
+        if operator is None:
+            expected = (theirs.denoise(x, 0.7),)
+            found = [(ours.denoise(stack, 0.7),) for _ in range(4)]
+        else:
+            measurement = operator.apply(noisy(7, sigma=0.1))
+            expected = theirs.guided(x, 0.7, operator.misfit(measurement, 1.5))
+            misfit = operator.on(card).misfit(card.put(measurement), 1.5)
+            found = [ours.guided(stack, 0.7, misfit) for _ in range(4)]
+    for run in found:
+        for got, wanted in zip(run, expected, strict=True):
+            # Other convolutions, whose sums are in another order, and float32 through the whole network and back.
+            close(got.get(), wanted, 1e-3)
+    # A graph that could not be captured has said so.
+    assert caplog.records == []
+    assert all(program._graph is not None for program in ours._programs.values())
