@@ -16,6 +16,11 @@ from engine.device import gpu
 from engine.errors import InputError
 from engine.operators import LinearOperator
 
+#: What the workload runs of a bundle: its guided steps are those of a masked Fourier transform.
+_GRAPHS = "denoise,linearize,pullback,guided_fourier"
+#: Batch that compiled graphs are optimised for; they take others too.
+_USUAL_BATCH = 8
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -27,13 +32,15 @@ class Problem:
     slice_shape : (int, int)
     operator : LinearOperator
         Of the guided steps; its arrays live on the backend's device.
-    batch_size, n_threads : int
+    batch_size, n_slices, n_threads : int
+        Slices in one pass, and of the whole stack.
     """
 
     bundle: Bundle
     slice_shape: tuple[int, int]
     operator: LinearOperator
     batch_size: int
+    n_slices: int
     n_threads: int
 
 
@@ -110,7 +117,10 @@ def _tensorrt(precision: str) -> Callable[[Problem], Opened]:
         gpu()
         folder = _compiled(problem.bundle, precision)
         if folder is None:
+            height, width = (str(side) for side in problem.slice_shape)
+            batch = f"1,{min(_USUAL_BATCH, problem.n_slices)},{problem.n_slices}"
             command = ["--bundle", str(problem.bundle.folder), "--backend", "tensorrt", "--precision", precision]
+            command += ["--batch", batch, "--height", height, "--width", width, "--graphs", _GRAPHS]
             # In a process of its own: what a compiler holds is no memory of the row's.
             done = subprocess.run(
                 [sys.executable, "-m", "export.build_engine", *command],

@@ -25,10 +25,11 @@ class _InFloat32(nn.Module):
         return self.layer(x.float()).to(self.dtype)
 
 
-def half_network(network: NCSNpp, dtype: torch.dtype, float32_ends: bool = False) -> NCSNpp:
+def half_network(network: NCSNpp, dtype: torch.dtype, ends_too: bool = False) -> NCSNpp:
     """Return a copy whose convolutions, attention and sums are computed in `dtype`.
 
-    As in the engines, the embedding of σ, normalisation with its statistics, and x̂₀ = x + σ·raw stay float32.
+    As in the engines, these stay float32: the embedding of σ, normalisation with its statistics, images of one channel
+    with the layers that read or write them, and x̂₀ = x + σ·raw.
 
     Parameters
     ----------
@@ -36,14 +37,17 @@ def half_network(network: NCSNpp, dtype: torch.dtype, float32_ends: bool = False
         float32.
     dtype : torch.dtype
         float16 or bfloat16.
-    float32_ends : bool
-        Leave the layers that take the noisy image and the one that returns the raw output in float32 as well: where
-        the noise is faint, rounding the image is the largest error by far.
+    ends_too : bool
+        Halve the layers that read or write images as well, unlike the engines: where the noise is faint, rounding the
+        image itself is the largest error by far.
     """
     half = copy.deepcopy(network)
     layers = half.all_modules
-    ends = {3, len(layers) - 1} | {i for i, layer in enumerate(layers) if isinstance(layer, Downsample)}
-    kept = {i: layers[i] for i in ends if float32_ends}
+    # The first convolution comes after the three layers of the embedding. Of the input pyramid's layers only the first
+    # reads an image; the others read features.
+    pyramid = [i for i, layer in enumerate(layers) if isinstance(layer, Downsample)]
+    ends = {3, len(layers) - 1, *pyramid[:1]}
+    kept = {i: layers[i] for i in ends if not ends_too}
     for i in kept:
         layers[i] = nn.Identity()
     _convert(half, dtype)

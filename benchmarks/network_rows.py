@@ -124,7 +124,8 @@ def _engine(name: str) -> Callable[[Source, Workload, int], Work]:
         def prepared() -> Work:
             operator = MaskedFourier(workload.array(workload.mask))
             shape = (workload.size, workload.size)
-            problem = Problem(Bundle.open(source.bundle), shape, operator, batch_size, workload.threads)
+            sizes = batch_size, workload.n_slices, workload.threads
+            problem = Problem(Bundle.open(source.bundle), shape, operator, *sizes)
             opened = backend.open(problem)
             calls = engine_calls(opened.denoiser, operator, workload)
             on_it = {name: on_stream(call) for name, call in calls.items()}

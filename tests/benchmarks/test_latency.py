@@ -14,7 +14,7 @@ import pytest
 # What follows imports it.
 torch = pytest.importorskip("torch", reason="the baseline needs PyTorch, of the extra `bench`")
 
-from benchmarks import latency, peak_memory, readme
+from benchmarks import backends, latency, peak_memory, readme
 from benchmarks.eager import exact, prepare
 from benchmarks.flops import per_slice
 from benchmarks.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
@@ -276,3 +276,26 @@ def test_arguments_that_cannot_be_met_are_refused(capsys):
     assert "abacus" in capsys.readouterr().err
     with pytest.raises(InputError, match="repeats"):
         latency.run(Namespace(arch="demo", device="cpu", slices=1, size=16, repeats=1, threads=1, rows=None), [])
+
+
+def test_graphs_are_compiled_for_the_sizes_that_are_timed(source, monkeypatch):
+    """And what the compiler has to say against it is the row's reason."""
+    commands = []
+
+    def run(command: list[str], **_: object) -> Namespace:
+        commands.append(command)
+        return Namespace(returncode=2, stderr="loading …\nbuild_engine: backend: expected TensorRT, found none\n")
+
+    monkeypatch.setattr(backends, "gpu", lambda: None)
+    monkeypatch.setattr(backends.subprocess, "run", run)
+    (backend,) = (b for b in backends.BACKENDS if b.name == "tensorrt bf16")
+    bundle = Bundle.open(source.bundle)
+    with pytest.raises(
+        Unavailable, match="^export.build_engine: build_engine: backend: expected TensorRT, found none$"
+    ):
+        backend.open(backends.Problem(bundle, (16, 24), MaskedFourier(SMALL.mask), 4, 12, 1))
+    (command,) = commands
+    options = dict(zip(command[3::2], command[4::2], strict=True))
+    assert options["--bundle"] == str(bundle.folder)
+    assert (options["--precision"], options["--batch"]) == ("bf16", "1,8,12")
+    assert (options["--height"], options["--width"]) == ("16", "24")

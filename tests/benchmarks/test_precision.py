@@ -47,16 +47,16 @@ def test_weights_of_a_graph_with_another_structure_are_refused(tiny_bundles):
         network_of(Bundle(bundle.folder, other))
 
 
-@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("ends_too", [False, True])
 @pytest.mark.parametrize("dtype", list(ROUNDING))
-def test_only_what_engines_halve_is_halved(network, dtype, ends):
-    half = half_network(network, dtype, ends)
+def test_only_what_engines_halve_is_halved(network, dtype, ends_too):
+    half = half_network(network, dtype, ends_too)
     for name, module in half.named_modules():
         for parameter in module.parameters(recurse=False):
             layer = type(module).__name__
             at_an_end = name.startswith(("all_modules.3", f"all_modules.{len(half.all_modules) - 1}"))
             at_an_end = at_an_end or isinstance(module, FirConv)
-            stays = "GroupNorm" in layer or layer in ("Linear", "FourierFeatures") or (ends and at_an_end)
+            stays = "GroupNorm" in layer or layer in ("Linear", "FourierFeatures") or (at_an_end and not ends_too)
             assert parameter.dtype == (torch.float32 if stays else dtype), name
     # What reaches the attention's products, and so everything between the ends, is half too.
     seen = []
@@ -91,8 +91,8 @@ def test_float32_ends_bring_faint_noise_through(network):
     """At a low noise level rounding the image itself is most of the error."""
     x, errors = slices(), []
     exact = TorchDenoiser(network, 3).denoise(x, 0.01)
-    for ends in (False, True):
-        found = TorchDenoiser(half_network(network, torch.bfloat16, ends), 3).denoise(x, 0.01)
+    for ends_too in (True, False):
+        found = TorchDenoiser(half_network(network, torch.bfloat16, ends_too), 3).denoise(x, 0.01)
         errors.append(relative(found, exact))
     assert errors[1] < errors[0]
 
