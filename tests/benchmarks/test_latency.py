@@ -291,7 +291,7 @@ def test_graphs_are_compiled_for_the_sizes_that_are_timed(source, monkeypatch):
     (backend,) = (b for b in backends.BACKENDS if b.name == "tensorrt bf16")
     bundle = Bundle.open(source.bundle)
     with pytest.raises(
-        Unavailable, match="^export.build_engine: build_engine: backend: expected TensorRT, found none$"
+        Unavailable, match=r"^export\.build_engine: build_engine: backend: expected TensorRT, found none$"
     ):
         backend.open(backends.Problem(bundle, (16, 24), MaskedFourier(SMALL.mask), 4, 12, 1))
     (command,) = commands
