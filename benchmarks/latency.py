@@ -1,163 +1,551 @@
-"""Latency of the engine beside eager PyTorch: ``python benchmarks/latency.py``.
+"""Latency and memory of the engine's backends beside eager PyTorch: ``python benchmarks/latency.py``.
 
-Both run the same network on the same slices with the same number of threads, in one process, by turns. A guided step is
-x̂₀ and the gradient of the k-space residual through the network.
+All rows compute the same slices with the same network and number of threads, in one process, by turns, after a short
+search for the batch size that suits each. Peak memory is measured in a process a row. Whatever cannot run here has a
+row that says why.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import logging
+import shlex
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 # The script is run by its path: the packages that it measures lie one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
 import kernels
-from benchmarks import eager
-from benchmarks.measure import alternate, machine, spread
+from benchmarks import hardware, peak_memory, rows
+from benchmarks.network_rows import BASELINE, EAGER, ENGINE, Row, Source, Work, batch_sizes, rows_for
+from benchmarks.rows import Call, Operator, Setting, Unavailable, load
+from benchmarks.workload import AUXILIARY, DENOISE, EVALUATIONS, GROUP, GUIDED, MEASURES, PRIMARY, Workload
 from engine import demo
-from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
-from engine.cli import HelpFormatter, peak_memory_mb
-from engine.guidance import Dps
-from engine.masks import poisson_disc
-from engine.operators import MaskedFourier
-from engine.sampler import groups_of
-from export.build_engine import build_engine
-from networks import Architecture, load_checkpoint
-from networks.architecture import PUBLISHED
-from networks.checkpoint import random_checkpoint
+from engine.cli import HelpFormatter
+from engine.device import gpu
+from engine.errors import InputError
+from engine.errors import Unavailable as Unsuitable
+from engine.schedule import turns
 
-GROUP = 6
+log = logging.getLogger(__name__)
 
-
-def demo_architecture() -> Architecture:
-    """The architecture of the shipped priors."""
-    return Architecture.from_dict(Bundle.open(demo.bundle_folder("axial")).manifest["architecture"])
+#: Plans that a volume's time is extrapolated to: number of steps, every second one guided.
+PLANS = {"published plan": 2000, "demonstration": 60}
+#: Slices whose results are compared with float64.
+_N_EXACT = 2
+_LEAST_REPEATS = 3
+#: A turn of all four measures takes this many times as long as its guided step, which is what the search has timed.
+_TURN_IN_GUIDED_STEPS = 4.5
+_REASON_LENGTH = 300
 
 
 def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        report, folder = run(args, argv if argv is not None else sys.argv[1:]), args.results
+    except InputError as error:
+        print(f"latency: {error}", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"latency-{args.arch}-{hardware.slug(report['machine'])}-{report['date']}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    plot(report, path.with_suffix(".png"))
+    print(table(report))
+    print(f"written to {path} and {path.with_suffix('.png')}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python benchmarks/latency.py",
-        description="Latency of the engine beside eager PyTorch.",
+        description="Latency and memory of the engine's backends beside eager PyTorch.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--arch", choices=("demo", "published"), default="demo", help="network: the shipped priors', or the paper's"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where the engine can use a GPU")
+    parser.add_argument("--size", type=int, help="side of the slices (default: 64 for demo, 256 for published)")
     parser.add_argument(
-        "--size", type=int, default=None, help="side of the slices (default: 64 for demo, 256 for published)"
+        "--slices", type=int, help="slices in a step (default: 24 for demo; for published 2, on a GPU 24)"
     )
     parser.add_argument(
-        "--slices", type=int, default=None, help="slices in a step (default: 24 for demo, 2 for published)"
+        "--batch-size", type=int, nargs="+", help="slices in one pass that are tried (default: a few that suit)"
     )
+    parser.add_argument("--rows", nargs="+", help="names of rows to run besides the baseline (default: all)")
+    parser.add_argument("--repeats", type=int, default=20, help="timed calls of every row, at most")
     parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=None,
-        help="slices in one run of a graph (default: 2 for demo, 1 for published)",
+        "--minutes", type=float, default=10.0, help=f"turns end after about so long, with {_LEAST_REPEATS} done"
     )
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls of every row")
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="threads for either side")
     parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file"
+        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file and the plot"
     )
-    args = parser.parse_args(argv)
-    is_demo = args.arch == "demo"
+    return parser
+
+
+def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
+    """Everything but output: the report that goes into the JSON file.
+
+    Raises
+    ------
+    InputError
+        An argument that cannot be met here.
+    """
+    is_demo, device = args.arch == "demo", args.device or _device()
+    if device == "cuda":
+        gpu()
+    n_slices = args.slices or (24 if is_demo or device == "cuda" else 2)
     size = args.size or (64 if is_demo else 256)
-    n = args.slices or (24 if is_demo else 2)
-    batch_size = args.batch_size or (2 if is_demo else 1)
-    architecture = demo_architecture() if is_demo else PUBLISHED
-    torch.set_num_threads(args.threads)
-
+    for name, least, value in (("repeats", 2, args.repeats), ("slices", 1, n_slices), ("threads", 1, args.threads)):
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}; ask for more")
+    chosen = rows_for(device)
+    known = [row.name for row in chosen]
+    wrong = [name for name in args.rows or () if name not in known]
+    if wrong:
+        raise InputError(f"rows: expected some of {', '.join(known)}, got '{wrong[0]}'; choose from these")
+    chosen = [row for row in chosen if not args.rows or row.name in (BASELINE, *args.rows)]
+    kernels.set_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        # Weights do not change the time: random ones serve, so that nothing has to be at hand.
-        ckpt = Path(folder) / "network.pt"
-        random_checkpoint(ckpt, architecture)
-        manifest = build_engine(ckpt, Path(folder) / "network")
-        build_peak_mb = peak_memory_mb()
-        network, _ = load_checkpoint(ckpt)
-        engine = OnnxDenoiser(Bundle.open(Path(folder) / "network"), batch_size, args.threads)
-        seconds, errors = measure(network, engine, n, size, args.repeats)
+        source, built = _network(args.arch, Path(folder))
+        bundle = Bundle.open(source.bundle)
+        bundle.check_slice((size, size))
+        workload = Workload(n_slices, size, bundle.sigma_min, bundle.sigma_max, device, args.threads)
+        report = {
+            "command": shlex.join(["python", "benchmarks/latency.py", *argv]),
+            "date": date.today().isoformat(),
+            "machine": hardware.described(device),
+            "versions": hardware.versions(),
+            "arch": args.arch,
+            "architecture": bundle.manifest["architecture"],
+            "n_parameters": bundle.manifest["n_parameters"],
+            "workload": {**asdict(workload), "sigma": workload.sigma, "group": GROUP},
+            "build": built,
+            **measure(chosen, source, workload, args),
+        }
+    return report
 
-    rows = {name: spread(values) for name, values in seconds.items()}
-    report = {
-        "command": "python benchmarks/latency.py " + " ".join(argv if argv is not None else sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "versions": {p: metadata.version(p) for p in ("torch", "onnxruntime", "numpy", "tpdm-engine")},
-        "architecture": architecture.to_dict(),
-        "n_parameters": manifest["n_parameters"],
-        "slices": n,
-        "size": size,
-        "batch_size": batch_size,
-        "threads": args.threads,
-        "build_seconds": manifest["build_seconds"],
-        "build_peak_memory_mb": round(build_peak_mb, 1),
-        "seconds": rows,
-        "ratio_to_eager": {
-            kind: rows[f"eager {kind}"]["median"] / rows[f"onnx {kind}"]["median"]
-            for kind in ("denoise", "guided step")
-        },
-        "relative_error_to_eager": errors,
+
+def _device() -> str:
+    try:
+        gpu()
+    except Unsuitable:
+        return "cpu"
+    return "cuda"
+
+
+def _network(arch: str, folder: Path) -> tuple[Source, dict[str, Any]]:
+    """A network of the architecture for both sides, and what building the engine's bundle took.
+
+    Weights do not change the time: random ones serve, so that nothing has to be at hand. Where nothing can be built,
+    the demonstration's bundle is timed as it is shipped.
+    """
+    shipped = demo.bundle_folder("axial")
+    try:
+        load("torch")
+        load("onnx")
+    except Unavailable as error:
+        if arch != "demo":
+            raise InputError(
+                f"arch: expected PyTorch and onnx, which build the published network, got {error}; install them, or "
+                "leave --arch out"
+            ) from error
+        seconds = Bundle.open(shipped).manifest["build_seconds"]
+        return Source(None, shipped, str(error)), {"seconds": seconds, "is_shipped": True, "bytes": _bytes(shipped)}
+    from export.build_engine import build_engine
+    from networks import Architecture
+    from networks.architecture import PUBLISHED
+    from networks.checkpoint import random_checkpoint
+
+    architecture = PUBLISHED
+    if arch == "demo":
+        architecture = Architecture.from_dict(Bundle.open(shipped).manifest["architecture"])
+    ckpt, bundle = folder / "network.pt", folder / "network"
+    random_checkpoint(ckpt, architecture)
+    _say("building the engine's bundle …")
+    with contextlib.redirect_stdout(io.StringIO()):
+        manifest = build_engine(ckpt, bundle)
+    return Source(ckpt, bundle), {"seconds": manifest["build_seconds"], "is_shipped": False, "bytes": _bytes(bundle)}
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def measure(chosen: list[Row], source: Source, workload: Workload, args: argparse.Namespace) -> dict[str, Any]:
+    """The measured part of the report: how it was measured, and ``rows``."""
+    setting = Setting(workload.n_slices, workload.size, 0, workload.threads, workload.device)
+    entries: dict[str, dict[str, Any]] = {}
+    works: dict[str, Work] = {}
+    sizes_of: dict[str, list[int]] = {}
+    for row in chosen:
+        sizes = args.batch_size or batch_sizes(row, workload, args.arch == "demo")
+        baseline = entries.get(BASELINE, {}).get("batch_size")
+        if not row.is_searched and baseline:
+            sizes = [baseline]
+        sizes_of[row.name] = sizes
+        _say(f"{row.name}: batch size, of {', '.join(str(size) for size in sizes)} …")
+        entries[row.name], work = prepared(row, source, workload, sizes, setting)
+        if work is not None:
+            works[row.name] = work
+    exact = _exact(source, workload)
+    for name, work in works.items():
+        entries[name]["relative_error"] = _errors(work, exact)
+    guided = [min(entries[name]["tried_batch_sizes"].values()) for name in works]
+    affordable = int(60 * args.minutes / max(_TURN_IN_GUIDED_STEPS * sum(guided), 1e-9))
+    repeats = min(args.repeats, max(_LEAST_REPEATS, affordable))
+    for name in MEASURES:
+        _say(f"{name}: {repeats} turns of {len(works)} rows …")
+        operator = Operator(name, tuple(rows.Row(n, _call(w.calls[name])) for n, w in works.items()))
+        for row_name, found in rows.measure(operator, setting, repeats).items():
+            entry = entries[row_name]
+            entry["seconds"][name] = found["seconds"]
+            if found["reason"] is not None:
+                entry.update(reason=_short(found["reason"]), is_defect=found["is_defect"])
+    works.clear()
+    if workload.device == "cuda":
+        gpu().let_go()
+    for name, entry in entries.items():
+        if entry["reason"] is None:
+            _say(f"{name}: peak memory …")
+            texts = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(source).items()}
+            entry["memory"] = peak_memory.measured(name, texts, workload, entry["batch_size"])
+            smallest = min(sizes_of[name])
+            # Eager PyTorch can trade time for memory: what it needs at least belongs to the comparison.
+            if name == BASELINE and smallest < entry["batch_size"]:
+                least = peak_memory.measured(name, texts, workload, smallest)
+                entry["memory_smallest_batch"] = {"batch_size": smallest, **least}
+    rates = _rates(workload)
+    derive(entries, workload, _flops(source, workload), rates)
+    return {
+        "repeats": repeats,
+        "flops_per_slice": _flops(source, workload),
+        "matrix_rate": rates,
+        "eager_settings": None if source.ckpt is None else load("benchmarks.eager").settings(),
+        "rows": entries,
     }
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"latency-{args.arch}-{machine()['cores']}cores-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    print(table(rows, n))
-    for kind, ratio in report["ratio_to_eager"].items():
-        print(f"{kind}: {ratio:.2f} times as fast as eager PyTorch")
-    print(f"written to {path}")
-    return 0
 
 
-def measure(
-    network: torch.nn.Module, engine: OnnxDenoiser, n: int, size: int, repeats: int
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Time both sides; also compare what they return."""
-    rng = np.random.default_rng(0)
-    sigma = 0.5
-    x = (rng.random((n, size, size)) + sigma * rng.standard_normal((n, size, size))).astype(np.float32)
-    mask = poisson_disc((size, size), 4.0, 0)
-    operator = MaskedFourier(mask)
-    measurement = operator.apply(rng.random((n, size, size)).astype(np.float32))
-    groups = groups_of(n, GROUP)
-    guidance = Dps(operator, measurement, weight=1.0)
-    tensors = torch.from_numpy(x)[:, None], torch.full((n,), sigma), torch.from_numpy(mask)
-    target = torch.from_numpy(measurement)[:, None]
-
-    rows = {
-        "eager denoise": lambda: eager.denoise(network, *tensors[:2]),
-        "onnx denoise": lambda: engine.denoise(x, sigma),
-        "eager guided step": lambda: eager.guided_step(network, *tensors, target, GROUP),
-        "onnx guided step": lambda: guidance(engine, x, sigma, groups),
+def prepared(
+    row: Row, source: Source, workload: Workload, sizes: list[int], setting: Setting
+) -> tuple[dict[str, Any], Work | None]:
+    """Open a row with the batch size that makes its guided step fastest; its entry in the report says why it cannot."""
+    entry: dict[str, Any] = {
+        "side": row.side,
+        "reason": None,
+        "is_defect": False,
+        "batch_size": None,
+        "tried_batch_sizes": {},
+        "compile_seconds": None,
+        "compiled_bytes": None,
+        "seconds": dict.fromkeys(MEASURES),
+        "relative_error": None,
+        "memory": None,
     }
-    x0, gradient = (t[:, 0].numpy() for t in rows["eager guided step"]())
-    ours_x0, pullback, weights, _ = rows["onnx guided step"]()
-    ours_gradient = weights[:, None, None] * pullback
-    errors = {
-        "x0": float(np.linalg.norm(ours_x0 - x0) / np.linalg.norm(x0)),
-        "gradient": float(np.linalg.norm(ours_gradient - gradient) / np.linalg.norm(gradient)),
+    best: Work | None = None
+    for size in sizes:
+        try:
+            work = row.prepare(source, workload, size)
+            work.calls[GUIDED]()
+            seconds = min(_clock(work.calls[GUIDED], setting) for _ in range(2))
+        except (Unavailable, InputError) as error:
+            failure, is_defect = str(error), False
+        # A backend fails in ways of its own, out of memory among them: the other rows go on.
+        except Exception as error:
+            log.debug("%s", row.name, exc_info=True)
+            failure, is_defect = f"{type(error).__name__}: {error}", True
+        else:
+            size = size if work.batch_size is None else work.batch_size()
+            if best is None or seconds < min(entry["tried_batch_sizes"].values()):
+                best = work
+                entry.update(batch_size=size, compile_seconds=work.compile_seconds)
+                entry.update(compiled_bytes=work.compiled_bytes)
+            entry["tried_batch_sizes"][str(size)] = seconds
+            continue
+        if best is not None:
+            # Larger ones need more of what lacks here.
+            entry["larger_batch_sizes"] = f"{size}: {_short(failure)}"
+            break
+        # One may be too small for what was compiled; the same answer twice does not depend on it.
+        if _short(failure) == entry["reason"]:
+            break
+        entry.update(reason=_short(failure), is_defect=is_defect)
+    if best is not None:
+        entry.update(reason=None, is_defect=False)
+    return entry, best
+
+
+def _clock(call: Callable[[], Any], setting: Setting) -> float:
+    started = time.perf_counter()
+    call()
+    setting.synchronize()
+    return time.perf_counter() - started
+
+
+def _call(run: Callable[[], Any]) -> Callable[[], Call]:
+    return lambda: Call(run)
+
+
+def _short(text: str) -> str:
+    """The first line of a reason, and no more than fits a table's foot."""
+    line = (text.strip().splitlines() or ["no message"])[0]
+    return line if len(line) <= _REASON_LENGTH else line[: _REASON_LENGTH - 2] + " …"
+
+
+def _exact(source: Source, workload: Workload) -> tuple[np.ndarray, np.ndarray] | None:
+    if source.ckpt is None:
+        return None
+    _say("float64 autograd, to compare with …")
+    found = load("benchmarks.eager").exact(source.ckpt, workload, min(_N_EXACT, workload.groups[0].stop))
+    x0, gradient = (rows.to_host(t) for t in found)
+    return x0, gradient
+
+
+def _errors(work: Work, exact: tuple[np.ndarray, np.ndarray] | None) -> dict[str, float] | None:
+    """Relative errors of x̂₀ and of the gradient, over the slices that float64 has computed."""
+    if exact is None:
+        return None
+    ours = (rows.to_host(t) for t in work.calls[GUIDED]())
+    return {
+        name: float(np.linalg.norm(value[: len(right)] - right) / np.linalg.norm(right))
+        for name, value, right in zip(("x0", "gradient"), ours, exact, strict=True)
     }
-    return alternate(rows, repeats), errors
 
 
-def table(rows: dict[str, dict[str, float]], n: int) -> str:
-    """The rows as text: milliseconds a slice, median and quartiles."""
-    lines = [f"{'milliseconds a slice':22}{'median':>10}{'quartiles':>20}"]
-    for name, r in rows.items():
-        low, median, high = (1e3 * r[k] / n for k in ("quartile_1", "median", "quartile_3"))
-        lines.append(f"{name:22}{median:10.2f}{f'{low:.2f} … {high:.2f}':>20}")
-    return "\n".join(lines)
+def _flops(source: Source, workload: Workload) -> dict[str, int] | None:
+    """Operations for one slice by measure; None without PyTorch, which counts them."""
+    if source.ckpt is None:
+        return None
+    from benchmarks.flops import per_slice
+    from networks import Architecture
+
+    architecture = Architecture.from_dict(Bundle.open(source.bundle).manifest["architecture"])
+    one = per_slice(architecture, workload.size)
+    both = one["forward"] + one["backward"]
+    return {name: n_plain * one["forward"] + n_guided * both for name, (n_plain, n_guided) in EVALUATIONS.items()}
+
+
+def _rates(workload: Workload) -> dict[str, float]:
+    """Measured rate of the device's matrix products, by precision; empty without PyTorch."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        # An AssertionError: PyTorch was built without CUDA.
+        with contextlib.suppress(Unavailable, RuntimeError, AssertionError):
+            found[dtype] = hardware.matrix_rate(workload.device, dtype)
+    return found
+
+
+def derive(
+    entries: dict[str, dict[str, Any]],
+    workload: Workload,
+    flops: dict[str, int] | None,
+    rates: dict[str, float],
+) -> None:
+    """Add to every row what follows from its figures: ratios to the baseline and to the fastest variant of eager
+    PyTorch (above 1: faster, or less memory), the share of the device's matrix rate, and volumes."""
+    fastest = {
+        name: min((m for e in entries.values() if e["side"] == EAGER and (m := _median(e, name))), default=None)
+        for name in MEASURES
+    }
+    baseline = entries.get(BASELINE)
+    # A processor's cores are compared in float32, in which the engine computes there; a GPU by its tensor cores.
+    rate = rates.get("bfloat16" if workload.device == "cuda" else "float32")
+    for entry in entries.values():
+        medians = {name: _median(entry, name) for name in MEASURES}
+        entry["ratio_to_eager"] = {
+            name: _ratio(None if baseline is None else _median(baseline, name), m) for name, m in medians.items()
+        }
+        entry["ratio_to_fastest_eager"] = {name: _ratio(fastest[name], m) for name, m in medians.items()}
+        entry["fraction_of_matrix_rate"] = {
+            name: flops[name] * workload.n_slices / m / rate if m and flops and rate else None
+            for name, m in medians.items()
+        }
+        entry["volume_seconds"] = {
+            plan: volume_seconds(medians[PRIMARY], medians[AUXILIARY], workload, n_steps)
+            for plan, n_steps in PLANS.items()
+        }
+        memory = (e["memory"] or {} if e is not None else {} for e in (baseline, entry))
+        pair = list(memory)
+        entry["memory_ratio_to_eager"] = {
+            kind: _ratio(pair[0].get(kind), pair[1].get(kind)) for kind in ("peak_mb", "above_imports_mb")
+        }
+
+
+def volume_seconds(primary: float | None, auxiliary: float | None, workload: Workload, n_steps: int) -> float | None:
+    """Seconds for a cube of the slices' side, extrapolated from one turn of each kind.
+
+    Parameters
+    ----------
+    primary, auxiliary : float or None
+        Seconds of a turn on the workload's slices; None where not measured.
+    n_steps : int
+        Of the plan; every second step is the auxiliary's.
+    """
+    if primary is None or auxiliary is None:
+        return None
+    n_primary = int(turns(2, n_steps, 0).sum())
+    return workload.size / workload.n_slices * (n_primary * primary + (n_steps - n_primary) * auxiliary)
+
+
+def _median(entry: dict[str, Any], name: str) -> float | None:
+    seconds = entry["seconds"][name]
+    return None if seconds is None else float(seconds["median"])
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a and b else None
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as text: milliseconds a slice, what follows from them, and reasons."""
+    n = report["workload"]["n_slices"]
+    size = report["workload"]["size"]
+    lines = [
+        f"{report['n_parameters'] / 1e6:.2f} million parameters, {n} slices of {size}², "
+        f"{hardware.title(report['machine'])}, {report['workload']['threads']} threads",
+        f"{'milliseconds a slice':34}{'batch':>6}" + "".join(f"{name:>28}" for name in MEASURES),
+    ]
+    for name, entry in report["rows"].items():
+        if any(entry["seconds"].values()):
+            cells = "".join(f"{milliseconds(entry['seconds'][m], n):>28}" for m in MEASURES)
+            lines.append(f"{name:34}{entry['batch_size']:6}{cells}")
+    columns = ("denoise", "guided", "/fastest", "peak MB", "eager/", "err. x0", "err. grad.", "published", "demo")
+    lines.append(f"\n{'times as fast as eager float32':34}" + "".join(f"{column:>12}" for column in columns))
+    for name, entry in report["rows"].items():
+        if any(entry["seconds"].values()):
+            memory, error = entry["memory"] or {}, entry["relative_error"] or {}
+            volume = entry["volume_seconds"]
+            cells = (
+                _number(entry["ratio_to_eager"][DENOISE], ".2f"),
+                _number(entry["ratio_to_eager"][GUIDED], ".2f"),
+                _number(entry["ratio_to_fastest_eager"][GUIDED], ".2f"),
+                _number(memory.get("peak_mb"), ".0f"),
+                _number(entry["memory_ratio_to_eager"]["peak_mb"], ".2f"),
+                _number(error.get("x0"), ".1e"),
+                _number(error.get("gradient"), ".1e"),
+                duration(volume["published plan"]),
+                duration(volume["demonstration"]),
+            )
+            lines.append(f"{name:34}" + "".join(f"{cell:>12}" for cell in cells))
+    lines.append(
+        "/fastest: guided step beside the fastest variant of eager PyTorch. eager/: memory of eager float32 over the "
+        f"row's.\npublished, demo: a {size}³ volume in {PLANS['published plan']} and {PLANS['demonstration']} steps, "
+        "extrapolated from one step of each kind"
+    )
+    shares = {
+        name: entry["fraction_of_matrix_rate"][GUIDED]
+        for name, entry in report["rows"].items()
+        if entry["fraction_of_matrix_rate"][GUIDED]
+    }
+    if shares:
+        dtype = "bfloat16" if report["workload"]["device"] == "cuda" else "float32"
+        rate = report["matrix_rate"][dtype]
+        each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        reached = f"{rate / 1e12:.2f} TFLOP/s that a large {dtype} product reaches here"
+        lines.append(f"guided step, of the {reached}: {each}")
+    least = (report["rows"].get(BASELINE) or {}).get("memory_smallest_batch")
+    if least and "peak_mb" in least:
+        lines.append(f"peak memory of {BASELINE} with batches of {least['batch_size']}: {least['peak_mb']:.0f} MB")
+    built = report["build"]
+    where = "as shipped, elsewhere" if built["is_shipped"] else "here"
+    lines.append(f"bundle: {built['bytes'] / 1e6:.1f} MB, built {where} in {built['seconds']:.0f} s")
+    for name, entry in report["rows"].items():
+        if entry["compile_seconds"]:
+            size_mb = f", {entry['compiled_bytes'] / 1e6:.1f} MB" if entry["compiled_bytes"] else ""
+            lines.append(f"{name}: compiled in {entry['compile_seconds']:.0f} s{size_mb}")
+    return "\n".join([*lines, *(f"{names}: not here: {reason}" for reason, names in reasons(report).items())])
+
+
+def reasons(report: dict[str, Any]) -> dict[str, str]:
+    """Why rows could not run: reason to their names."""
+    found: dict[str, list[str]] = {}
+    for name, entry in report["rows"].items():
+        if entry["reason"] is not None:
+            found.setdefault(entry["reason"], []).append(name)
+    return {reason: ", ".join(names) for reason, names in found.items()}
+
+
+def milliseconds(seconds: dict[str, float] | None, n_slices: int) -> str:
+    """Median and quartiles of one slice's share."""
+    if seconds is None:
+        return "–"
+    low, median, high = (1e3 * seconds[k] / n_slices for k in ("quartile_1", "median", "quartile_3"))
+    digits = 1 if median >= 1 else 3
+    return f"{median:.{digits}f} ({low:.{digits}f} … {high:.{digits}f})"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds is None:
+        return "–"
+    for unit, name in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Bars of milliseconds a slice, a panel for each measure, with quartiles; below eager PyTorch, ours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    n = report["workload"]["n_slices"]
+    shown = {name: e for name, e in report["rows"].items() if any(e["seconds"].values())}
+    colors = {EAGER: "#9aa3ad", ENGINE: "#1f6fb4"}
+    figure, axes = plt.subplots(2, 2, figsize=(11, 1.6 + 0.75 * len(shown)), sharey=True, layout="constrained")
+    for axis, name in zip(axes.flat, MEASURES, strict=True):
+        widest = 0.0
+        for i, entry in enumerate(shown.values()):
+            seconds = entry["seconds"][name]
+            if seconds is None:
+                continue
+            low, median, high = (1e3 * seconds[k] / n for k in ("quartile_1", "median", "quartile_3"))
+            widest = max(widest, high)
+            color = colors[entry["side"]]
+            axis.barh(i, median, color=color, height=0.7)
+            axis.errorbar(median, i, xerr=[[median - low], [high - median]], color="#333333", capsize=2, linewidth=1)
+            ratio = entry["ratio_to_eager"][name]
+            label = f"{median:.3g}" + ("" if ratio is None else f"  (×{ratio:.2f})")
+            axis.annotate(label, (high, i), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_xlim(0, 1.35 * widest if widest else 1)
+        axis.set_yticks(range(len(shown)), list(shown), fontsize=8)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[1]:
+        axis.set_xlabel("milliseconds a slice: median, quartiles (× as fast as eager float32)", fontsize=8)
+    axes[0, 0].invert_yaxis()
+    figure.suptitle(
+        f"{report['n_parameters'] / 1e6:.2f} million parameters, {report['workload']['size']}², "
+        f"{hardware.title(report['machine'])}, {report['date']}",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

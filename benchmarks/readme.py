@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# The script is run by its path: the package that it belongs to lies one folder up.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.latency import duration, milliseconds, reasons
+
 HERE = Path(__file__).resolve().parent
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
 
@@ -38,20 +43,55 @@ def demo_table() -> str:
 
 
 def latency_table() -> str:
-    lines = ["| network | | eager PyTorch | engine | ratio |", "|---|---|---|---|---|"]
-    sources = []
-    for arch in ("demo", "published"):
-        if not list(HERE.glob(f"results/latency-{arch}-*.json")):
-            continue
-        path, report = newest(f"latency-{arch}-*.json")
-        millions = report["n_parameters"] / 1e6
-        for kind in ("denoise", "guided step"):
-            eager, ours = (report["seconds"][f"{side} {kind}"] for side in ("eager", "onnx"))
-            cells = [_milliseconds(r, report["slices"]) for r in (eager, ours)]
-            ratio = report["ratio_to_eager"][kind]
-            lines.append(f"| {millions:.2f} M, {report['size']}² | {kind} | {cells[0]} | {cells[1]} | {ratio:.2f} |")
-        sources.append(_source(path, report))
-    return "\n".join([*lines, "\nMilliseconds a slice: median (quartiles). " + " ".join(sources)])
+    """For every network and machine the newest measurement: one row for each way to compute it."""
+    lines = [
+        "| | denoise, ms a slice | guided step, ms a slice | times as fast as eager float32 | peak memory | "
+        "error of the gradient | volume, published plan |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for path, report in _newest_latency():
+        n, size = report["workload"]["n_slices"], report["workload"]["size"]
+        machine = (
+            report["machine"]["gpu"]["name"] if report["machine"]["gpu"] else f"{report['machine']['cores']} cores"
+        )
+        title = f"{report['n_parameters'] / 1e6:.2f} M, {n} × {size}², {machine}"
+        lines.append(f"| **{title}** | | | | | | |")
+        for name, row in report["rows"].items():
+            if row["reason"] is None:
+                lines.append(f"| {_latency_row(name, row, n)} |")
+        missing = "; ".join(f"{names}: {reason}" for reason, names in reasons(report).items())
+        notes.append(f"{title}: {_source(path, report)}" + (f" Not there: {missing}." if missing else ""))
+    foot = (
+        "Median (quartiles) with the batch size that is fastest for each row; peak memory of a process that does "
+        "nothing else; errors against float64 autograd; volumes of the slices' side in 2000 steps, extrapolated from "
+        "one step of each kind."
+    )
+    return "\n".join([*lines, "\n" + foot + "\n\n" + "\n".join(f"- {note}" for note in notes)])
+
+
+def _newest_latency() -> list[tuple[Path, dict[str, Any]]]:
+    """The last report of every network and machine, which the file's name gives before the date."""
+    found = {path.stem[:-11]: path for path in sorted(HERE.glob("results/latency-*.json"), key=lambda p: p.stem[-10:])}
+    return [(path, json.loads(path.read_text())) for _, path in sorted(found.items())]
+
+
+def _latency_row(name: str, row: dict[str, Any], n: int) -> str:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else f"{value:{form}}"
+
+    memory, ratio = row["memory"] or {}, row["ratio_to_eager"]
+    peak = memory.get("peak_mb")
+    cells = [
+        name,
+        milliseconds(row["seconds"]["denoise"], n),
+        milliseconds(row["seconds"]["guided step"], n),
+        f"{number(ratio['denoise'], '.2f')}, {number(ratio['guided step'], '.2f')}",
+        "–" if peak is None else f"{peak * 2**20 / 1e9:.2f} GB",
+        number((row["relative_error"] or {}).get("gradient"), ".0e"),
+        duration(row["volume_seconds"]["published plan"]),
+    ]
+    return " | ".join(cells)
 
 
 def operator_table() -> str:
@@ -83,11 +123,6 @@ def step_table() -> str:
         whole, share = 1e3 * row["seconds"]["median"], 100 * row["share_outside_network"]["median"]
         lines.append(f"| {name} | {whole:.0f} | {parts['operator']:.0f} ms | {small:.1f} ms | {share:.1f} % |")
     return "\n".join([*lines, f"\nMedians; {_source(path, report)}"])
-
-
-def _milliseconds(row: dict[str, float], n: int) -> str:
-    low, median, high = (1e3 * row[k] / n for k in ("quartile_1", "median", "quartile_3"))
-    return f"{median:.1f} ({low:.1f} … {high:.1f})"
 
 
 def _source(path: Path, report: dict[str, Any]) -> str:
