@@ -10,7 +10,7 @@ from typing import Any
 # The script is run by its path: the package that it belongs to lies one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.latency import duration, milliseconds, reasons
+from benchmarks.latency_report import duration, milliseconds, reasons
 
 HERE = Path(__file__).resolve().parent
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}

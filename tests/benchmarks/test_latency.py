@@ -14,7 +14,7 @@ import pytest
 # What follows imports it.
 torch = pytest.importorskip("torch", reason="the baseline needs PyTorch, of the extra `bench`")
 
-from benchmarks import backends, latency, peak_memory, readme
+from benchmarks import backends, latency, latency_report, peak_memory, readme
 from benchmarks.eager import exact, prepare
 from benchmarks.flops import per_slice
 from benchmarks.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
@@ -129,7 +129,7 @@ def test_a_volume_is_every_turn_of_the_plan_on_every_slice():
 
 @pytest.mark.parametrize("seconds, text", [(5.0, "5.0 s"), (150.0, "2.5 min"), (9000.0, "2.5 h"), (None, "–")])
 def test_durations_read_well(seconds, text):
-    assert latency.duration(seconds) == text
+    assert latency_report.duration(seconds) == text
 
 
 # --- rows that cannot run
