@@ -39,6 +39,7 @@ from engine.sampler import Prior, State
 from engine.tasks import Measurement, Task, simulate
 from engine.volume import Plane
 from kernels import available_cores
+from kernels.network import Workspace
 
 #: Rows of the table: task and measurement. By default svct has 9 views at this size; 36 is the published number.
 ROWS = {
@@ -49,8 +50,6 @@ ROWS = {
 }
 NETWORK, OPERATOR, ARITHMETIC, NOISE, ORDER = "network", "operator", "arithmetic", "noise", "re-ordering"
 PARTS = (NETWORK, OPERATOR, ARITHMETIC, NOISE, ORDER)
-#: Attributes of a runner that hold its graphs.
-_SESSIONS = ("_denoise_session", "_linearize_session", "_pullback_session")
 _WARMUP = 2
 
 
@@ -82,26 +81,11 @@ class Stopwatch:
         return taken
 
 
-class TimedSession:
-    """A graph whose runs are timed."""
-
-    def __init__(self, session: Any, watch: Stopwatch):
-        self._session = session
-        self.run = watch.timed(NETWORK, session.run)
-        self.run_with_iobinding = watch.timed(NETWORK, session.run_with_iobinding)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-
 class TimedDenoiser(Denoiser):
-    """A denoiser whose graphs and cotangents are timed, thread by thread."""
+    """A denoiser whose cotangents are timed, thread by thread."""
 
     def __init__(self, inner: Denoiser, watch: Stopwatch):
         self.inner, self.watch = inner, watch
-        for name in _SESSIONS:
-            # Opened here; the runner finds the timed one in the place where it keeps its own.
-            inner.__dict__[name] = TimedSession(getattr(inner, name), watch)
 
     def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         return self.inner.denoise(x, sigma)
@@ -112,8 +96,13 @@ class TimedDenoiser(Denoiser):
 
 @contextmanager
 def timed_parts(watch: Stopwatch) -> Iterator[None]:
-    """Time what the sampler calls in its own thread, for as long as this lasts."""
+    """Time the networks, in every thread, and what the sampler calls in its own, for as long as this lasts."""
     with (
+        mock.patch.multiple(
+            Workspace,
+            denoise=watch.timed(NETWORK, Workspace.denoise),
+            pullback=watch.timed(NETWORK, Workspace.pullback),
+        ),
         mock.patch.multiple(
             kernels,
             score_norms=watch.timed(ARITHMETIC, kernels.score_norms),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.backends.onnx import OnnxDenoiser
+from engine.backends.native import NativeDenoiser
 from engine.bundle import Bundle
 from engine.errors import InputError
 from engine.io import Volume, load_volume, resample
@@ -39,8 +39,8 @@ def volume() -> Volume:
     return resample(load_volume(file), SIZE, VOXEL_MM)
 
 
-def priors(batch_size: int = 2) -> tuple[Prior, Prior]:
-    """The shipped axial and coronal priors, in this order."""
+def priors() -> tuple[Prior, Prior]:
+    """The shipped axial and coronal priors, in this order, on CPU cores."""
     found = []
     for name in PLANES:
         bundle = Bundle.open(bundle_folder(name))
@@ -48,5 +48,5 @@ def priors(batch_size: int = 2) -> tuple[Prior, Prior]:
             raise InputError(
                 f"engine: expected a plane in the manifest of '{bundle.folder}', found none; install the package again"
             )
-        found.append(Prior(OnnxDenoiser(bundle, batch_size), bundle.plane))
+        found.append(Prior(NativeDenoiser(bundle), bundle.plane))
     return found[0], found[1]

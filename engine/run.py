@@ -167,8 +167,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=int,
         default=None,
-        help="slices in one run of a graph; does not change the result (default: 2 on a CPU; on a GPU what the graphs "
-        "were optimised for)",
+        help="slices that go through a network together; does not change the result (default: 1 or 2 on a CPU; on a "
+        "GPU what the graphs were optimised for)",
     )
     machine.add_argument("--threads", type=int, default=None, help="worker threads on a CPU (default: all cores)")
     machine.add_argument("--quiet", action="store_true", help="no progress bar, errors only")

@@ -84,6 +84,11 @@ class Network:
         """The instruction set that it runs with."""
         return self._native.instructions
 
+    @property
+    def keeps_transforms(self) -> bool:
+        """Whether the weights of 3×3 convolutions are kept transformed, or prepared whenever they are used."""
+        return self._native.keeps_transforms
+
     def workspace(self, n_images: int, height: int, width: int, with_pullback: bool) -> Workspace:
         """Memory for some images; see `Workspace`."""
         return Workspace(self, n_images, height, width, with_pullback)

@@ -23,15 +23,19 @@ class NativeDenoiser(Denoiser):
     bundle : Bundle
         One with a program: see `reason_against`.
     batch_size : int
-        Slices that a worker takes at a time. Results do not depend on it.
+        Slices that a worker takes at a time, and that a cotangent is asked for together. One is fastest for the network;
+        some operators, projections first, want more. Results do not depend on it.
     n_threads : int or None
         Worker threads; None takes all cores.
     """
 
-    def __init__(self, bundle: Bundle, batch_size: int = 2, n_threads: int | None = None):
+    def __init__(self, bundle: Bundle, batch_size: int = 1, n_threads: int | None = None):
         self.bundle = bundle
         self.network = Network(bundle.folder / PROGRAM, bundle.folder / WEIGHTS)
         self._workers = SliceWorkers(batch_size, n_threads)
+        # Images go through a small network one by one, because they then stay in a core's cache; through a large one
+        # together, because its weights are then prepared once for all of them.
+        self._at_once = 1 if self.network.keeps_transforms else batch_size
         self._own = threading.local()
 
     @staticmethod
@@ -51,25 +55,32 @@ class NativeDenoiser(Denoiser):
         """Worker threads."""
         return self._workers.n_threads
 
-    def _workspace(self, part: np.ndarray, with_pullback: bool) -> Workspace:
-        """This thread's memory for slices like these: that of its last call, where they fit.
+    def _workspaces(self, n: int, shape: tuple[int, int], with_pullback: bool) -> list[Workspace]:
+        """This thread's memory for n times as many slices as work at once: that of its last call, where it fits.
 
         Memory of guided steps also serves to denoise; the other way round it would be made anew in every turn.
         """
-        last: Workspace | None = getattr(self._own, "workspace", None)
-        if last is not None and last.fits(part.shape, with_pullback):
-            return last
-        # Let go of the old one first: two would not fit where one only just does.
-        self._own.workspace = last = None
-        n, height, width = part.shape
-        self._own.workspace = made = self.network.workspace(n, height, width, with_pullback)
-        return made
+        last: list[Workspace] = getattr(self._own, "workspaces", [])
+        wanted = (self._at_once, *shape)
+        if any(not w.fits(wanted, with_pullback) for w in last):
+            # Let go of the old ones first: both would not fit where one only just does.
+            last.clear()
+        while len(last) < n:
+            last.append(self.network.workspace(self._at_once, *shape, with_pullback))
+        self._own.workspaces = last
+        return last[:n]
+
+    def _cut(self, part: slice) -> list[slice]:
+        """Slices that go through the network at once."""
+        return [slice(i, min(i + self._at_once, part.stop)) for i in range(part.start, part.stop, self._at_once)]
 
     def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         x0 = np.empty_like(x)
 
         def work(part: slice) -> None:
-            self._workspace(x[part], False).denoise(x[part], sigma, x0[part])
+            (workspace,) = self._workspaces(1, (x.shape[1], x.shape[2]), False)
+            for few in self._cut(part):
+                workspace.denoise(x[few], sigma, x0[few])
 
         self._workers.for_each_batch(len(x), work)
         return x0
@@ -78,11 +89,14 @@ class NativeDenoiser(Denoiser):
         x0, pulled = np.empty_like(x), np.empty_like(x)
 
         def work(part: slice) -> None:
-            workspace = self._workspace(x[part], True)
-            workspace.denoise(x[part], sigma, x0[part])
+            cut = self._cut(part)
+            workspaces = self._workspaces(len(cut), (x.shape[1], x.shape[2]), True)
+            for few, workspace in zip(cut, workspaces, strict=True):
+                workspace.denoise(x[few], sigma, x0[few])
             with kernels.threads_here(1):
                 towards = np.ascontiguousarray(cotangent(x0[part], part))
-            workspace.pullback(towards, pulled[part])
+            for few, workspace in zip(cut, workspaces, strict=True):
+                workspace.pullback(towards[few.start - part.start : few.stop - part.start], pulled[few])
 
         self._workers.for_each_batch(len(x), work)
         return x0, pulled

@@ -19,8 +19,8 @@ from engine.errors import InputError, Unavailable
 from engine.operators import LinearOperator
 
 BACKENDS = ("auto", "tensorrt", "onnx", "native")
-#: Slices in one run of a graph, where neither the user nor a compiled graph's profile says.
-_CPU_BATCH, _GPU_BATCH = 2, 8
+#: Slices in one run of a graph by ONNX Runtime, where the user does not say.
+_GPU_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,10 @@ def _check_float32(roles: Roles, request: Request) -> None:
 
 
 def _on_cpu(runner: Any, roles: Roles, request: Request) -> tuple[dict[str, Denoiser], str]:
-    size = request.batch_size or _CPU_BATCH
-    return {name: runner(role.bundle, size, request.n_threads) for name, role in roles.items()}, PRECISIONS[0]
+    size = {} if request.batch_size is None else {"batch_size": request.batch_size}
+    return {name: runner(role.bundle, n_threads=request.n_threads, **size) for name, role in roles.items()}, PRECISIONS[
+        0
+    ]
 
 
 #: Name, kind of device, and how to open: `auto` takes the first that opens.

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.backends.native import NativeDenoiser
+from engine.backends.onnx import OnnxDenoiser
+from engine.bundle import Bundle
 from engine.denoiser import CotangentOf, Denoiser
 from engine.guidance import Dps
 from engine.noise import CounterNoise, Noise, Phase, ReplayNoise
@@ -327,22 +330,23 @@ def test_a_step_changes_nothing_but_what_it_returns(predictor_noise):
 
 
 @pytest.fixture(scope="module")
-def reference_priors(reference_tiny: Path, tmp_path_factory) -> tuple[Prior, Prior]:
+def reference_bundles(reference_tiny: Path, tmp_path_factory) -> list[Bundle]:
     pytest.importorskip("torch", reason="bundles are built with PyTorch, of the extra `export`")
-    from engine.backends.onnx import OnnxDenoiser
-    from engine.bundle import Bundle
     from export.build_engine import build_engine
 
     folder = tmp_path_factory.mktemp("reference")
-    planes = {"xy": Plane((0, 1, 2)), "yz": Plane((1, 2, 0))}
     found = []
-    for name, plane in planes.items():
+    for name, plane in {"xy": Plane((0, 1, 2)), "yz": Plane((1, 2, 0))}.items():
         # The reference has no entries on resampling and rescaling in its checkpoints: they are inferred.
         build_engine(reference_tiny / f"{name}.pth", folder / name, plane=plane)
-        bundle = Bundle.open(folder / name)
-        assert bundle.plane == plane
-        found.append(Prior(OnnxDenoiser(bundle, n_threads=2), plane))
-    return found[0], found[1]
+        found.append(Bundle.open(folder / name))
+        assert found[-1].plane == plane
+    return found
+
+
+@pytest.fixture(scope="module", params=[OnnxDenoiser, NativeDenoiser], ids=["onnx", "native"])
+def reference_priors(reference_bundles, request) -> list[Prior]:
+    return [Prior(request.param(bundle, n_threads=2), bundle.plane) for bundle in reference_bundles]
 
 
 @pytest.mark.slow

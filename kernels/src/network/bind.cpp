@@ -90,7 +90,8 @@ PYBIND11_MODULE(_network, m) {
              n.add_simple(kind_named(kind), std::move(in), out, fir, pad, mul, add);
            })
       .def("finish", &Network::finish)
-      .def_property_readonly("instructions", [](const Network& n) { return n.layers().name; });
+      .def_property_readonly("instructions", [](const Network& n) { return n.layers().name; })
+      .def_property_readonly("keeps_transforms", &Network::keeps_transforms);
 
   py::class_<Workspace>(m, "Workspace")
       .def(py::init([](std::shared_ptr<Network> network, int n_images, int height, int width, bool with_pullback) {

@@ -72,9 +72,11 @@ inline Lanes all(float value) {
 }
 
 inline float sum_of(const Lanes& v) {
-  float sum = 0;
-  for (int l = 0; l < kLanes; ++l) sum += v[l];
-  return sum;
+  float values[kLanes];
+  store(values, v);
+  for (int n = kLanes / 2; n > 0; n /= 2)
+    for (int l = 0; l < n; ++l) values[l] += values[l + n];
+  return values[0];
 }
 
 // Add to 16 sums in float64.

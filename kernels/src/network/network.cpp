@@ -296,7 +296,8 @@ void Network::finish(int output) {
   long bytes = 0;
   for (const Layer& l : images_)
     if (l.kind == Kind::conv && is_winograd(l)) bytes += 2L * 36 * sizeof(float) * padded(channels_[l.in[0]]) * padded(channels_[l.out]);
-  if (bytes > transformed_bytes_) return;
+  keeps_transforms_ = bytes <= transformed_bytes_;
+  if (!keeps_transforms_) return;
   for (Layer& l : images_) {
     if (l.kind != Kind::conv || !is_winograd(l)) continue;
     const int n_in = channels_[l.in[0]], n_out = channels_[l.out];

@@ -73,6 +73,7 @@ class Network {
 
   const std::vector<int>& channels() const { return channels_; }
   const Layers& layers() const { return *layers_; }
+  bool keeps_transforms() const { return keeps_transforms_; }
 
  private:
   friend class Workspace;
@@ -84,6 +85,7 @@ class Network {
   int sigma_power_, output_ = -1, n_norms_ = 0;
   const Layers* layers_;
   long transformed_bytes_;
+  bool keeps_transforms_ = false;
   std::vector<Layer> images_;
   std::vector<VectorLayer> vectors_;
   std::vector<int> vector_sizes_;
