@@ -23,8 +23,8 @@ class NativeDenoiser(Denoiser):
     bundle : Bundle
         One with a program: see `reason_against`.
     batch_size : int
-        Slices that a worker takes at a time, and that a cotangent is asked for together. One is fastest for the network;
-        some operators, projections first, want more. Results do not depend on it.
+        Slices that a worker takes at a time, and that a cotangent is asked for together. One is fastest for the
+        network; some operators, projections first, want more. Results do not depend on it.
     n_threads : int or None
         Worker threads; None takes all cores.
     """
