@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine
 from benchmarks.rows import load
-
-_PACKAGES = (
-    "tpdm-engine", "numpy", "scipy", "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "cupy-cuda12x",
-    "cupy-cuda13x", "tensorrt", "tensorrt-rtx",
-)  # fmt: skip
 
 
 def described(device: str) -> dict[str, Any]:
@@ -37,17 +30,6 @@ def _driver() -> str | None:
     said = Path("/proc/driver/nvidia/version")
     found = re.search(r"Module\s.*?\s(\d[\d.]+)\s", said.read_text()) if said.is_file() else None
     return found[1] if found else None
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of every package that takes part, where installed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def slug(described: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ from engine.device import gpu
 from engine.errors import InputError
 from engine.errors import Unavailable as Unsuitable
 from engine.schedule import turns
+from engine.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
             "command": shlex.join(["python", "benchmarks/latency.py", *argv]),
             "date": date.today().isoformat(),
             "machine": hardware.described(device),
-            "versions": hardware.versions(),
+            "versions": versions("torch", "triton", "onnx"),
             "arch": args.arch,
             "architecture": bundle.manifest["architecture"],
             "n_parameters": bundle.manifest["n_parameters"],

@@ -3,7 +3,7 @@
 The demonstration is reconstructed from the same noise with its networks in each precision, all else being equal: the
 sampler, the operator and what an engine of half precision keeps in float32. The networks run in eager PyTorch, on a GPU
 where there is one; so this is about numbers and says nothing about speed. All rows are compared with the bundle as it
-is shipped, float32 in ONNX Runtime; the row of float32 in PyTorch shows how much two float32 programs differ, several
+is shipped, float32 in native kernels; the row of float32 in PyTorch shows how much two float32 programs differ, several
 seeds how much two samples do.
 """
 
@@ -14,7 +14,6 @@ import json
 import sys
 import time
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from engine.metrics import per_plane
 from engine.reconstruct import Settings, reconstruct
 from engine.sampler import Prior
 from engine.tasks import Measurement, simulate
+from engine.versions import versions
 from engine.volume import NAMED_PLANES
 from networks import NCSNpp
 
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         "command": " ".join(["python benchmarks/precision.py", *(argv if argv is not None else sys.argv[1:])]),
         "date": date.today().isoformat(),
         "machine": machine(),
-        "versions": {p: metadata.version(p) for p in ("torch", "onnxruntime", "numpy", "tpdm-engine")},
+        "versions": versions("torch"),
         "emulated_by": f"eager PyTorch on {emulated_by}: convolutions, attention and sums in the named precision; "
         "embedding, normalisation, the layers that read or write images, and x + σ·raw in float32, as in the engines; "
         f"'ends too': the layers that read or write images in half as well; '{ENGINE}': the shipped bundle in ONNX "

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +36,7 @@ from engine.noise import CounterNoise, Phase
 from engine.reconstruct import Settings, sampler_of
 from engine.sampler import Prior, State
 from engine.tasks import Measurement, Task, simulate
+from engine.versions import versions
 from engine.volume import Plane
 from kernels import available_cores
 from kernels.network import Workspace
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
         "command": "python benchmarks/step.py " + " ".join(argv if argv is not None else sys.argv[1:]),
         "date": date.today().isoformat(),
         "machine": machine(),
-        "versions": {p: metadata.version(p) for p in ("onnxruntime", "numpy", "tpdm-engine")},
+        "versions": versions(),
         "shape": list(volume.shape),
         "threads": cores,
         "batch_size": axial.denoiser.inner.batch_size,

@@ -11,10 +11,8 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import sys
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ from engine.reconstruct import Reconstruction, Settings, check_planes, default_d
 from engine.sampler import Prior, State
 from engine.schedule import Schedule, turns
 from engine.tasks import TASKS, Measurement, Task, simulate
+from engine.versions import versions
 from engine.volume import Plane
 
 log = logging.getLogger("engine")
@@ -395,10 +394,7 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
         "backend": job.selection.record(),
         "threads": job.n_threads,
         "batch_size": job.selection.batch_size,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: metadata.version(p) for p in ("tpdm-engine", "numpy", "scipy", "onnxruntime", "nibabel")},
-        },
+        "versions": versions(),
     }
 
 

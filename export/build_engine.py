@@ -18,7 +18,9 @@ from types import ModuleType
 from typing import Any
 
 from engine.bundle import FORMAT, MANIFEST, Bundle, sha256_of
+from engine.compiled import folders_of
 from engine.errors import InputError
+from engine.versions import versions
 from engine.volume import Plane
 from export.folders import written_whole
 
@@ -49,6 +51,15 @@ def is_current(folder: Path, key: str) -> bool:
         return Bundle.open(folder).manifest.get("key") == key
     except InputError:
         return False
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a whole bundle is there, of whatever network."""
+    try:
+        Bundle.open(folder)
+    except InputError:
+        return False
+    return True
 
 
 def build_engine(
@@ -131,7 +142,7 @@ def build_engine(
             "precision": "float32",
             "opset": _opset(),
             "checkpoint": {"file": ckpt.name, "sha256": sha256_of(ckpt), "ema": ema, "step": info["step"]},
-            "versions": {p: metadata.version(p) for p in ("tpdm-engine", "torch", "onnx", "onnxruntime")},
+            "versions": versions("torch", "onnx"),
             "verification": {"bounds": verify.BOUNDS, "rows": [r.to_dict() for r in rows]},
             "build_seconds": round(time.monotonic() - started, 1),
             "key": key,
@@ -237,9 +248,18 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
                 "or drop the other"
             )
         return _build(args, known, out)
+    if args.bundle:
+        given = [name for name in ("out", "plane", "no_ema") if getattr(args, name)] + list(known)
+        if given:
+            raise InputError(
+                f"{given[0].replace('_', '-')}: expected --ckpt with it, got --bundle, whose network is what it is; "
+                "drop the option or give the checkpoint"
+            )
+    from export.compile import check_options
     from export.tensorrt import library
 
     # Asked for first: a bundle takes minutes, and would end in a refusal.
+    check_options(**options)
     trt = library()
     if args.ckpt and (code := _build(args, known, out)):
         return code
@@ -279,7 +299,10 @@ def _build(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     if args.dry_run:
         print(f"would build {out} from {args.ckpt}")
         return 0
+    compiled = folders_of(Bundle.open(out)) if is_bundle(out) else []
     manifest = build_engine(args.ckpt, out, plane=plane, ema=not args.no_ema, key=key, **known)
+    for folder in compiled:
+        log.info("%s belonged to the earlier bundle and is gone; compile it again", folder)
     size_mb = sum((out / name).stat().st_size for name in manifest["files"]) / 1e6
     print(f"wrote {out} ({size_mb:.1f} MB) in {manifest['build_seconds']:.0f} s")
     return 0

@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto
 from engine.bundle import GRAPHS, Bundle
 from engine.compiled import FOLDER, FORMAT, PRECISIONS, RECORD, REQUIRED, Compiled, identity_of, name_of
 from engine.errors import InputError
+from engine.versions import versions
 from export.folders import check_replaceable, written_whole
 from export.guided import INPUTS, compose
 from export.reduced import Reduced, reduce
@@ -93,8 +94,7 @@ class Settings:
         ------
         InputError
         """
-        if precision not in PRECISIONS:
-            raise InputError(f"precision: expected {', '.join(PRECISIONS)}, got '{precision}'; choose one")
+        check_options(precision, graphs, batch, height, width)
         sizes = _sizes("batch", batch, DEFAULT_BATCH)
         if static:
             sizes = (sizes[1],) * 3
@@ -117,16 +117,30 @@ class Settings:
         names = (
             DEFAULT_GRAPHS if graphs is None else tuple(n for n in ALL_GRAPHS if n in {*graphs.split(","), *REQUIRED})
         )
-        unknown = [] if graphs is None else sorted(set(graphs.split(",")) - set(ALL_GRAPHS))
-        if unknown:
-            raise InputError(
-                f"graphs: expected some of {', '.join(ALL_GRAPHS)}, got {', '.join(unknown)}; choose those"
-            )
         return cls(precision, sizes, sides[0], sides[1], platform, refit, names)
 
     @property
     def profile(self) -> dict[str, list[int]]:
         return {"batch": list(self.batch), "height": list(self.height), "width": list(self.width)}
+
+
+def check_options(
+    precision: str = "fp32", graphs: str | None = None, batch: str | None = None, height: str | None = None,
+    width: str | None = None, **_: object,
+) -> None:  # fmt: skip
+    """Refuse what `Settings.checked` would, as far as that depends on no bundle.
+
+    Raises
+    ------
+    InputError
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: expected {', '.join(PRECISIONS)}, got '{precision}'; choose one")
+    for name, text in (("batch", batch), ("height", height), ("width", width)):
+        _sizes(name, text, DEFAULT_BATCH)
+    unknown = [] if graphs is None else sorted(set(graphs.split(",")) - set(ALL_GRAPHS))
+    if unknown:
+        raise InputError(f"graphs: expected some of {', '.join(ALL_GRAPHS)}, got {', '.join(unknown)}; choose those")
 
 
 def _sizes(name: str, text: str | None, default: Sizes) -> Sizes:
@@ -206,7 +220,7 @@ def compile_bundle(bundle: Bundle, settings: Settings, trt: ModuleType, force: b
             "verification": reduced.verification,
             "refit": settings.refit,
             "build_seconds": round(time.monotonic() - started, 1),
-            "versions": {p: metadata.version(p) for p in ("tpdm-engine", "onnx", "onnxruntime")},
+            "versions": versions("onnx"),
             "key": key,
         }
         (work / RECORD).write_text(json.dumps(record, indent=2) + "\n")

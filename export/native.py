@@ -1,7 +1,7 @@
 """Writes a score network as a program for the native CPU kernels.
 
 The program is the network's own list of layers, taken by a symbolic trace that stops at them, with sums and factors
-folded into the convolutions before them. `kernels.Network` runs it forward and backward.
+folded into the convolutions before them. `kernels.network.Network` runs it forward and backward.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from torch import Tensor, fx, nn
 from engine.bundle import PROGRAM
 from export.lowering import LoweredGroupNorm, LoweredResample, Scale, lower
 from export.onnx import WeightStore
+from kernels.network import FORMAT
 from networks import NCSNpp
 from networks.layers import Attention, FirConv, FirFilter, FourierFeatures
 
-#: Of the program; `kernels.network` reads it.
-FORMAT = 1
 _LAYERS = (
     Attention,
     FirConv,
@@ -249,7 +248,9 @@ def write_program(network: NCSNpp, folder: Path, weights: WeightStore) -> None:
     ``weights.bin``.
     """
     root = _Raw(lower(network))
-    graph = _Tracer().trace(root)
+    graph = fx.GraphModule(root, _Tracer().trace(root)).graph
+    # An image that nothing reads would have a gradient that nothing writes.
+    graph.eliminate_dead_code()
     writer = _Writer(root, weights)
     x, sigma = (n for n in graph.nodes if n.op == "placeholder")
     writer.meaning[x], writer.meaning[sigma] = ("image", 0), ("sigma", 0)

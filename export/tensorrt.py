@@ -112,7 +112,7 @@ class _Messages:
                 trt.ILogger.__init__(self)
 
             def log(self, level: Any, text: str) -> None:
-                if level == severity.ERROR:
+                if level in (severity.INTERNAL_ERROR, severity.ERROR):
                     messages.errors.append(text)
                 else:
                     log.debug("%s: %s", trt.__name__, text)

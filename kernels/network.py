@@ -89,6 +89,10 @@ class Network:
         """Whether the weights of 3×3 convolutions are kept transformed, or prepared whenever they are used."""
         return self._native.keeps_transforms
 
+    def workspace_bytes(self, n_images: int, height: int, width: int, with_pullback: bool) -> int:
+        """Size of a workspace that is not made; raises what `Workspace` says."""
+        return self._native.workspace_bytes(n_images, height, width, with_pullback)
+
     def workspace(self, n_images: int, height: int, width: int, with_pullback: bool) -> Workspace:
         """Memory for some images; see `Workspace`."""
         return Workspace(self, n_images, height, width, with_pullback)

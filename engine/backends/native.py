@@ -11,6 +11,7 @@ import kernels
 from engine.backends.workers import SliceWorkers
 from engine.bundle import PROGRAM, WEIGHTS, Bundle
 from engine.denoiser import CotangentOf, Denoiser
+from engine.errors import Unavailable
 from kernels.network import Network, Workspace
 
 
@@ -31,7 +32,12 @@ class NativeDenoiser(Denoiser):
 
     def __init__(self, bundle: Bundle, batch_size: int = 1, n_threads: int | None = None):
         self.bundle = bundle
-        self.network = Network(bundle.folder / PROGRAM, bundle.folder / WEIGHTS)
+        try:
+            self.network = Network(bundle.folder / PROGRAM, bundle.folder / WEIGHTS)
+        except ValueError as error:
+            raise Unavailable(
+                "backend", f"a program for these kernels in '{bundle.folder}'", str(error), "choose --backend onnx"
+            ) from error
         self._workers = SliceWorkers(batch_size, n_threads)
         # Images go through a small network one by one, because they then stay in a core's cache; through a large one
         # together, because its weights are then prepared once for all of them.
@@ -44,6 +50,21 @@ class NativeDenoiser(Denoiser):
         if PROGRAM not in bundle.manifest["files"]:
             return f"no {PROGRAM}, which earlier exporters did not write"
         return None
+
+    def check_slice(self, shape: tuple[int, int]) -> None:
+        """Refuse slices that the network cannot take.
+
+        Raises
+        ------
+        Unavailable
+        """
+        try:
+            self.network.workspace_bytes(1, *shape, True)
+        except ValueError as error:
+            raise Unavailable(
+                "backend", f"slices that the native kernels take, of '{self.bundle.folder}'",
+                f"{shape[0]}×{shape[1]}: {error}", "choose --backend onnx",
+            ) from error  # fmt: skip
 
     @property
     def batch_size(self) -> int:

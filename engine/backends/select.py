@@ -100,12 +100,14 @@ class Selection:
             for role, d in self.denoisers.items()
             if isinstance(d, TensorRTDenoiser)
         }
+        native = [d for d in self.denoisers.values() if isinstance(d, NativeDenoiser)]
         return {
             "name": self.backend,
             "precision": self.precision,
             "device": self.device.name,
             "why": self.why,
             **({"compiled": folders} if folders else {}),
+            **({"instructions": native[0].network.instructions} if native else {}),
         }
 
 
@@ -260,7 +262,10 @@ def _native(roles: Roles, request: Request, device: Device) -> tuple[dict[str, D
                 reason,
                 "build the bundle again with `python -m export.build_engine`, or choose --backend onnx",
             )
-    return _on_cpu(NativeDenoiser, roles, request)
+    found = _on_cpu(NativeDenoiser, roles, request)
+    for name, role in roles.items():
+        found[0][name].check_slice(role.slice_shape)
+    return found
 
 
 def _onnx_cpu(roles: Roles, request: Request, device: Device) -> tuple[dict[str, Denoiser], str]:
@@ -279,7 +284,7 @@ def _check_float32(roles: Roles, request: Request) -> None:
         )
 
 
-def _on_cpu(runner: Any, roles: Roles, request: Request) -> tuple[dict[str, Denoiser], str]:
+def _on_cpu(runner: Any, roles: Roles, request: Request) -> tuple[dict[str, Any], str]:
     size = {} if request.batch_size is None else {"batch_size": request.batch_size}
     return {name: runner(role.bundle, n_threads=request.n_threads, **size) for name, role in roles.items()}, PRECISIONS[
         0

@@ -16,7 +16,15 @@ ALLOWED = {
     "networks": (),
     "kernels": (),
     "engine": ("kernels",),
-    "export": ("networks", "kernels.network", "engine.bundle", "engine.compiled", "engine.errors", "engine.volume"),
+    "export": (
+        "networks",
+        "kernels.network",
+        "engine.bundle",
+        "engine.compiled",
+        "engine.errors",
+        "engine.versions",
+        "engine.volume",
+    ),
     "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
 }
 #: Libraries that no file of a package may import, not even inside a function.

@@ -22,6 +22,7 @@ from engine.device import CPU, Device, gpu, parse
 from engine.errors import InputError, Unavailable
 from engine.operators import ThickSlices
 from engine.run import main
+from kernels.network import instruction_sets
 from tests.devices import emulated_cupy
 from tests.fake_tensorrt import FakeTensorRT, compile_as_fake
 
@@ -75,7 +76,8 @@ def test_a_cpu_takes_the_native_kernels(roles, no_gpu):
     assert {name: type(d) for name, d in chosen.denoisers.items()} == dict.fromkeys(roles, NativeDenoiser)
     assert (chosen.backend, chosen.device, chosen.precision, chosen.batch_size) == ("native", CPU, "fp32", 5)
     assert {d.n_threads for d in chosen.denoisers.values()} == {3}
-    assert chosen.record() == {"name": "native", "precision": "fp32", "device": "cpu", "why": chosen.why}
+    record = {"name": "native", "precision": "fp32", "device": "cpu", "why": chosen.why}
+    assert chosen.record() == {**record, "instructions": instruction_sets()[0]}
 
 
 def test_or_onnx_runtime_where_a_bundle_has_no_program(roles, no_gpu):
@@ -88,6 +90,24 @@ def test_or_onnx_runtime_where_a_bundle_has_no_program(roles, no_gpu):
     )
     with pytest.raises(Unavailable, match=r"^backend: expected one that runs '.*coronal', got no network"):
         select(roles, Request("native"))
+
+
+def test_or_where_the_slices_are_too_large(roles, no_gpu):
+    roles["primary"] = replace(roles["primary"], slice_shape=(512, 258))
+    chosen = select(roles, Request())
+    assert chosen.backend == "onnx"
+    assert "not native: 512×258: size: expected at most 16384 pixels where the network attends" in str(chosen)
+    with pytest.raises(Unavailable, match=r"^backend: expected slices that the native kernels take"):
+        select(roles, Request("native"))
+
+
+def test_or_where_the_program_is_of_another_format(roles, no_gpu):
+    folder = roles["primary"].bundle.folder
+    program = json.loads((folder / PROGRAM).read_text())
+    (folder / PROGRAM).write_text(json.dumps({**program, "format": 99}))
+    chosen = select(roles, Request())
+    assert chosen.backend == "onnx"
+    assert "not native: program: expected format 1, got 99" in str(chosen)
 
 
 def test_a_gpu_takes_compiled_graphs(roles, cupy):

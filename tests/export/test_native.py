@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,12 +110,26 @@ def test_images_of_a_stack_do_not_touch_each_other(random_network, small, tmp_pa
         assert (back == pulled[i : i + 1]).all()
 
 
+def test_residual_outputs_of_a_single_level(random_network, small, tmp_path):
+    # The last features are not read: only their pyramid is.
+    network = random_network(replace(small, ch_mult=(1,), progressive="residual", progressive_input="residual"))
+    check(network, compiled(network, tmp_path), (2, 12, 8), 0.5)
+
+
+def test_concatenations_of_many_channels(random_network, small, tmp_path):
+    network = random_network(replace(small, nf=928, ch_mult=(1,)))
+    native = compiled(network, tmp_path)
+    assert not native.keeps_transforms
+    check(network, native, (1, 4, 4), 0.5)
+
+
 def test_refusals(random_network, small, tmp_path):
     native = compiled(random_network(small), tmp_path)
     with pytest.raises(ValueError, match="halved as often as the network does"):
         native.workspace(1, 15, 16, True)
     with pytest.raises(ValueError, match="at least 1"):
         native.workspace(0, 16, 16, True)
+    assert native.workspace_bytes(3, 16, 16, True) == native.workspace(3, 16, 16, True).bytes
     workspace = native.workspace(2, 16, 16, True)
     x = np.zeros((2, 16, 16), np.float32)
     with pytest.raises(RuntimeError, match="as many images as denoise got"):
@@ -135,6 +150,12 @@ def test_refusals(random_network, small, tmp_path):
         Network(tmp_path / PROGRAM, tmp_path / "weights.bin", "mmx")
 
 
+def unused(program: dict) -> int:
+    """The number of an image of as many channels as the first convolution makes."""
+    program["channels"].append(program["channels"][program["images"][1]["out"]])
+    return len(program["channels"]) - 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -148,6 +169,7 @@ def test_refusals(random_network, small, tmp_path):
         (lambda p: p["channels"].__setitem__(0, 2), "1 for the noisy image"),
         (lambda p: p["images"][1]["weight"].update(offset=10**9), "expected at least"),
         (lambda p: p["images"][2].update(groups=3), "a divisor of the number of channels"),
+        (lambda p: p["images"].insert(1, {**p["images"][1], "out": unused(p)}), "a layer that reads it"),
     ],
 )
 def test_damaged_programs(change, message, random_network, small, tmp_path):

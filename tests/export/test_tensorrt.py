@@ -403,6 +403,24 @@ def test_bad_input_is_refused_before_anything_is_compiled(rtx, copy, tmp_path, c
     assert (copy.folder / FOLDER).read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "option",
+    [("--precision", "fp12"), ("--batch", "3,2,1"), ("--graphs", "denoise,other"), ("--height", "tall")],
+    ids=lambda o: o[0],
+)
+def test_and_before_a_bundle_is_built(rtx, tmp_path, capsys, option):
+    checkpoint = tmp_path / "network.pth"
+    checkpoint.write_bytes(b"never read")
+    line = refused(capsys, ["--ckpt", checkpoint, "--backend", "tensorrt", *option])
+    assert line.startswith(f"{option[0].removeprefix('--')}: ")
+
+
+@pytest.mark.parametrize("option", [("--plane", "axial"), ("--no-ema",), ("--out", "x"), ("--sigma-min", "1")], ids=str)
+def test_options_of_the_exporter_say_nothing_of_a_bundle(copy, capsys, option):
+    line = refused(capsys, ["--bundle", copy.folder, "--backend", "tensorrt", *option])
+    assert line.startswith(f"{option[0].removeprefix('--')}: expected --ckpt with it, got --bundle")
+
+
 def test_a_folder_of_something_else_is_left_alone(rtx, copy, capsys, no_compiler):
     theirs = copy.folder / FOLDER / "tensorrt_rtx-fp32-any"
     theirs.mkdir(parents=True)

@@ -91,6 +91,10 @@ PYBIND11_MODULE(_network, m) {
            })
       .def("finish", &Network::finish)
       .def_property_readonly("instructions", [](const Network& n) { return n.layers().name; })
+      .def("workspace_bytes",
+           [](std::shared_ptr<Network> network, int n_images, int height, int width, bool with_pullback) {
+             return Workspace(std::move(network), n_images, ImageSize{height, width}, with_pullback, false).bytes();
+           })
       .def_property_readonly("keeps_transforms", &Network::keeps_transforms);
 
   py::class_<Workspace>(m, "Workspace")

@@ -9,11 +9,12 @@ namespace tpdm {
 
 constexpr int kLanes = 16;
 
-inline int blocks_of(int channels) { return (channels + kLanes - 1) / kLanes; }
+static inline int blocks_of(int channels) { return (channels + kLanes - 1) / kLanes; }
 
 struct ImageSize {
   int height, width;
-  long pixels() const { return static_cast<long>(height) * width; }
+  // Always inlined: no version of it, compiled for one processor, may end up as everybody's.
+  __attribute__((always_inline)) long pixels() const { return static_cast<long>(height) * width; }
 };
 
 // What a convolution does to its sums before it stores them: out = sum + bias + scale · addend.

@@ -238,7 +238,6 @@ void Network::add_conv(std::vector<int> in, int out, const float* weight, int ke
   Layer& l = next(Kind::conv, std::move(in), out);
   const int n_in = channels_[l.in[0]], n_out = channels_[out];
   if (static_cast<int>(bias.size()) != n_out) refuse("bias: expected one value for each output channel");
-  if (blocks_of(std::max(n_in, n_out)) * kernel * kernel > kMostSegments) refuse("conv: too many channels and taps");
   if (l.in.size() == 2 && channels_[l.in[1]] != n_out) refuse("addend: expected as many channels as the result");
   if (vector >= static_cast<int>(vectors_.size()) || (vector >= 0 && vector_sizes_[vector] != n_out))
     refuse("vector: expected one of as many values as the result has channels");
@@ -252,6 +251,7 @@ void Network::add_conv(std::vector<int> in, int out, const float* weight, int ke
     l.taps = arranged_for_winograd(weight, n_out, n_in, false);
     l.back_taps = arranged_for_winograd(weight, n_out, n_in, true);
   } else {
+    if (blocks_of(std::max(n_in, n_out)) * kernel * kernel > kMostSegments) refuse("conv: too many channels and taps");
     l.taps = arranged(weight, n_out, n_in, kernel, false);
     l.back_taps = arranged(weight, n_out, n_in, kernel, true);
   }
@@ -292,6 +292,12 @@ void Network::finish(int output) {
   check_image(output, "output");
   if (images_.empty() || images_.back().out != output || channels_[output] != 1)
     refuse("output: expected the one channel that the last layer makes");
+  // The gradient of an image that nothing reads would be what happens to be in memory.
+  for (const Layer& made : images_) {
+    const auto reads = [&](const Layer& l) { return std::count(l.in.begin(), l.in.end(), made.out) > 0; };
+    if (made.out != output && std::none_of(images_.begin(), images_.end(), reads))
+      refuse("image " + std::to_string(made.out) + ": expected a layer that reads it");
+  }
   output_ = output;
   long bytes = 0;
   for (const Layer& l : images_)
@@ -305,14 +311,16 @@ void Network::finish(int output) {
     l.back_products.resize(l.back_taps.size() * 4);
     layers_->winograd_weights(l.taps.data(), n_in, n_out, l.products.data());
     layers_->winograd_weights(l.back_taps.data(), n_out, n_in, l.back_products.data());
-    l.taps = {};
-    l.back_taps = {};
+    // Assigning {} would keep the memory.
+    l.taps = std::vector<float>();
+    l.back_taps = std::vector<float>();
   }
 }
 
 // ---- planning
 
-Workspace::Workspace(std::shared_ptr<const Network> network, int n_images, ImageSize size, bool with_pullback)
+Workspace::Workspace(std::shared_ptr<const Network> network, int n_images, ImageSize size, bool with_pullback,
+                     bool with_memory)
     : network_(std::move(network)), most_(n_images), with_pullback_(with_pullback) {
   if (n_images < 1) refuse("n_images: expected at least 1, got " + std::to_string(n_images));
   if (network_->output_ < 0) refuse("network: expected one whose layers are all there");
@@ -321,6 +329,7 @@ Workspace::Workspace(std::shared_ptr<const Network> network, int n_images, Image
   sizes_[0] = size;
   plan_sizes();
   plan_memory();
+  if (!with_memory) return;
   arena_ = Memory(arena_floats_);
   scratch_ = Memory(scratch_floats_);
   for (int n : network_->vector_sizes_) vectors_.emplace_back(n);
@@ -345,6 +354,7 @@ void Workspace::plan_sizes() {
     ImageSize out = in;
     switch (l.kind) {
       case Kind::conv:
+        if (std::min(in.height, in.width) + 2 * l.pad < l.kernel) refuse("size: expected larger images");
         out = {(in.height + 2 * l.pad - l.kernel) / l.stride + 1, (in.width + 2 * l.pad - l.kernel) / l.stride + 1};
         break;
       case Kind::down:

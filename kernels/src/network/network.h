@@ -94,7 +94,9 @@ class Network {
 // Memory for up to n images of a given size: values, gradients and what the layers need besides. One thread at a time.
 class Workspace {
  public:
-  Workspace(std::shared_ptr<const Network> network, int n_images, ImageSize size, bool with_pullback);
+  // Without memory it only knows how much it would need.
+  Workspace(std::shared_ptr<const Network> network, int n_images, ImageSize size, bool with_pullback,
+            bool with_memory = true);
 
   // x̂₀ = x + σ^p · network(x, σ), float32 [n][height][width].
   void denoise(const float* x, int n, float sigma, float* x0);
