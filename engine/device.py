@@ -91,7 +91,7 @@ def gpu(number: int = 0) -> Device:
             "device",
             "CuPy for arrays on a GPU",
             "no CuPy that can be imported",
-            "`pip install 'tpdm-engine[gpu]'`, or choose --device cpu",
+            "`pip install -c constraints.txt -e '.[gpu]'`, or choose --device cpu",
         ) from error
     runtime = cupy.cuda.runtime
     driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()

@@ -27,6 +27,8 @@ from export.folders import written_whole
 log = logging.getLogger("export")
 
 _WHAT = "an engine bundle"
+#: Packages of the extra `export`.
+_EXTRA = ("onnx", "torch")
 
 #: The sources whose change makes an existing bundle stale.
 _SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "native", "onnx")) + tuple(
@@ -213,6 +215,16 @@ def main(argv: list[str] | None = None) -> int:
         if not _is_users(error):
             raise
         print(f"build_engine: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        # Of what is not installed for a run alone; anything else of our own missing is a defect.
+        if error.name not in _EXTRA:
+            raise
+        print(
+            f"build_engine: installation: expected the packages of the extra `export`, found no {error.name}; "
+            "`pip install -c constraints.txt -e '.[export]'`",
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:
         print(

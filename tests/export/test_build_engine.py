@@ -198,6 +198,29 @@ def test_verification_sees_a_wrong_graph(checkpoint, tmp_path, capsys, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("missing", ["torch", "onnx"])
+@pytest.mark.parametrize("source", ["--ckpt", "--bundle"])
+def test_without_the_packages_of_the_exporter_one_sentence_names_them(checkpoint, tmp_path, source, missing):
+    """In an installation for runs alone: a process of its own, because here they are loaded already."""
+    bundle = demo.bundle_folder("axial")
+    arguments = ["--ckpt", str(checkpoint), "--out", str(tmp_path / "out")]
+    if source == "--bundle":
+        arguments = ["--bundle", str(bundle), "--backend", "tensorrt"]
+    # As in an environment without the package: no module, and no metadata of its distribution.
+    hide = (
+        "import sys; from importlib import metadata; real = metadata.version\n"
+        f"class Finder:\n    def find_spec(self, name, *_):\n        if name.split('.')[0] == {missing!r}:\n"
+        f"            raise ModuleNotFoundError('none', name={missing!r})\n"
+        f"def version(name):\n    if name == {missing!r}: raise metadata.PackageNotFoundError(name)\n    return real(name)\n"
+        "metadata.version = version; sys.meta_path.insert(0, Finder())\n"
+        "from export.build_engine import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", hide, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "expected the packages of the extra `export`, found no " in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("earlier", [False, True], ids=["new", "over an earlier bundle"])
 def test_an_interrupt_leaves_what_was_there(checkpoint, tiny_bundles, tmp_path, monkeypatch, earlier):
     out = tmp_path / "out"
