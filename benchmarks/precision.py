@@ -30,9 +30,9 @@ from benchmarks.weights import network_of
 from engine import demo
 from engine.bundle import Bundle
 from engine.cli import HelpFormatter
+from engine.estimator import Prior
 from engine.metrics import per_plane
 from engine.reconstruct import Settings, reconstruct
-from engine.sampler import Prior
 from engine.tasks import Measurement, simulate
 from engine.versions import versions
 from engine.volume import NAMED_PLANES
@@ -163,8 +163,8 @@ def main(argv: list[str] | None = None) -> int:
         for row in (ENGINE, *args.rows):
             axial, coronal = priors_of(row, networks, shipped, args.batch_size)
             started = time.perf_counter()
-            settings = Settings(n_steps=args.steps, seed=seed)
-            found = reconstruct(task, axial, coronal, volume.shape, settings).volume
+            settings = Settings(sampler="pc", guidance="dps", n_steps=args.steps, seed=seed)
+            found = reconstruct(task, (axial, coronal), volume.shape, settings).volume
             seconds.setdefault(seed, {})[row] = time.perf_counter() - started
             # A run that left the range of its numbers has no metrics; it must not pass for one that has.
             if not np.isfinite(found).all():

@@ -32,9 +32,10 @@ from benchmarks.measure import alternate, machine, spread
 from engine import demo
 from engine.cli import HelpFormatter
 from engine.denoiser import CotangentOf, Denoiser
+from engine.estimator import Prior
 from engine.noise import CounterNoise, Phase
 from engine.reconstruct import Settings, sampler_of
-from engine.sampler import Prior, State
+from engine.sampler import State
 from engine.tasks import Measurement, Task, simulate
 from engine.versions import versions
 from engine.volume import Plane
@@ -126,14 +127,13 @@ class Row:
     """
 
     def __init__(self, task: Task, priors: tuple[Prior, Prior], volume: np.ndarray, step: int, watch: Stopwatch):
-        primary, auxiliary = priors
-        plane, settings = primary.plane, Settings()
+        plane, settings = priors[0].plane, Settings(sampler="pc", guidance="dps", n_steps=60)
         noise = CounterNoise(settings.seed)
-        self.sampler = sampler_of(task, primary, auxiliary, settings, noise)
-        if not self.sampler.primary_turns[step]:
+        self.sampler = sampler_of(task, priors, settings, noise)
+        if not self.sampler.estimator.is_guided(step):
             raise ValueError(f"step: expected a turn of the primary's, got {step}; choose an even one")
         normal = plane.volume_of(noise.draw(0, Phase.START, plane, volume.shape))
-        self.state = State(volume + np.float32(self.sampler.schedule.sigmas[step]) * normal, step)
+        self.state = State(volume + np.float32(self.sampler.sigmas[step]) * normal, step)
         self.watch, self.details = watch, task.details
         self.parts: list[Counter[str]] = []
         draw = {"draw": lambda: noise.draw(step, Phase.CORRECTOR, plane, volume.shape)}

@@ -11,12 +11,14 @@ import numpy as np
 
 from benchmarks.rows import load
 from engine.denoiser import Denoiser
+from engine.estimator import Estimator, Prior
 from engine.guidance import Dps
 from engine.masks import poisson_disc
 from engine.noise import CounterNoise
 from engine.operators import MaskedFourier
-from engine.sampler import PredictorCorrector, Prior, State, groups_of
-from engine.schedule import Schedule, turns
+from engine.predictor_corrector import PredictorCorrector
+from engine.sampler import State, groups_of
+from engine.schedule import Schedule, plan_of
 from engine.volume import Plane
 
 DENOISE, GUIDED, PRIMARY, AUXILIARY = "denoise", "guided step", "primary turn", "auxiliary turn"
@@ -119,16 +121,9 @@ def engine_calls(denoiser: Denoiser, operator: MaskedFourier, workload: Workload
     x, sigma, groups = workload.array(workload.x), workload.sigma, workload.groups
     guidance = Dps(operator, workload.array(workload.measurement), WEIGHT)
     primary, auxiliary = _PLANES
-    sampler = PredictorCorrector(
-        Prior(denoiser, primary),
-        Prior(denoiser, auxiliary),
-        workload.schedule,
-        turns(2, _N_STEPS, 0),
-        CounterNoise(0),
-        guidance,
-        group=GROUP,
-        snr=SNR,
-    )
+    priors = (Prior(denoiser, primary), Prior(denoiser, auxiliary))
+    estimator = Estimator(priors, plan_of(2, 2, _N_STEPS, 0), (0.5, 0.5), guidance)
+    sampler = PredictorCorrector(estimator, workload.schedule, CounterNoise(0), group=GROUP, snr=SNR)
     volume = primary.volume_of(x)
 
     def guided() -> tuple[Any, Any]:

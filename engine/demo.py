@@ -7,8 +7,8 @@ from pathlib import Path
 from engine.backends.native import NativeDenoiser
 from engine.bundle import Bundle
 from engine.errors import InputError
+from engine.estimator import Prior
 from engine.io import Volume, load_volume, resample
-from engine.sampler import Prior
 
 #: Side of the demonstration cube, in voxels, and of a voxel, in mm: what the shipped priors were trained on.
 SIZE, VOXEL_MM = 64, 3.0

@@ -1,20 +1,25 @@
-"""From a task and two priors to a volume: the function behind the command line."""
+"""From a task and its priors to a volume: the function behind the command line."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from engine.consistency import Proximity
+from engine.ddim import Ddim
 from engine.device import Device
 from engine.errors import InputError
+from engine.estimator import ALL, Estimator, Prior
 from engine.guidance import Dps
+from engine.heun import Heun
 from engine.noise import CounterNoise, Noise, Phase
 from engine.operators import ThickSlices
-from engine.sampler import PredictorCorrector, Prior, State
-from engine.schedule import Schedule, turns
+from engine.predictor_corrector import PredictorCorrector
+from engine.sampler import State
+from engine.schedule import Levels, Schedule, plan_of
 from engine.tasks import Task
 from engine.volume import Plane
 from kernels.arrays import to_numpy
@@ -33,41 +38,82 @@ _PUBLISHED_STEPS, _PUBLISHED_PIXELS = 2000, 6 * 256**2
 _PUBLISHED_NORM = {"csmri": 256.0, "mrzsr": 1.0, "svct": 94.35}
 
 
+#: From where ddim and heun start with a crude reconstruction, in units of image intensity.
+START_LEVEL = 0.3
+_SIGMA_MAX = 50.0
+SAMPLERS = ("pc", "ddim", "heun")
+GUIDANCE = ("dps", "proximal")
+MIXES = ("alternate", "sum")
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the published sampler.
+    """Settings of a run. The defaults are those of the preset "fast".
 
     Parameters
     ----------
+    sampler : str
+        "pc": the published predictor-corrector; "ddim", "heun": of first and second order.
+    guidance : str
+        "proximal": x̂₀ is moved to the measurement (`engine.consistency`); "dps": the published gradient through the
+        network (`engine.guidance`).
     n_steps : int
         Noise levels; the published number is 2000.
     K : int or float
-        See `engine.schedule.turns`.
+        How often the priors alternate, see `engine.schedule.turns`.
+    mix : str
+        "alternate": one prior a step; "sum": all at every step, their scores summed.
+    alpha : float
+        The primary prior's share of that sum, the rest being the others' in equal parts.
+    eta : float or None
+        ddim and heun: part of each step's noise that is new. None: 1 for ddim, 0 for heun.
+    rho : float or None
+        proximal: weight of staying at x̂₀ in units of ‖A‖². None: from the noise of the measurement.
     dps_weight : float or None
-        λ; None takes `default_dps_weight`.
+        dps: λ; None takes `default_dps_weight`.
     group : int
-        Slices over which norms are taken.
+        Slices over which pc and dps take norms.
     snr : float
-        Signal-to-noise ratio of the corrector.
+        pc: signal-to-noise ratio of the corrector.
     stable : bool
-        Keep data consistency from overshooting (`engine.guidance.Dps`); False is the published method to the letter.
+        Keep dps from overshooting (`engine.guidance.Dps`); False is the published method to the letter.
     seed : int
         Of the noise and of a float K's draws.
-    sigma_min, sigma_max : float
-        Range of noise levels.
+    sigma_min : float
+        Last noise level.
+    sigma_max : float or None
+        First noise level. None: `START_LEVEL` for ddim and heun with a measurement, whose crude reconstruction is near
+        enough to start from; else 50.
     """
 
-    n_steps: int = 60
+    sampler: str = "ddim"
+    guidance: str = "proximal"
+    n_steps: int = 30
     K: int | float = 2
+    mix: str = "alternate"
+    alpha: float = 0.5
+    eta: float | None = None
+    rho: float | None = None
     dps_weight: float | None = None
     group: int = 6
     snr: float = 0.16
     stable: bool = True
     seed: int = 0
     sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_max: float | None = None
 
     def __post_init__(self) -> None:
+        for name, choices in (("sampler", SAMPLERS), ("guidance", GUIDANCE), ("mix", MIXES)):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name}: expected one of {', '.join(choices)}, got '{getattr(self, name)}'; choose one"
+                )
+        if not 0 < self.alpha < 1:
+            raise InputError(f"alpha: expected more than 0 and less than 1, got {self.alpha}; 0.5 weighs planes alike")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise InputError(f"eta: expected 0 to 1, got {self.eta}; 1 makes all noise anew, 0 none")
+        if self.rho is not None and not (np.isfinite(self.rho) and self.rho >= 0):
+            raise InputError(f"rho: expected a number of at least 0, got {self.rho}; leave it out for the default")
         if self.group < 1:
             raise InputError(f"group: expected at least 1 slice, got {self.group}; the published value is 6")
         if not (np.isfinite(self.snr) and self.snr > 0):
@@ -78,6 +124,45 @@ class Settings:
             )
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed: expected 0 to 2^64 − 1, got {self.seed}; choose another")
+        # Both refuse what is out of range.
+        Schedule(self.sigma_min, _SIGMA_MAX if self.sigma_max is None else self.sigma_max, self.n_steps)
+        plan_of(2, self.K, self.n_steps, self.seed)
+
+    def resolved(self, task: Task) -> Settings:
+        """The same with the numbers that a run of this task takes for what is None."""
+        return replace(
+            self,
+            sigma_max=self.first_level(task),
+            eta=None if self.sampler == "pc" else self.part_of_new_noise,
+            dps_weight=self.weight(task) if self.guidance == "dps" else self.dps_weight,
+        )
+
+    def first_level(self, task: Task) -> float:
+        """σ_max."""
+        if self.sigma_max is not None:
+            return self.sigma_max
+        return _SIGMA_MAX if self.sampler == "pc" or task.operator is None else START_LEVEL
+
+    @property
+    def part_of_new_noise(self) -> float:
+        """η of ddim or heun."""
+        if self.eta is not None:
+            return self.eta
+        return 1.0 if self.sampler == "ddim" else 0.0
+
+    def weight(self, task: Task) -> float:
+        """λ of dps."""
+        return default_dps_weight(task, self) if self.dps_weight is None else self.dps_weight
+
+    def plan(self, n_priors: int) -> np.ndarray:
+        """int (n_steps,): which prior works at each step, see `engine.estimator.Estimator`."""
+        if self.mix == "sum" and n_priors > 1:
+            return np.full(self.n_steps, ALL)
+        return plan_of(n_priors, self.K, self.n_steps, self.seed)
+
+    def shares(self, n_priors: int) -> tuple[float, ...]:
+        """Weights of the priors in a sum."""
+        return (1.0,) if n_priors == 1 else (self.alpha, *[(1 - self.alpha) / (n_priors - 1)] * (n_priors - 1))
 
 
 @dataclass(frozen=True)
@@ -87,40 +172,43 @@ class Reconstruction:
     Parameters
     ----------
     volume : float32 (d0, d1, d2)
-    primary_turns : bool (n_steps,)
+    plan : int (n_steps,)
+        Which prior worked at each step; −1 for all.
     settings : Settings
         With the weight that was used.
     residuals : list of float
-        ‖A x̂₀ − y‖₂ after every step, NaN before the first guided one.
+        ‖A x̂₀ − y‖₂ after every step, NaN before the first comparison.
+    n_evaluations : int
+        Passes of the whole volume through a network, those for gradients not counted again.
     seconds : float
         Wall time of the sampling.
     """
 
     volume: np.ndarray
-    primary_turns: np.ndarray
+    plan: np.ndarray
     settings: Settings
     residuals: list[float] = field(repr=False)
+    n_evaluations: int
     seconds: float
 
 
 def reconstruct(
     task: Task,
-    primary: Prior,
-    auxiliary: Prior,
+    priors: Sequence[Prior],
     shape: tuple[int, int, int],
     settings: Settings,
     *,
     callback: Callback | None = None,
     noise: Noise | None = None,
 ) -> Reconstruction:
-    """Sample a volume that both priors find likely and that agrees with the measurement.
+    """Sample a volume that all priors find likely and that agrees with the measurement.
 
     Parameters
     ----------
     task : Task
         From `engine.tasks.simulate`.
-    primary, auxiliary : Prior
-        Two planes that differ; the task's plane is the primary's.
+    priors : sequence of Prior
+        One to three, of planes that differ; the first one's is the task's.
     shape : (int, int, int)
         Of the volume.
     settings : Settings
@@ -149,34 +237,51 @@ def reconstruct(
     >>> head = demo.volume()
     >>> axial, coronal = demo.priors()
     >>> task = simulate("csmri", head.data, head.data.shape, axial.plane, Measurement(acceleration=4))
-    >>> result = reconstruct(task, axial, coronal, head.data.shape, Settings(n_steps=4))
+    >>> result = reconstruct(task, (axial, coronal), head.data.shape, Settings(n_steps=4))
     >>> result.volume.shape
     (64, 64, 64)
     """
-    device = device_of(primary, auxiliary)
-    noise = noise or CounterNoise(settings.seed)
+    device = device_of(priors)
+    settings, noise = settings.resolved(task), noise or CounterNoise(settings.seed)
     # Everything that a step touches is put where the denoisers work, once; the result comes back at the end.
     with device.working():
         task = task.on(device)
-        sampler = sampler_of(task, primary, auxiliary, settings, noise)
-        if settings.dps_weight is None:
-            settings = replace(settings, dps_weight=sampler.guidance.weight if sampler.guidance else 0.0)
-        normal = device.put(noise.draw(0, Phase.START, primary.plane, shape, library=device.library))
-        state = State(primary.plane.volume_of(task.start(normal, settings.sigma_max)), 0)
+        sampler = sampler_of(task, priors, settings, noise)
+        plane = priors[0].plane
+        normal = device.put(noise.draw(0, Phase.START, plane, shape, library=device.library))
+        state = State(plane.volume_of(start_of(task, normal, settings)), 0)
         residuals: list[np.ndarray | None] = []
+        sigmas = sampler.sigmas
         started = time.monotonic()
         while state.step < settings.n_steps:
             state = sampler.step(state)
             residuals.append(state.residual)
             if callback:
-                callback(state, float(sampler.schedule.sigmas[state.step - 1]))
+                callback(state, float(sigmas[state.step - 1]))
         # Read as numbers only now: each would have made the steps wait for a GPU.
         numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
         volume = to_numpy(state.x)
-        return Reconstruction(volume, sampler.primary_turns, settings, numbers, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        estimator = sampler.estimator
+        n_evaluations = sampler.n_estimates * (len(priors) if settings.mix == "sum" else 1)
+        return Reconstruction(volume, estimator.plan, settings, numbers, n_evaluations, seconds)
 
 
-def device_of(primary: Prior, auxiliary: Prior) -> Device:
+def start_of(task: Task, normal: np.ndarray, settings: Settings) -> np.ndarray:
+    """The first state, in slices of the primary plane: noise, and what is known before the first step.
+
+    The published sampler starts from noise, or as `Task.start` says. The others may start at a low noise level, which
+    the error of a crude reconstruction must not exceed by far.
+    """
+    if settings.sampler == "pc":
+        return task.start(normal, settings.first_level(task))
+    x = np.float32(settings.first_level(task)) * normal
+    if task.operator is not None and task.measurement is not None:
+        x += task.operator.classical(task.measurement)
+    return x
+
+
+def device_of(priors: Sequence[Prior]) -> Device:
     """Where a run with these priors works.
 
     Raises
@@ -184,16 +289,19 @@ def device_of(primary: Prior, auxiliary: Prior) -> Device:
     InputError
         They work on two devices.
     """
-    one, other = primary.denoiser.device, auxiliary.denoiser.device
-    if one != other:
-        raise InputError(
-            f"auxiliary: expected an engine on {one.name} like the primary's, got one on {other.name}; open both on "
-            "one device"
-        )
-    return one
+    first = priors[0].denoiser.device
+    for prior in priors[1:]:
+        if prior.denoiser.device != first:
+            raise InputError(
+                f"auxiliary: expected an engine on {first.name} like the primary's, got one on "
+                f"{prior.denoiser.device.name}; open all on one device"
+            )
+    return first
 
 
-def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings, noise: Noise) -> PredictorCorrector:
+def sampler_of(
+    task: Task, priors: Sequence[Prior], settings: Settings, noise: Noise
+) -> PredictorCorrector | Ddim | Heun:
     """Compose the sampler that `reconstruct` runs.
 
     Raises
@@ -201,41 +309,50 @@ def sampler_of(task: Task, primary: Prior, auxiliary: Prior, settings: Settings,
     InputError
         Planes that do not fit, or a setting out of range.
     """
-    check_planes(primary.plane, auxiliary.plane)
-    if task.plane != primary.plane:
+    check_planes([prior.plane for prior in priors])
+    if task.plane != priors[0].plane:
         raise InputError(
-            f"task: expected the primary's plane ({primary.plane}) to be the one that is measured, got {task.plane}; "
+            f"task: expected the primary's plane ({priors[0].plane}) to be the one that is measured, got {task.plane}; "
             "simulate the task in the primary's plane, or swap the priors"
         )
-    guidance = None
+    n = len(priors)
+    guidance, proximity = None, None
     if task.operator is not None and task.measurement is not None:
-        weight = default_dps_weight(task, settings) if settings.dps_weight is None else settings.dps_weight
-        guidance = Dps(task.operator, task.measurement, weight, task.residual_scale, settings.stable)
-    return PredictorCorrector(
-        primary,
-        auxiliary,
-        Schedule(settings.sigma_min, settings.sigma_max, settings.n_steps),
-        turns(settings.K, settings.n_steps, settings.seed),
-        noise,
-        guidance,
-        group=settings.group,
-        snr=settings.snr,
-        renoise=task.operator if task.renoise and isinstance(task.operator, ThickSlices) else None,
-    )
+        if settings.guidance == "proximal":
+            proximity = Proximity(task.operator, task.measurement, task.noise_level, settings.rho)
+        else:
+            guidance = Dps(task.operator, task.measurement, settings.weight(task), task.residual_scale, settings.stable)
+    estimator = Estimator(tuple(priors), settings.plan(n), settings.shares(n), guidance, proximity)
+    if settings.sampler == "pc":
+        return PredictorCorrector(
+            estimator,
+            Schedule(settings.sigma_min, settings.first_level(task), settings.n_steps),
+            noise,
+            group=settings.group,
+            snr=settings.snr,
+            renoise=task.operator if task.renoise and isinstance(task.operator, ThickSlices) else None,
+        )
+    levels = Levels(settings.sigma_min, settings.first_level(task), settings.n_steps)
+    kind = Ddim if settings.sampler == "ddim" else Heun
+    return kind(estimator, levels, noise, settings.part_of_new_noise, settings.group)
 
 
-def check_planes(primary: Plane, auxiliary: Plane) -> None:
-    """Refuse two priors of the same plane: nothing would then tie the slices together.
+def check_planes(planes: Sequence[Plane]) -> None:
+    """Refuse none, and two priors of the same plane: nothing would then tie the slices together.
 
     Raises
     ------
     InputError
     """
-    if primary.slice_axis == auxiliary.slice_axis:
-        raise InputError(
-            f"auxiliary: expected a plane perpendicular to the primary's ({primary}), got {auxiliary}; "
-            "give an engine that was trained on another plane"
-        )
+    if not planes:
+        raise InputError("priors: expected at least one, got none; pass the primary plane's")
+    for i, plane in enumerate(planes):
+        for other in planes[:i]:
+            if plane.slice_axis == other.slice_axis:
+                raise InputError(
+                    f"auxiliary: expected a plane perpendicular to {other}, got {plane}; give an engine that was "
+                    "trained on another plane"
+                )
 
 
 def default_dps_weight(task: Task, settings: Settings) -> float:

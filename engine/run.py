@@ -26,12 +26,13 @@ from engine.bundle import Bundle
 from engine.cli import HelpFormatter, peak_memory_mb
 from engine.compiled import PRECISIONS
 from engine.errors import InputError
+from engine.estimator import Prior
 from engine.io import Volume, load_volume, save_nifti
 from engine.metrics import per_plane
 from engine.operators.thick_slices import PROFILES
 from engine.preview import write_preview
 from engine.reconstruct import Reconstruction, Settings, check_planes, default_dps_weight, reconstruct
-from engine.sampler import Prior, State
+from engine.sampler import State
 from engine.schedule import Schedule, turns
 from engine.tasks import TASKS, Measurement, Task, simulate
 from engine.versions import versions
@@ -193,7 +194,7 @@ def prepare(args: argparse.Namespace) -> Job:
     primary_bundle, auxiliary_bundle = _bundles(args)
     primary_plane = _plane("primary", primary_bundle, args.primary_plane)
     auxiliary_plane = _plane("auxiliary", auxiliary_bundle, args.auxiliary_plane)
-    check_planes(primary_plane, auxiliary_plane)
+    check_planes([primary_plane, auxiliary_plane])
 
     volume = _volume(args)
     if volume is not None:
@@ -221,6 +222,8 @@ def prepare(args: argparse.Namespace) -> Job:
     task = simulate(args.task, None if volume is None else volume.data, shape, primary_plane, how)
     sigma_min, sigma_max = _sigma_range(args, primary_bundle, auxiliary_bundle)
     settings = Settings(
+        sampler="pc",
+        guidance="dps",
         n_steps=args.steps,
         K=_DEFAULT_K[args.task] if args.K is None else args.K,
         dps_weight=args.dps_weight,
@@ -347,7 +350,7 @@ def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
 
         # Without a bar nothing is read from a GPU while it works.
         callback = None if quiet else show
-        result = reconstruct(job.task, job.primary, job.auxiliary, job.shape, job.settings, callback=callback)
+        result = reconstruct(job.task, (job.primary, job.auxiliary), job.shape, job.settings, callback=callback)
 
     scale = np.float32(job.volume.scale if job.volume else 1.0)
     classical = job.task.classical()
@@ -378,7 +381,7 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
         "shape": list(job.shape),
         "volume": volume,
         "settings": asdict(result.settings),
-        "plan": "".join("P" if turn else "A" for turn in result.primary_turns),
+        "plan": result.plan.tolist(),
         "priors": {
             role: {
                 "folder": str(bundle.folder),

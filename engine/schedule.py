@@ -59,6 +59,72 @@ class Schedule:
         return np.asarray(np.diff(levels**2, prepend=0.0)[::-1])
 
 
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels that lie closer together the smaller they are: σ^(1/p) falls in equal steps.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        The last and the first level, in units of image intensity; from the last one the step goes to zero noise.
+    n_steps : int
+        At least 2.
+    power : float
+        p; 1 gives equal steps, and large numbers equal ratios.
+
+    Raises
+    ------
+    InputError
+        Values out of range.
+
+    Source: Karras et al., Elucidating the design space of diffusion-based generative models, NeurIPS 2022.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    n_steps: int
+    power: float = 7.0
+
+    def __post_init__(self) -> None:
+        Schedule(self.sigma_min, self.sigma_max, self.n_steps)
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """float64 (n_steps,)."""
+        ends = self.sigma_max ** (1 / self.power), self.sigma_min ** (1 / self.power)
+        return np.asarray(np.linspace(*ends, self.n_steps) ** self.power)
+
+    def after(self, step: int) -> float:
+        """The level that a step leads to."""
+        return float(self.sigmas[step + 1]) if step + 1 < self.n_steps else 0.0
+
+
+def plan_of(n_priors: int, K: int | float, n_steps: int, seed: int) -> np.ndarray:
+    """Decide which prior works at every step.
+
+    Parameters
+    ----------
+    n_priors : int
+        The primary one and the auxiliary ones, which share their turns evenly, one after another; a single one has all.
+    K, n_steps, seed
+        See `turns`.
+
+    Returns
+    -------
+    int (n_steps,)
+        Indices of priors, 0 the primary one.
+
+    Raises
+    ------
+    InputError
+        As `turns`.
+    """
+    if n_priors == 1:
+        return np.zeros(n_steps, int)
+    auxiliary = ~turns(K, n_steps, seed)
+    return np.where(auxiliary, 1 + (np.cumsum(auxiliary) - 1) % (n_priors - 1), 0)
+
+
 def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:
     """Decide for every step whether it is the primary network's turn.
 

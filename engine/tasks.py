@@ -43,6 +43,8 @@ class Task:
         says nothing, and the measurement stays as it is.
     details : dict
         What the run's record says of the measurement.
+    noise_level : float
+        Standard deviation of the noise in a sample of the measurement, of the real and the imaginary part each.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     residual_scale: float
     renoise: bool
     details: Details
+    noise_level: float = 0.0
 
     def on(self, device: Device) -> Task:
         """The same problem with its arrays on a device."""
@@ -109,6 +112,9 @@ class Measurement:
         mrzsr: "box" or "gaussian", see `engine.operators.ThickSlices`.
     gap : float
         mrzsr: thin slices, or parts of them, between thick ones.
+    noise : float
+        Standard deviation of the noise added to every sample (real and imaginary part each), as a part of the root mean
+        square of the measured samples.
     """
 
     acceleration: float = 4.0
@@ -118,6 +124,7 @@ class Measurement:
     seed: int = 0
     slice_profile: str = "box"
     gap: float = 0.0
+    noise: float = 0.0
 
 
 def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], plane: Plane, how: Measurement) -> Task:
@@ -140,6 +147,8 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
     InputError
         The plane or the shape does not suit the task, or a setting is out of range.
     """
+    if not (np.isfinite(how.noise) and how.noise >= 0):
+        raise InputError(f"noise: expected a number of at least 0, got {how.noise}; 0.01 is one per cent")
     if name == "uncond":
         return Task(name, plane, None, None, 1.0, False, {})
     if volume is None:
@@ -155,7 +164,24 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
     if isinstance(operator, ThickSlices):
         # The published residual is taken between repeated slices, √factor longer than between single ones.
         scale, renoise = float(np.sqrt(how.factor)), operator.is_block_mean
-    return Task(name, plane, operator, operator.apply(slices), scale, renoise, details)
+    measurement = operator.apply(slices)
+    level = 0.0
+    if how.noise:
+        level = how.noise * float(np.sqrt(np.mean(abs(measurement[measurement != 0]) ** 2, dtype=np.float64)))
+        measurement = measurement + level * _noise(operator, measurement, how.seed)
+        details["noise"] = how.noise
+    return Task(name, plane, operator, measurement, scale, renoise, details, level)
+
+
+def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.ndarray:
+    """White noise of standard deviation 1 in every sample that was taken, of the measurement's type."""
+    # Another stream than the sampling mask's.
+    generator = np.random.Generator(np.random.Philox(seed).jumped())
+    z = generator.standard_normal(measurement.shape, np.float32)
+    if not np.iscomplexobj(measurement):
+        return z
+    noise = (z + 1j * generator.standard_normal(measurement.shape, np.float32)).astype(measurement.dtype)
+    return noise * operator.mask if isinstance(operator, MaskedFourier) else noise
 
 
 def _fourier(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:

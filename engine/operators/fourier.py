@@ -10,6 +10,7 @@ import kernels
 from engine.device import Device
 from engine.operators.linear_operator import LinearOperator
 from engine.operators.misfit import Misfit, Terms
+from engine.operators.proximal import Nearest, Proximal
 from engine.operators.transforms import (
     centred,
     fft_of,
@@ -50,6 +51,9 @@ class MaskedFourier(LinearOperator):
     def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
         kind = _HalfMisfit if self.image_dtype == np.float32 else _FullMisfit
         return kind(self, measurement, scale)
+
+    def proximal(self, measurement: Any) -> Proximal:
+        return _InverseSpectrum(self, measurement)
 
     def _apply(self, x: Any) -> Any:
         return self.mask * centred(spectrum_of(x, self.library), self.library)
@@ -109,14 +113,22 @@ class _HalfMisfit(Misfit):
         return slices_at_once(self.library, self.operator.data_shape)
 
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
-        shape = operator.slice_shape
-        half = self._fft.rfft2(x0)
         if noise is not None:
             noise = kernels.half_of(uncentred(noise, self.library))
+        spectrum, squared, plain = self.gradient_spectrum(x0, which, noise)
+        return self.image_of(spectrum), squared, plain
+
+    def gradient_spectrum(self, x0: Any, which: slice, noise: Any = None) -> Terms:
+        """`_terms`, the gradient still in k-space."""
+        spectrum = self._fft.rfft2(x0)
         squared, plain = kernels.kspace_residual_half(
-            half, shape[1], self._measured[which], self._weight, self.scale, noise
+            spectrum, self.operator.slice_shape[1], self._measured[which], self._weight, self.scale, noise
         )
-        return self._fft.irfft2(half, s=shape, norm="forward"), squared, plain
+        return spectrum, squared, plain
+
+    def image_of(self, spectrum: Any) -> Any:
+        """The transform's adjoint; its inverse times the number of pixels."""
+        return self._fft.irfft2(spectrum, s=self.operator.slice_shape, norm="forward")
 
 
 @final
@@ -134,10 +146,45 @@ class _FullMisfit(Misfit):
         return slices_at_once(self.library, self.operator.data_shape)
 
     def _terms(self, operator: LinearOperator, x0: Any, which: slice, noise: Any) -> Terms:
-        spectra = self._fft.fft2(x0)
         if noise is not None:
             noise = uncentred(noise, self.library)[:, None]
+        spectrum, squared, plain = self.gradient_spectrum(x0, which, noise)
+        return self.image_of(spectrum), squared, plain
+
+    def gradient_spectrum(self, x0: Any, which: slice, noise: Any = None) -> Terms:
+        """`_terms`, the gradient still in k-space."""
+        spectrum = self._fft.fft2(x0)
         squared, plain = kernels.kspace_residual(
-            spectra[:, None], self._measured[which], self._weight, self.scale, noise
+            spectrum[:, None], self._measured[which], self._weight, self.scale, noise
         )
-        return self._fft.ifft2(spectra, norm="forward"), squared, plain
+        return spectrum, squared, plain
+
+    def image_of(self, spectrum: Any) -> Any:
+        """The transform's adjoint; its inverse times the number of pixels."""
+        return self._fft.ifft2(spectrum, norm="forward")
+
+
+@final
+class _InverseSpectrum(Proximal):
+    """x = z − F⁻¹ (m² + ρ)⁻¹ m (m F z − y): every sample of k-space by itself.
+
+    A real image has one number for k and −k together, whose weight is the mean of the two m².
+    """
+
+    def __init__(self, operator: MaskedFourier, measurement: Any):
+        super().__init__(operator, measurement)
+        h, w = operator.slice_shape
+        self._misfit = (_HalfMisfit if operator.image_dtype == np.float32 else _FullMisfit)(operator, measurement, 1.0)
+        weight = uncentred(operator.mask, self.library).astype(np.float64) ** 2
+        if operator.image_dtype == np.float32:
+            opposite = self.library.roll(self.library.flip(weight, (0, 1)), (1, 1), (0, 1))
+            weight = ((weight + opposite) / 2)[:, : w // 2 + 1]
+        # Of the unnormalised transform, whose adjoint is its inverse times h·w.
+        self._gram = weight * (h * w)
+
+    def _nearest(self, z: Any, rho: float) -> Nearest:
+        spectrum, _, squared = self._misfit.gradient_spectrum(z, slice(0, len(z)))
+        seen = self._gram + rho > 0
+        inverse = self.library.where(seen, 1 / self.library.where(seen, self._gram + rho, 1.0), 0.0)
+        spectrum *= inverse.astype(np.float32)
+        return z - self._misfit.image_of(spectrum), squared

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.device import Device
 from engine.operators.misfit import Misfit, PlainMisfit
+from engine.operators.proximal import ConjugateGradients, Proximal
 from kernels.arrays import library_of
 
 
@@ -146,6 +147,16 @@ class LinearOperator(ABC):
             As `adjoint`.
         """
         return PlainMisfit(self, measurement, scale)
+
+    def proximal(self, measurement: Any) -> Proximal:
+        """Return the function that moves slices to this measurement: see `engine.operators.proximal.Proximal`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `adjoint`.
+        """
+        return ConjugateGradients(self, measurement)
 
     def norm(self, n_iterations: int = 20) -> float:
         """Return ‖A‖₂, the largest singular value for one slice (any one of the stack), by power iteration."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from scipy.special import erf
 
 import kernels
 from engine.operators.linear_operator import LinearOperator
+from engine.operators.misfit import squared_norms
+from engine.operators.proximal import Nearest, Proximal
 from kernels.arrays import library_of
 
 PROFILES = ("box", "gaussian")
@@ -90,11 +92,33 @@ class ThickSlices(LinearOperator):
         rest[self.axis] = (0, n - self.n_covered)
         return library_of(y=y).pad(x, rest)
 
+    def proximal(self, measurement: Any) -> Proximal:
+        return _InverseGram(self, measurement)
+
     def first_of_block(self, x: Any) -> Any:
         """View of the first column (or row) of every block, shape as `apply`'s result."""
         first = [slice(None)] * 3
         first[self.axis] = slice(0, self.n_covered, self.factor)
         return x[tuple(first)]
+
+
+@final
+class _InverseGram(Proximal):
+    """x = z − Aᵀ(A Aᵀ + ρ)⁻¹(A z − y): A Aᵀ is a small matrix, with one row a thick slice."""
+
+    def __init__(self, operator: ThickSlices, measurement: Any):
+        super().__init__(operator, measurement)
+        matrix = operator.matrix.astype(np.float64)
+        self._axis, self._gram = operator.axis, matrix @ matrix.T
+
+    def _nearest(self, z: Any, rho: float) -> Nearest:
+        residual = self.operator.apply(z)
+        residual -= self.measurement
+        squared = squared_norms(residual)
+        # The pseudo-inverse, because a profile may see no more than another does.
+        inverse = np.linalg.pinv(self._gram + rho * np.eye(len(self._gram)), hermitian=True)
+        along = self.library.moveaxis(residual, self._axis, -1) @ self.library.asarray(inverse, np.float32)
+        return z - self.operator.adjoint(self.library.moveaxis(along, -1, self._axis)), squared
 
 
 def profile_weights(n: int, factor: int, profile: str, gap: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.noise import CounterNoise, Phase, ReplayNoise
 from engine.operators import ThickSlices
-from engine.sampler import first_of_block
+from engine.predictor_corrector import first_of_block
 from engine.volume import Plane
 from kernels import NoiseKey, philox_normal
 

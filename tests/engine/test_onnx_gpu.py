@@ -19,9 +19,9 @@ from engine.backends.onnx_gpu import PROVIDERS, OnnxGpuDenoiser
 from engine.bundle import Bundle
 from engine.device import Device
 from engine.errors import InputError, Unavailable
+from engine.estimator import Prior
 from engine.operators import MaskedFourier
 from engine.reconstruct import Settings, reconstruct
-from engine.sampler import Prior
 from engine.tasks import Measurement, simulate
 from engine.volume import Plane
 from tests.devices import emulated_cupy
@@ -103,8 +103,8 @@ def test_a_reconstruction_is_that_of_the_cpu(device, tiny_bundles, name):
     task = simulate(name, volume, volume.shape, planes[0], Measurement(acceleration=2, views=9))
     on_cpu = [Prior(OnnxDenoiser(b), p) for b, p in zip(bundles, planes, strict=True)]
     on_gpu = [Prior(OnnxGpuDenoiser(b, device, 5, provider=STAND_IN), p) for b, p in zip(bundles, planes, strict=True)]
-    expected = reconstruct(task, *on_cpu, volume.shape, Settings(n_steps=4))
-    found = reconstruct(task, *on_gpu, volume.shape, Settings(n_steps=4))
+    expected = reconstruct(task, on_cpu, volume.shape, Settings(n_steps=4))
+    found = reconstruct(task, on_gpu, volume.shape, Settings(n_steps=4))
     assert type(found.volume) is np.ndarray
     close(found.volume, expected.volume, 1e-4)
 

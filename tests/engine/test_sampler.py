@@ -12,11 +12,13 @@ from engine.backends.native import NativeDenoiser
 from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
 from engine.denoiser import CotangentOf, Denoiser
+from engine.estimator import Estimator, Prior
 from engine.guidance import Dps
 from engine.noise import CounterNoise, Noise, Phase, ReplayNoise
 from engine.operators import MaskedFourier, ThickSlices
-from engine.sampler import PredictorCorrector, Prior, State, groups_of
-from engine.schedule import Schedule, turns
+from engine.predictor_corrector import PredictorCorrector
+from engine.sampler import State, groups_of
+from engine.schedule import Schedule, plan_of
 from engine.volume import Plane
 
 AXIAL, CORONAL = Plane.parse("axial"), Plane.parse("coronal")
@@ -37,15 +39,10 @@ class Gaussian(Denoiser):
 
 
 def sampler_of(denoiser: Denoiser, schedule: Schedule, *, seed: int = 0, **options) -> PredictorCorrector:
-    return PredictorCorrector(
-        Prior(denoiser, AXIAL),
-        Prior(denoiser, CORONAL),
-        schedule,
-        turns(2, schedule.n_steps, 0),
-        options.pop("noise", None) or CounterNoise(seed),
-        options.pop("guidance", None),
-        **options,
-    )
+    priors = (Prior(denoiser, AXIAL), Prior(denoiser, CORONAL))
+    plan = plan_of(2, 2, schedule.n_steps, 0)
+    estimator = Estimator(priors, plan, (0.5, 0.5), options.pop("guidance", None))
+    return PredictorCorrector(estimator, schedule, options.pop("noise", None) or CounterNoise(seed), **options)
 
 
 def run(sampler: PredictorCorrector, state: State) -> State:
@@ -293,7 +290,8 @@ def test_residual_is_that_of_the_last_primary_turn():
     auxiliary = sampler.step(primary)
     assert auxiliary.residual == primary.residual
     assert sampler.step(auxiliary).residual != primary.residual
-    assert run(replace(sampler, guidance=None), first).residual is None
+    unguided = replace(sampler, estimator=replace(sampler.estimator, guidance=None))
+    assert run(unguided, first).residual is None
 
 
 def test_predictor_noise_is_the_reverse_diffusions():
@@ -356,21 +354,13 @@ def test_the_recorded_reference_run_is_reproduced(reference_tiny, reference_prio
         theirs = {name: stored[name] for name in stored.files}
     n_steps = int(theirs["N"])
     schedule = Schedule(float(theirs["sigma_min"]), float(theirs["sigma_max"]), n_steps)
-    primary_turns = turns(int(theirs["K"]), n_steps, 0)
-    np.testing.assert_array_equal(primary_turns, theirs["plan_primary"])
+    plan = plan_of(2, int(theirs["K"]), n_steps, 0)
+    np.testing.assert_array_equal(plan == 0, theirs["plan_primary"])
     operator = MaskedFourier(theirs["mask"])
     guidance = Dps(operator, np.ascontiguousarray(theirs["measurement"][:, 0]), float(theirs["dps_weight"]))
     noise = ReplayNoise(theirs["init_noise"], theirs["noise"])
-    sampler = PredictorCorrector(
-        primary,
-        auxiliary,
-        schedule,
-        primary_turns,
-        noise,
-        guidance,
-        group=int(theirs["group"]),
-        snr=float(theirs["snr"]),
-    )
+    estimator = Estimator((primary, auxiliary), plan, (0.5, 0.5), guidance)
+    sampler = PredictorCorrector(estimator, schedule, noise, group=int(theirs["group"]), snr=float(theirs["snr"]))
     state = run(sampler, State(theirs["init_noise"] * np.float32(schedule.sigma_max), 0))
     error = np.linalg.norm(state.x - theirs["recon"]) / np.linalg.norm(theirs["recon"])
     # 5e-5 in fact: rounding of another graph, which twelve steps of guidance through it enlarge.

@@ -22,10 +22,10 @@ from engine.bundle import Bundle
 from engine.compiled import RECORD, Compiled
 from engine.device import Device
 from engine.errors import InputError, Unavailable
+from engine.estimator import Prior
 from engine.noise import CounterNoise
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
 from engine.reconstruct import Settings, reconstruct
-from engine.sampler import Prior
 from engine.tasks import Measurement, simulate
 from engine.volume import Plane
 from kernels import ParallelGeometry
@@ -278,8 +278,8 @@ def test_a_reconstruction_is_that_of_the_cpu(tiny_bundles, tmp_path, cupy, libra
         for b, p in zip(bundles, planes, strict=True)
     ]
     seen = []
-    expected = reconstruct(task, *on_cpu, volume.shape, settings)
-    found = reconstruct(task, *on_gpu, volume.shape, settings, callback=lambda state, sigma: seen.append(type(state.x)))
+    expected = reconstruct(task, on_cpu, volume.shape, settings)
+    found = reconstruct(task, on_gpu, volume.shape, settings, callback=lambda state, sigma: seen.append(type(state.x)))
     # The state never leaves the device; the result does, and the task stays where it was.
     assert seen == [cupy.ndarray] * 4
     assert type(found.volume) is np.ndarray
@@ -287,7 +287,7 @@ def test_a_reconstruction_is_that_of_the_cpu(tiny_bundles, tmp_path, cupy, libra
     close(found.volume, expected.volume, 1e-4)
     np.testing.assert_allclose(found.residuals, expected.residuals, rtol=1e-4)
     assert found.settings.dps_weight == pytest.approx(expected.settings.dps_weight, rel=1e-5)
-    assert (found.primary_turns == expected.primary_turns).all()
+    assert (found.plan == expected.plan).all()
     assert library.replays
 
 
@@ -296,7 +296,7 @@ def test_two_devices_in_one_run_are_refused(opened, bundle):
     other = Prior(OnnxDenoiser(bundle), Plane.parse("coronal"))
     task = simulate("uncond", None, (SIDE,) * 3, ours.plane, Measurement())
     with pytest.raises(InputError, match=r"^auxiliary: expected an engine on cuda:0 .*, got one on cpu; open both"):
-        reconstruct(task, ours, other, (SIDE,) * 3, Settings(n_steps=2), noise=CounterNoise(0))
+        reconstruct(task, (ours, other), (SIDE,) * 3, Settings(n_steps=2), noise=CounterNoise(0))
 
 
 def test_numpy_arrays_are_refused(opened):

@@ -1,0 +1,63 @@
+"""First-order steps between noise levels, any part of whose noise may be new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+import kernels
+from engine.estimator import Estimator
+from engine.noise import Noise, Phase
+from engine.sampler import State, groups_of
+from engine.schedule import Levels
+
+
+@dataclass(frozen=True)
+class Ddim:
+    """x ← x̂₀ + σ' (√(1 − η²) (x − x̂₀)/σ + η z), from noise level σ to σ'.
+
+    η = 0 is DDIM, or Euler's step along the probability flow. η = 1 makes all noise anew, so that no error of x
+    outlives a step unless x̂₀ repeats it: with x̂₀ moved to the measurement it is the plug-and-play iteration, whose
+    result lies between a sample and the mean of the posterior.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    levels : Levels
+    noise : Noise
+    eta : float
+        η, in [0, 1].
+    group : int
+        Slices over which DPS takes norms.
+
+    Source: Song et al., Denoising diffusion implicit models, ICLR 2021, for variance-exploding levels; Zhu et al.,
+    Denoising diffusion models for plug-and-play image restoration, CVPRW 2023, for η of all noise instead of the
+    ancestral part.
+    """
+
+    estimator: Estimator
+    levels: Levels
+    noise: Noise
+    eta: float = 1.0
+    group: int = 6
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        return self.levels.sigmas
+
+    @property
+    def n_estimates(self) -> int:
+        return self.levels.n_steps
+
+    def step(self, state: State) -> State:
+        """Return the state after one noise level; `state` stays as it is."""
+        i = state.step
+        sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
+        plane = self.estimator.plane_at(i)
+        x = plane.slices_of(state.x)
+        found = self.estimator(x, sigma, i, groups_of(len(x), self.group))
+        kept, new = after * (1 - self.eta**2) ** 0.5 / sigma, after * self.eta
+        z = self.noise.source(i, Phase.PREDICTOR, plane, state.x.shape) if new > 0 else None
+        x = kernels.sampler_update(x, found.x0, z, 1 - kept, new, found.pullback, found.weights)
+        return State(plane.volume_of(x), i + 1, state.residual if found.residual is None else found.residual)

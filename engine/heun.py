@@ -1,0 +1,98 @@
+"""Second-order steps between noise levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import kernels
+from engine.estimator import Estimator, between
+from engine.noise import Noise, Phase
+from engine.sampler import State, groups_of
+from engine.schedule import Levels
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Heun's step along the probability flow: the mean of the slopes (x − x̂₀)/σ at both ends.
+
+    The slope at the end belongs to the next level, so that it comes from the prior whose turn that is: where two priors
+    alternate, each step sees both. Of the noise at the end, the part η is new, and the flow is followed down to the
+    rest.
+
+    Parameters
+    ----------
+    estimator : Estimator
+    levels : Levels
+    noise : Noise
+    eta : float
+        η, in [0, 1]: 0 is deterministic; 1 leaves nothing to follow, and is `Ddim` of η = 1.
+    group : int
+        Slices over which DPS takes norms.
+
+    Source: Karras et al., Elucidating the design space of diffusion-based generative models, NeurIPS 2022.
+    """
+
+    estimator: Estimator
+    levels: Levels
+    noise: Noise
+    eta: float = 0.0
+    group: int = 6
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        return self.levels.sigmas
+
+    @property
+    def n_estimates(self) -> int:
+        return sum(2 if self._has_second(i) else 1 for i in range(self.levels.n_steps))
+
+    def _has_second(self, step: int) -> bool:
+        """Whether there is a slope at the end of a step: at zero there is none, and below the last level no network."""
+        return self._down(step) >= float(self.levels.sigmas[-1])
+
+    def _down(self, step: int) -> float:
+        """The level that a step follows the flow to; new noise does the rest of the next level."""
+        return self.levels.after(step) * (1 - self.eta**2) ** 0.5
+
+    def step(self, state: State) -> State:
+        """Return the state after one noise level; `state` stays as it is."""
+        i, shape = state.step, state.x.shape
+        sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
+        down, new = self._down(i), after * self.eta
+        plane = self.estimator.plane_at(i)
+        x = plane.slices_of(state.x)
+        groups = groups_of(len(x), self.group)
+        found = self.estimator(x, sigma, i, groups)
+        is_second = self._has_second(i)
+        z = self.noise.source(i, Phase.PREDICTOR, plane, shape) if new > 0 else None
+        first = kernels.sampler_update(
+            x, found.x0, None if is_second else z, 1 - down / sigma, new, found.pullback, found.weights
+        )
+        residual = state.residual if found.residual is None else found.residual
+        if not is_second:
+            return State(plane.volume_of(first), i + 1, residual)
+
+        then = self.estimator.plane_at(i + 1)
+        end = between(first, plane, then)
+        groups = groups_of(len(end), self.group)
+        other = self.estimator(end, down, i + 1, groups)
+        # x + (σ' − σ)/2 · slope, then the same with the other slope, whose pull is added to the first one's.
+        half = (down - sigma) / 2
+        x = kernels.sampler_update(x, found.x0, None, -half / sigma, None, found.pullback, _half(found.weights))
+        x = between(x, plane, then)
+        slope = (end - other.x0) * np.float32(half / down)
+        x += slope
+        if other.pullback is not None:
+            x -= _half(other.weights)[:, None, None] * other.pullback
+        if new > 0:
+            noise = self.noise.source(i, Phase.PREDICTOR, then, shape)
+            x = kernels.sampler_update(x, x, noise, 0.0, new)
+        residual = residual if other.residual is None else other.residual
+        return State(then.volume_of(x), i + 1, residual)
+
+
+def _half(weights: Any) -> Any:
+    return None if weights is None else np.float32(0.5) * weights

@@ -1,0 +1,133 @@
+"""Data consistency without a network's gradient: the slices nearest to an estimate that agree with a measurement."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from engine.operators.misfit import squared_norms
+
+if TYPE_CHECKING:
+    from engine.operators.linear_operator import LinearOperator
+
+#: x, and Σ|A z − y|² of every slice.
+Nearest = tuple[Any, Any]
+#: Residuals of conjugate gradients this much smaller than at their start are rounding.
+_TOLERANCE = 1e-6
+#: Samples of a measurement that are worked on together, so that intermediate arrays stay small beside the measurement.
+_SAMPLES_AT_ONCE = 2**24
+
+
+class Proximal(ABC):
+    """argmin_x ½‖A x − y‖² + ½ρ‖x − z‖² of every slice, for one measurement y.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+    measurement : array (n, *operator.data_shape)
+    """
+
+    def __init__(self, operator: LinearOperator, measurement: Any):
+        self.library: ModuleType = operator.check_data("measurement", measurement)
+        self.operator, self.measurement = operator, measurement
+
+    @final
+    def __call__(self, z: Any, rho: float) -> Nearest:
+        """Return the minimiser for the whole stack.
+
+        Parameters
+        ----------
+        z : array (n, n_rows, n_columns) of `operator.image_dtype`
+        rho : float
+            Weight of staying at z, at least 0, in units of ‖A‖²; 0 moves z no further than the measurement asks for.
+
+        Returns
+        -------
+        x : array (n, n_rows, n_columns)
+        squared : float64 (n,)
+            Σ|A z − y|² of every slice: how far z was from the measurement.
+
+        Raises
+        ------
+        TypeError
+            No array, or one of another library than the measurement's.
+        ValueError
+            Another shape or type, or a negative ρ.
+        """
+        library = self.operator.check_image("z", z)
+        if library is not self.library:
+            raise TypeError(
+                f"z: expected {self.library.__name__}.ndarray like the measurement, got {library.__name__}.ndarray; "
+                "move one of them with cupy.asarray or cupy.asnumpy"
+            )
+        if len(z) != len(self.measurement):
+            raise ValueError(f"z: expected {len(self.measurement)} slices as measured, got {len(z)}; pass all of them")
+        if not rho >= 0:
+            raise ValueError(f"rho: expected at least 0, got {rho}; 0 trusts the measurement entirely")
+        return self._nearest(library.ascontiguousarray(z), rho)
+
+    @abstractmethod
+    def _nearest(self, z: Any, rho: float) -> Nearest: ...
+
+
+@final
+class ConjugateGradients(Proximal):
+    """The minimiser for any operator, by conjugate gradients on the normal equations, started at z.
+
+    Every slice has its own step lengths, and rests once its residual is rounding. For ρ = 0 and few iterations the
+    result stays near z where the measurement says little: directions that A hardly sees come last.
+
+    Parameters
+    ----------
+    operator, measurement
+        As for `Proximal`.
+    n_iterations : int
+        Each applies A and its transpose once.
+
+    Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
+    """
+
+    def __init__(self, operator: LinearOperator, measurement: Any, n_iterations: int = 5):
+        super().__init__(operator, measurement)
+        if n_iterations < 1:
+            raise ValueError(f"n_iterations: expected at least 1, got {n_iterations}; 5 is usual")
+        self.n_iterations = n_iterations
+
+    def _nearest(self, z: Any, rho: float) -> Nearest:
+        n = max(1, _SAMPLES_AT_ONCE // int(np.prod(self.operator.data_shape)))
+        if len(z) <= n:
+            return self._solve(self.operator, self.measurement, z, rho)
+        parts = [slice(i, min(i + n, len(z))) for i in range(0, len(z), n)]
+        solved = [self._solve(self.operator.at(p), self.measurement[p], z[p], rho) for p in parts]
+        return tuple(self.library.concatenate(column) for column in zip(*solved, strict=True))  # type: ignore[return-value]
+
+    def _solve(self, operator: LinearOperator, y: Any, z: Any, rho: float) -> Nearest:
+        data = operator.apply(z)
+        data -= y
+        squared = squared_norms(data)
+        residual = -operator.adjoint(data)
+        x, direction = z.copy(), residual.copy()
+        length = squared_norms(residual)
+        enough = _TOLERANCE**2 * length
+        for _ in range(self.n_iterations):
+            data = operator.apply(direction)
+            curvature = squared_norms(data) + rho * squared_norms(direction)
+            image = operator.adjoint(data)
+            image += np.float32(rho) * direction
+            # What rests divides zero by one.
+            works = (length > enough) & (curvature > 0)
+            step = self._each(works * length / self.library.where(works, curvature, 1.0), x)
+            x += step * direction
+            residual -= step * image
+            before, length = length, squared_norms(residual)
+            direction *= self._each(works * length / self.library.where(works, before, 1.0), x)
+            direction += residual
+        return x, squared
+
+    @staticmethod
+    def _each(numbers: Any, x: Any) -> Any:
+        """One number a slice, to multiply a stack with."""
+        return numbers.astype(np.float32)[:, None, None]
