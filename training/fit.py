@@ -17,7 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    # Of the command, in an installation for runs alone; whoever imports this module gets the exception.
+    if __name__ != "__main__" or error.name != "torch":
+        raise
+    print(
+        "training.fit: installation: expected the packages of the extra `train`, found no torch; "
+        "`pip install -c constraints.txt -e '.[train]'`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 from torch import Tensor, nn
 from tqdm import tqdm
 

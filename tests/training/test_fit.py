@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from training import fit as fit_module
 from training.fit import fit, main, score_matching_loss
 from training.slices import Augmentation, SliceSampler
 
+ROOT = Path(__file__).parents[2]
 TINY = Architecture(nf=8, ch_mult=(1, 2), n_res_blocks=1, progressive_input="residual", sigma_max=50.0)
 
 
@@ -405,3 +408,11 @@ def test_init_that_cannot_be_used_ends_in_one_sentence(sampler, volume_file, tmp
         assert message.startswith("training.fit: init: expected ") and reason in message, message
         assert message.count("\n") == 1 and message.count("; ") == 1
         assert not out.exists()
+
+
+def test_without_torch_one_sentence_names_the_extra():
+    """In an installation for runs alone: a process of its own, because here PyTorch is loaded already."""
+    hide = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('training.fit', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", hide], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "expected the packages of the extra `train`, found no torch" in done.stderr
