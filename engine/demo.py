@@ -12,6 +12,7 @@ from engine.io import Volume, load_volume, resample
 
 #: Side of the demonstration cube, in voxels, and of a voxel, in mm: what the shipped priors were trained on.
 SIZE, VOXEL_MM = 64, 3.0
+#: Planes of the priors that the demonstration uses; there is a sagittal one too.
 PLANES = ("axial", "coronal")
 
 
@@ -39,14 +40,17 @@ def volume() -> Volume:
     return resample(load_volume(file), SIZE, VOXEL_MM)
 
 
+def prior(plane: str) -> Prior:
+    """The shipped prior of a plane, axial, coronal or sagittal, on CPU cores."""
+    bundle = Bundle.open(bundle_folder(plane))
+    if bundle.plane is None:
+        raise InputError(
+            f"engine: expected a plane in the manifest of '{bundle.folder}', found none; install the package again"
+        )
+    return Prior(NativeDenoiser(bundle), bundle.plane)
+
+
 def priors() -> tuple[Prior, Prior]:
     """The shipped axial and coronal priors, in this order, on CPU cores."""
-    found = []
-    for name in PLANES:
-        bundle = Bundle.open(bundle_folder(name))
-        if bundle.plane is None:
-            raise InputError(
-                f"engine: expected a plane in the manifest of '{bundle.folder}', found none; install the package again"
-            )
-        found.append(Prior(NativeDenoiser(bundle), bundle.plane))
-    return found[0], found[1]
+    first, second = PLANES
+    return prior(first), prior(second)

@@ -17,7 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    # Of the command, in an installation for runs alone; whoever imports this module gets the exception.
+    if __name__ != "__main__" or error.name != "torch":
+        raise
+    print(
+        "training.fit: installation: expected the packages of the extra `train`, found no torch; "
+        "`pip install -c constraints.txt -e '.[train]'`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,7 +36,7 @@ from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.io import load_volume
 from engine.volume import Plane
-from networks import Architecture, CheckpointError, NCSNpp, save_checkpoint
+from networks import Architecture, CheckpointError, NCSNpp, load_checkpoint, save_checkpoint
 from networks.checkpoint import read_stored
 from training.slices import Augmentation, SliceSampler, log_uniform_sigma
 
@@ -235,6 +246,34 @@ def _restore(
     return int(stored["step"]), float(stored.get("minutes", 0.0))
 
 
+def _new(architecture: Architecture) -> NCSNpp:
+    """A network with random weights."""
+    try:
+        return NCSNpp(architecture)
+    except ValueError as error:  # group normalisation cannot divide the channels
+        raise InputError(
+            f"nf: expected channels that group normalisation can divide ({error}); make --nf a power of 2"
+        ) from error
+
+
+def _started_from(path: Path, architecture: Architecture) -> NCSNpp:
+    """A network with the averaged weights of another checkpoint, of whatever plane and size."""
+    try:
+        network, _ = load_checkpoint(path)
+    except CheckpointError as error:
+        # What was expected and found, but not its remedy, which may name an option of the exporter.
+        found = str(error).removeprefix("ckpt: ").partition("; ")[0]
+        raise InputError(f"init: {found}; give the checkpoint of another prior, or drop --init") from error
+    theirs, mine = network.architecture.to_dict(), architecture.to_dict()
+    if different := [name for name in mine if theirs[name] != mine[name]]:
+        name = different[0]
+        raise InputError(
+            f"init: expected the architecture that the options state ({name} {mine[name]}), got {name} {theirs[name]} "
+            f"in '{path}'; repeat the options of its training"
+        )
+    return network
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse what the options' types let through."""
     for name in (
@@ -274,6 +313,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             f"attention_levels: expected levels from 0 to {len(args.ch_mult) - 1}, got {wrong[0]}; change "
             "--attention-levels"
+        )
+    if args.init and args.resume:
+        raise InputError(
+            "init: expected a new run with it, got --resume, which takes its weights from --out; drop one of them"
         )
     if args.out.is_dir():
         raise InputError(f"out: expected a file to write, '{args.out}' is a folder; name a file in it")
@@ -323,6 +366,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, slices and noise")
     parser.add_argument("--save-every", type=int, default=1000, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint at --out")
+    parser.add_argument(
+        "--init", type=Path, help="checkpoint of another prior, of whatever plane, whose averaged weights to start from"
+    )
     return parser
 
 
@@ -347,12 +393,7 @@ def main(argv: list[str] | None = None) -> int:
             torch.set_num_threads(args.threads)
         torch.manual_seed(args.seed)
         device = torch.device(args.device)
-        try:
-            network = NCSNpp(architecture).to(device)
-        except ValueError as error:  # group normalisation cannot divide the channels
-            raise InputError(
-                f"nf: expected channels that group normalisation can divide ({error}); make --nf a power of 2"
-            ) from error
+        network = (_started_from(args.init, architecture) if args.init else _new(architecture)).to(device)
         log.info("%s, %d parameters", architecture, sum(p.numel() for p in network.parameters()))
         augmentation = Augmentation(elastic_mm=0.0) if args.no_elastic else Augmentation()
         sampler = SliceSampler(volumes, plane, args.size, args.voxel_mm, augmentation, device)

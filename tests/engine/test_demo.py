@@ -17,13 +17,25 @@ PLANES = ("axial", "coronal", "sagittal")
 
 
 def test_shipped_bundles_are_whole_small_and_verified():
-    for name in demo.PLANES:
+    for name in PLANES:
         bundle = Bundle.open(demo.bundle_folder(name))
         assert str(bundle.plane) == name
         assert bundle.trained_size == demo.SIZE
         bounds, rows = (bundle.manifest["verification"][k] for k in ("bounds", "rows"))
         assert max(r["adjoint_pullback"] for r in rows) < bounds["pullback"]
         assert sum((bundle.folder / f).stat().st_size for f in bundle.manifest["files"]) < 6e6
+
+
+def test_priors_remove_most_of_the_noise_in_their_planes():
+    head, sigma = demo.volume().data, 0.2
+    assert [str(p.plane) for p in demo.priors()] == list(demo.PLANES)
+    for name in PLANES:
+        prior = demo.prior(name)
+        assert str(prior.plane) == name
+        clean = prior.plane.slices_of(head)[20:44:4]
+        noisy = clean + sigma * np.random.default_rng(0).standard_normal(clean.shape, dtype=np.float32)
+        rms = np.sqrt(np.mean((prior.denoiser.denoise(noisy, sigma) - clean) ** 2))
+        assert rms < sigma / 4, name
 
 
 @pytest.mark.parametrize("task", ["csmri", "mrzsr", "svct", "uncond"])

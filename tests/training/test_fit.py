@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from training import fit as fit_module
 from training.fit import fit, main, score_matching_loss
 from training.slices import Augmentation, SliceSampler
 
+ROOT = Path(__file__).parents[2]
 TINY = Architecture(nf=8, ch_mult=(1, 2), n_res_blocks=1, progressive_input="residual", sigma_max=50.0)
 
 
@@ -362,3 +365,54 @@ def test_interrupted_command_says_how_to_go_on(volume_file, tmp_path, capsys, mo
     monkeypatch.setattr(fit_module, "fit", interrupted)
     assert main(options(volume_file, tmp_path / "prior.pt")) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def test_init_starts_from_the_averages_of_another_planes_prior(sampler, volume_file, tmp_path, monkeypatch):
+    other, out = tmp_path / "axial.pt", tmp_path / "sagittal.pt"
+    # A short average: the last weights are others.
+    run(sampler, other, 5, ema_decay=0.9)
+    (averages, _), (last, _) = load_checkpoint(other), load_checkpoint(other, ema=False)
+    seen = {}
+
+    def watched(network, sampler, *args, **options):
+        seen["weights"] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        return fit(network, sampler, *args, **options)
+
+    monkeypatch.setattr(fit_module, "fit", watched)
+    given = options(volume_file, out, plane="sagittal", attention_levels="", save_every=1)
+    assert main([*given, "--init", str(other)]) == 0
+    assert all(torch.equal(seen["weights"][name], tensor) for name, tensor in averages.state_dict().items())
+    assert any(not torch.equal(seen["weights"][name], tensor) for name, tensor in last.state_dict().items())
+    stored = read_stored(out)
+    assert (stored["step"], stored["plane"]) == (2, [0, 1, 2])
+    # The optimiser is new: Adam has seen these two steps alone.
+    assert {int(state["step"]) for state in stored["optimizer"]["state"].values()} == {2}
+    assert any(not torch.equal(stored["model"][f"module.{k}"], v) for k, v in seen["weights"].items())
+
+
+def test_init_that_cannot_be_used_ends_in_one_sentence(sampler, volume_file, tmp_path, capsys):
+    other, out = tmp_path / "axial.pt", tmp_path / "sagittal.pt"
+    run(sampler, other, 1)
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(other.read_bytes()[:1000])
+    matching = {"attention_levels": ""}
+    for changed, words, reason in (
+        (matching, ["--init", str(other), "--resume"], "got --resume"),
+        (matching, ["--init", str(tmp_path / "absent.pt")], "found nothing"),
+        (matching, ["--init", str(damaged)], "cannot be read"),
+        ({"attention_levels": "", "nf": 16}, ["--init", str(other)], "(nf 16), got nf 8"),
+        ({}, ["--init", str(other)], "(attention_levels [1]), got attention_levels []"),
+    ):
+        assert main([*options(volume_file, out, **changed), *words]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("training.fit: init: expected ") and reason in message, message
+        assert message.count("\n") == 1 and message.count("; ") == 1
+        assert not out.exists()
+
+
+def test_without_torch_one_sentence_names_the_extra():
+    """In an installation for runs alone: a process of its own, because here PyTorch is loaded already."""
+    hide = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('training.fit', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", hide], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "expected the packages of the extra `train`, found no torch" in done.stderr
