@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,18 @@ from tqdm import tqdm
 
 import kernels
 from engine import demo
-from engine.backends.select import BACKENDS, Request, Role, Selection, select
+from engine.backends.select import Request, Role, Selection, select
 from engine.bundle import Bundle
-from engine.cli import HelpFormatter, peak_memory_mb
-from engine.compiled import PRECISIONS
+from engine.cli import peak_memory_mb
 from engine.errors import InputError
-from engine.estimator import Prior
+from engine.estimator import ALL, Prior
 from engine.io import Volume, load_volume, save_nifti
 from engine.metrics import per_plane
-from engine.operators.thick_slices import PROFILES
+from engine.options import ROLES, build_parser, settings_of
 from engine.preview import write_preview
-from engine.reconstruct import Reconstruction, Settings, check_planes, default_dps_weight, reconstruct
+from engine.reconstruct import Reconstruction, Settings, check_planes, reconstruct
 from engine.sampler import State
-from engine.schedule import Schedule, turns
-from engine.tasks import TASKS, Measurement, Task, simulate
+from engine.tasks import Measurement, Task, simulate
 from engine.versions import versions
 from engine.volume import Plane
 
@@ -42,8 +41,8 @@ log = logging.getLogger("engine")
 
 #: Name of the file with the classical reconstruction.
 _CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
-#: Published ratio of the two networks' turns.
-_DEFAULT_K: dict[str, int | float] = {"csmri": 2, "mrzsr": 2, "svct": 2.7, "uncond": 2}
+#: How the record shows a step of all priors, of the primary one, and of the others.
+_TURNS = "+PAT"
 #: Beyond this ratio to the size it was trained on, a network sees anatomy at a scale that it does not know.
 _FAR_FROM_TRAINED = 1.5
 
@@ -53,8 +52,7 @@ class Job:
     """Everything that a run needs, checked."""
 
     task: Task
-    primary: Prior
-    auxiliary: Prior
+    priors: tuple[Prior, ...]
     bundles: dict[str, Bundle]
     volume: Volume | None
     shape: tuple[int, int, int]
@@ -62,117 +60,6 @@ class Job:
     settings: Settings
     selection: Selection
     n_threads: int | None
-
-
-def number(text: str) -> int | float:
-    """An integer without, a float with a point: K means different things for the two."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m engine.run",
-        description="Reconstruct a volume with two perpendicular 2D diffusion priors.",
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "--task", choices=TASKS, required=True, help="what is measured: k-space, thick slices, few CT views, or nothing"
-    )
-    parser.add_argument("--out", type=Path, default=None, help="folder for the results (default: runs/<task>)")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan, but do not sample")
-
-    data = parser.add_argument_group("volume and measurement")
-    data.add_argument(
-        "--volume",
-        type=Path,
-        help="volume to measure: .nii, .nii.gz, .npy, or a folder of .npy slices (default: the demonstration's head)",
-    )
-    data.add_argument(
-        "--stack-axis",
-        type=int,
-        choices=(0, 1, 2),
-        default=2,
-        help="volume axis along which a folder's slices are stacked",
-    )
-    data.add_argument("--acceleration", type=float, default=4.0, help="csmri: all k-space samples over those taken")
-    data.add_argument("--factor", type=int, default=4, help="mrzsr: thin slices from one thick one to the next")
-    data.add_argument(
-        "--slice-profile", choices=PROFILES, default="box", help="mrzsr: what a thick slice sees across it"
-    )
-    data.add_argument(
-        "--gap",
-        type=float,
-        default=0.0,
-        help="mrzsr: thin slices between thick ones; the rest of the factor is thickness",
-    )
-    data.add_argument(
-        "--thick-axis", type=int, choices=(0, 1, 2), default=2, help="mrzsr: volume axis along which slices are thick"
-    )
-    data.add_argument(
-        "--views",
-        type=int,
-        default=None,
-        help="svct: angles over 180 degrees (default: 36 for 256 pixels, in proportion)",
-    )
-
-    priors = parser.add_argument_group("priors")
-    for role in ("primary", "auxiliary"):
-        priors.add_argument(f"--{role}", type=Path, help=f"engine bundle of the {role} plane (default: a shipped one)")
-        priors.add_argument(
-            f"--{role}-plane", help="its plane, if the bundle does not know: axial, coronal, sagittal, or axes as 2,0,1"
-        )
-
-    sampler = parser.add_argument_group("sampler")
-    sampler.add_argument(
-        "--K",
-        type=number,
-        default=None,
-        help="integer: every K-th step is the auxiliary's; with a point: each step with probability 1/K "
-        "(default: 2; svct 2.7)",
-    )
-    sampler.add_argument("--steps", type=int, default=Settings.n_steps, help="noise levels")
-    sampler.add_argument(
-        "--dps-weight",
-        type=float,
-        help="step size of data consistency (default: the published one, carried over to size and steps)",
-    )
-    sampler.add_argument(
-        "--unlimited-steps",
-        action="store_true",
-        help="let data consistency overshoot, as the published method may; for runs of thousands of steps",
-    )
-    sampler.add_argument(
-        "--group", type=int, default=Settings.group, help="slices over which norms are taken; changes the result"
-    )
-    sampler.add_argument("--snr", type=float, default=Settings.snr, help="signal-to-noise ratio of the corrector")
-    sampler.add_argument("--sigma-min", type=float, help="smallest noise level (default: the trained one)")
-    sampler.add_argument("--sigma-max", type=float, help="largest noise level (default: the trained one)")
-    sampler.add_argument("--seed", type=int, default=Settings.seed, help="seed of noise and sampling mask")
-
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default="auto",
-        help="what runs the networks; auto: the fastest that runs here, the plan says which and why",
-    )
-    machine.add_argument("--device", default="auto", help="auto, cpu, cuda, or cuda:N for the N-th GPU")
-    machine.add_argument(
-        "--precision", choices=PRECISIONS, help="arithmetic of the networks (default: the most exact one that is built)"
-    )
-    machine.add_argument(
-        "--batch-size",
-        type=int,
-        default=None,
-        help="slices that go through a network together; does not change the result (default: 1 or 2 on a CPU; on a "
-        "GPU what the graphs were optimised for)",
-    )
-    machine.add_argument("--threads", type=int, default=None, help="worker threads on a CPU (default: all cores)")
-    machine.add_argument("--quiet", action="store_true", help="no progress bar, errors only")
-    return parser
 
 
 def prepare(args: argparse.Namespace) -> Job:
@@ -191,19 +78,18 @@ def prepare(args: argparse.Namespace) -> Job:
         )
     if args.threads:
         kernels.set_threads(args.threads)
-    primary_bundle, auxiliary_bundle = _bundles(args)
-    primary_plane = _plane("primary", primary_bundle, args.primary_plane)
-    auxiliary_plane = _plane("auxiliary", auxiliary_bundle, args.auxiliary_plane)
-    check_planes([primary_plane, auxiliary_plane])
+    bundles = _bundles(args)
+    planes = {role: _plane(role, bundle, getattr(args, f"{role}_plane")) for role, bundle in bundles.items()}
+    check_planes(list(planes.values()))
 
     volume = _volume(args)
     if volume is not None:
         shape, affine = volume.data.shape, volume.affine
     else:
-        side = primary_bundle.trained_size or demo.SIZE
+        side = bundles["primary"].trained_size or demo.SIZE
         shape, affine = (side, side, side), np.diag([demo.VOXEL_MM] * 3 + [1.0])
-    for plane, bundle in ((primary_plane, primary_bundle), (auxiliary_plane, auxiliary_bundle)):
-        _, rows, columns = plane.shape_of(shape)
+    for role, bundle in bundles.items():
+        _, rows, columns = planes[role].shape_of(shape)
         bundle.check_slice((rows, columns))
         trained = bundle.trained_size
         if trained and max(rows, columns) > _FAR_FROM_TRAINED * trained:
@@ -217,46 +103,45 @@ def prepare(args: argparse.Namespace) -> Job:
             )
 
     how = Measurement(
-        args.acceleration, args.factor, args.thick_axis, args.views, args.seed, args.slice_profile, args.gap
+        args.acceleration,
+        args.factor,
+        args.thick_axis,
+        args.views,
+        args.seed,
+        args.slice_profile,
+        args.gap,
+        args.noise,
     )
-    task = simulate(args.task, None if volume is None else volume.data, shape, primary_plane, how)
-    sigma_min, sigma_max = _sigma_range(args, primary_bundle, auxiliary_bundle)
-    settings = Settings(
-        sampler="pc",
-        guidance="dps",
-        n_steps=args.steps,
-        K=_DEFAULT_K[args.task] if args.K is None else args.K,
-        dps_weight=args.dps_weight,
-        group=args.group,
-        snr=args.snr,
-        stable=not args.unlimited_steps,
-        seed=args.seed,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-    )
-    # Both refuse what is out of range, before anything is computed or written.
-    Schedule(settings.sigma_min, settings.sigma_max, settings.n_steps)
-    turns(settings.K, settings.n_steps, settings.seed)
-    bundles = {"primary": primary_bundle, "auxiliary": auxiliary_bundle}
+    task = simulate(args.task, None if volume is None else volume.data, shape, planes["primary"], how)
+    settings = settings_of(args, *_sigma_range(args, bundles.values())).resolved(task)
+    # The operator that the primary network's guided steps compare with; proximal steps need none of the backend.
+    guided = task.operator if settings.guidance == "dps" else None
     roles = {
-        "primary": Role(primary_bundle, primary_plane.shape_of(shape)[1:], task.operator),
-        "auxiliary": Role(auxiliary_bundle, auxiliary_plane.shape_of(shape)[1:]),
+        role: Role(bundle, planes[role].shape_of(shape)[1:], guided if role == "primary" else None)
+        for role, bundle in bundles.items()
     }
     # Last, because it may load graphs onto a GPU.
     selection = select(roles, Request(args.backend, args.precision, args.device, args.batch_size, args.threads))
-    primary = Prior(selection.denoisers["primary"], primary_plane)
-    auxiliary = Prior(selection.denoisers["auxiliary"], auxiliary_plane)
+    priors = tuple(Prior(selection.denoisers[role], planes[role]) for role in roles)
     n_threads = (args.threads or kernels.available_cores()) if selection.device.name == "cpu" else None
-    return Job(task, primary, auxiliary, bundles, volume, shape, affine, settings, selection, n_threads)
+    return Job(task, priors, bundles, volume, shape, affine, settings, selection, n_threads)
 
 
-def _bundles(args: argparse.Namespace) -> tuple[Bundle, Bundle]:
-    shipped = list(demo.PLANES)
-    # Thick slices are seen in planes that contain the thick axis, so that the roles of the shipped priors change.
-    if args.task == "mrzsr" and args.thick_axis == 2:
-        shipped.reverse()
-    folders = [args.primary or demo.bundle_folder(shipped[0]), args.auxiliary or demo.bundle_folder(shipped[1])]
-    return Bundle.open(folders[0]), Bundle.open(folders[1])
+def _bundles(args: argparse.Namespace) -> dict[str, Bundle]:
+    """The bundles by their roles: those that are named, and shipped ones for primary and auxiliary."""
+    shipped = args.planes or demo.PLANES
+    if args.planes is None and args.task == "mrzsr" and args.thick_axis == 2:
+        # Thick slices are seen in planes that contain the thick axis, so that the roles of the shipped priors change.
+        shipped = shipped[::-1]
+    if args.planes and any(getattr(args, role) for role in ROLES):
+        raise InputError("planes: expected no bundles beside the shipped ones, got some; drop --planes or the bundles")
+    if not 2 <= len(shipped) <= len(ROLES):
+        raise InputError(f"planes: expected two or three, got {len(shipped)}; name them as axial,coronal")
+    if args.auxiliary is None and args.tertiary is not None and args.primary is not None:
+        raise InputError("tertiary: expected an auxiliary bundle before a third one, got none; pass --auxiliary")
+    folders = dict(zip(ROLES, map(demo.bundle_folder, shipped), strict=False))
+    folders |= {role: getattr(args, role) for role in ROLES if getattr(args, role)}
+    return {role: Bundle.open(folder) for role, folder in folders.items()}
 
 
 def _plane(role: str, bundle: Bundle, stated: str | None) -> Plane:
@@ -280,17 +165,17 @@ def _volume(args: argparse.Namespace) -> Volume | None:
     return None if args.task == "uncond" else demo.volume()
 
 
-def _sigma_range(args: argparse.Namespace, *bundles: Bundle) -> tuple[float, float]:
+def _sigma_range(args: argparse.Namespace, bundles: Collection[Bundle]) -> tuple[float, float]:
     low, high = max(b.sigma_min for b in bundles), min(b.sigma_max for b in bundles)
     for name in ("sigma_min", "sigma_max"):
         value = getattr(args, name)
         # Trained ranges are stored as rounded logarithms: a part in 1e6 is no difference.
         if value is not None and not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
             raise InputError(
-                f"{name.replace('_', '-')}: expected {low:g} to {high:g}, on which both networks were trained, got "
+                f"{name.replace('_', '-')}: expected {low:g} to {high:g}, on which all networks were trained, got "
                 f"{value:g}; stay within"
             )
-    return args.sigma_min or low, args.sigma_max or high
+    return low, high
 
 
 def open_folder(out: Path) -> bool:
@@ -317,20 +202,36 @@ def open_folder(out: Path) -> bool:
 def describe(job: Job) -> str:
     """The plan as text."""
     s = job.settings
-    primary_turns = turns(s.K, s.n_steps, s.seed)
-    weight = s.dps_weight if s.dps_weight is not None else default_dps_weight(job.task, s)
     source = f"from {job.volume.source}" if job.volume else "to be generated"
     lines = [
         f"task       {job.task.name} {job.task.details or ''}",
         f"volume     {'×'.join(map(str, job.shape))} {source}",
-        f"primary    {job.primary.plane} ({job.bundles['primary'].folder})",
-        f"auxiliary  {job.auxiliary.plane} ({job.bundles['auxiliary'].folder})",
-        f"steps      {s.n_steps}, σ {s.sigma_max:g} → {s.sigma_min:g}, {int(primary_turns.sum())} primary and "
-        f"{int((~primary_turns).sum())} auxiliary turns (K {s.K})",
-        f"weights    λ {weight:.4g}, snr {s.snr:g}, groups of {s.group}, seed {s.seed}",
+        *(
+            f"{role:10} {prior.plane} ({job.bundles[role].folder})"
+            for role, prior in zip(job.bundles, job.priors, strict=True)
+        ),
+        f"sampler    {s.sampler}, {s.n_steps} steps, σ {s.sigma_max:g} → {s.sigma_min:g}, seed {s.seed}; {_turns(job)}",
+        f"guidance   {_guidance(job)}",
         f"backend    {job.selection}",
     ]
     return "\n".join(lines)
+
+
+def _turns(job: Job) -> str:
+    plan = job.settings.plan(len(job.priors))
+    if (plan == ALL).all():
+        return "all priors at every step, shares " + ", ".join(f"{x:g}" for x in job.settings.shares(len(job.priors)))
+    counts = [f"{int((plan == i).sum())} {role}" for i, role in enumerate(job.bundles)]
+    return f"{', '.join(counts)} turns (K {job.settings.K})"
+
+
+def _guidance(job: Job) -> str:
+    s = job.settings
+    if job.task.operator is None:
+        return "none"
+    if s.guidance == "dps":
+        return f"dps, λ {s.dps_weight:.4g}, groups of {s.group}"
+    return "proximal, " + ("ρ from the noise of the measurement" if s.rho is None else f"ρ {s.rho:g} ‖A‖²")
 
 
 def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
@@ -350,7 +251,7 @@ def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
 
         # Without a bar nothing is read from a GPU while it works.
         callback = None if quiet else show
-        result = reconstruct(job.task, (job.primary, job.auxiliary), job.shape, job.settings, callback=callback)
+        result = reconstruct(job.task, job.priors, job.shape, job.settings, callback=callback)
 
     scale = np.float32(job.volume.scale if job.volume else 1.0)
     classical = job.task.classical()
@@ -381,7 +282,8 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
         "shape": list(job.shape),
         "volume": volume,
         "settings": asdict(result.settings),
-        "plan": result.plan.tolist(),
+        "plan": "".join(_TURNS[which + 1] for which in result.plan),
+        "network_evaluations": result.n_evaluations,
         "priors": {
             role: {
                 "folder": str(bundle.folder),
@@ -389,7 +291,7 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
                 "checkpoint": bundle.manifest["checkpoint"],
                 "files": bundle.manifest["files"],
             }
-            for (role, bundle), prior in zip(job.bundles.items(), (job.primary, job.auxiliary), strict=True)
+            for (role, bundle), prior in zip(job.bundles.items(), job.priors, strict=True)
         },
         "residuals": [None if np.isnan(r) else r for r in result.residuals],
         "sampling_seconds": round(result.seconds, 3),

@@ -115,13 +115,13 @@ def test_record_of_a_run_repeats_it(finished, argv, tmp_path):
     plan = turns(settings["K"], settings["n_steps"], settings["seed"])
     assert record["plan"] == "".join("P" if turn else "A" for turn in plan)
     assert settings["n_steps"] == STEPS
+    assert record["network_evaluations"] == (2 * STEPS - 1 if task == "uncond" else STEPS)
     if task != "uncond":
-        assert all(r is not None and r > 0 for r in record["residuals"][record["plan"].index("P") :])
-        assert settings["dps_weight"] > 0
+        assert all(r is not None and r > 0 for r in record["residuals"])
     repeated = tmp_path / "again"
     stated = [
-        *("--K", settings["K"], "--steps", settings["n_steps"], "--dps-weight", settings["dps_weight"]),
-        *("--group", settings["group"], "--snr", settings["snr"], "--seed", settings["seed"]),
+        *("--sampler", settings["sampler"], "--guidance", settings["guidance"], "--mix", settings["mix"]),
+        *("--K", settings["K"], "--steps", settings["n_steps"], "--eta", settings["eta"], "--seed", settings["seed"]),
         *("--sigma-min", settings["sigma_min"], "--sigma-max", settings["sigma_max"]),
     ]
     assert main(argv(task, repeated, *stated)) == 0
@@ -139,10 +139,34 @@ def test_machine_settings_do_not_change_the_result(finished, argv, tmp_path):
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("more", [("--seed", "1"), ("--group", "2"), ("--snr", "0.05"), ("--K", "3"), ("--steps", "5")])
-def test_settings_of_the_method_change_the_result(argv, tmp_path, more):
-    assert main(argv("csmri", tmp_path / "one")) == 0
-    assert main(argv("csmri", tmp_path / "other", *more)) == 0
+_PC = ("--sampler", "pc")
+
+
+@pytest.mark.parametrize(
+    ("base", "more"),
+    [
+        ((), ("--seed", "1")),
+        ((), ("--K", "3")),
+        ((), ("--steps", "5")),
+        ((), ("--eta", "0.5")),
+        ((), ("--rho", "1")),
+        ((), ("--mix", "sum")),
+        (("--mix", "sum"), ("--alpha", "0.9")),
+        ((), ("--noise", "0.05")),
+        ((), ("--guidance", "dps")),
+        ((), ("--sampler", "heun")),
+        ((), _PC),
+        ((), ("--sigma-max", "1")),
+        (_PC, ("--group", "2")),
+        (_PC, ("--snr", "0.05")),
+        (_PC, ("--dps-weight", "0.01")),
+        (_PC, ("--guidance", "proximal")),
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_settings_of_the_method_change_the_result(argv, tmp_path, base, more):
+    assert main(argv("csmri", tmp_path / "one", *base)) == 0
+    assert main(argv("csmri", tmp_path / "other", *base, *more)) == 0
     one, other = voxels(tmp_path / "one"), voxels(tmp_path / "other")
     assert np.linalg.norm(one - other) > 1e-3 * np.linalg.norm(one)
 
@@ -174,7 +198,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(argv, tmp_path, capsys, task)
     shown = capsys.readouterr()
     assert f"task       {task}" in shown.out
     assert f"{SIDE}×{SIDE}×{SIDE}" in shown.out
-    assert "10, σ 50 → 0.01" in shown.out
+    assert f"10 steps, σ {50 if task == 'uncond' else 0.3} → 0.01" in shown.out
     assert shown.err == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -211,18 +235,36 @@ def refused(capsys, arguments: list[str]) -> str:
         ("csmri", ["--sigma-min", "0"], "sigma-min"),
         ("csmri", ["--sigma-max", "nan"], "sigma-max"),
         ("csmri", ["--sigma-min", "2", "--sigma-max", "1"], "sigma"),
-        ("csmri", ["--group", "0"], "group"),
+        ("csmri", ["--sampler", "pc", "--group", "0"], "group"),
         ("csmri", ["--batch-size", "0"], "batch-size"),
         ("csmri", ["--threads", "0"], "threads"),
-        ("csmri", ["--snr", "0"], "snr"),
-        ("csmri", ["--snr", "-0.1"], "snr"),
-        ("csmri", ["--snr", "nan"], "snr"),
+        ("csmri", ["--sampler", "pc", "--snr", "0"], "snr"),
+        ("csmri", ["--sampler", "pc", "--snr", "-0.1"], "snr"),
+        ("csmri", ["--sampler", "pc", "--snr", "nan"], "snr"),
+        ("csmri", ["--snr", "0.1"], "snr"),
+        ("csmri", ["--group", "3"], "group"),
+        ("csmri", ["--eta", "-0.1"], "eta"),
+        ("csmri", ["--eta", "1.5"], "eta"),
+        ("csmri", ["--eta", "nan"], "eta"),
+        ("csmri", ["--sampler", "pc", "--eta", "0.5"], "eta"),
+        ("csmri", ["--rho", "-1"], "rho"),
+        ("csmri", ["--rho", "inf"], "rho"),
+        ("csmri", ["--guidance", "dps", "--rho", "1"], "rho"),
+        ("csmri", ["--dps-weight", "1"], "dps-weight"),
+        ("csmri", ["--unlimited-steps"], "unlimited-steps"),
+        ("csmri", ["--mix", "sum", "--alpha", "0"], "alpha"),
+        ("csmri", ["--mix", "sum", "--alpha", "1"], "alpha"),
+        ("csmri", ["--alpha", "0.3"], "alpha"),
+        ("csmri", ["--preset", "reference", "--sampler", "ddim"], "preset"),
+        ("csmri", ["--noise", "-0.1"], "noise"),
+        ("csmri", ["--noise", "nan"], "noise"),
+        ("csmri", ["--planes", "axial,coronal"], "planes"),
         ("csmri", ["--seed", "-1"], "seed"),
         ("uncond", ["--seed", "-1"], "seed"),
         ("svct", ["--seed", "18446744073709551616"], "seed"),
         ("svct", ["--seed", "-1"], "seed"),
-        ("csmri", ["--dps-weight", "-1"], "dps-weight"),
-        ("csmri", ["--dps-weight", "inf"], "dps-weight"),
+        ("csmri", ["--guidance", "dps", "--dps-weight", "-1"], "dps-weight"),
+        ("csmri", ["--guidance", "dps", "--dps-weight", "inf"], "dps-weight"),
         ("csmri", ["--acceleration", "0.5"], "acceleration"),
         ("csmri", ["--acceleration", "nan"], "acceleration"),
         ("csmri", ["--acceleration", "inf"], "acceleration"),
@@ -323,7 +365,7 @@ def test_an_interrupt_leaves_no_empty_folder(argv, tmp_path, capsys, monkeypatch
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.sampler.PredictorCorrector.step", interrupted)
+    monkeypatch.setattr("engine.ddim.Ddim.step", interrupted)
     assert main(argv("csmri", tmp_path / "out")) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.schedule import Schedule, turns
+from engine.schedule import Levels, Schedule, plan_of, turns
 
 PUBLISHED = Schedule(0.01, 378.0, 2000)
 CASES = [PUBLISHED, Schedule(0.01, 50.0, 12), Schedule(0.5, 2.0, 2), Schedule(1e-3, 1.0, 3)]
@@ -105,3 +105,35 @@ def test_K_of_one_with_a_point_leaves_the_primary_no_turn():
 def test_K_out_of_range_is_refused(K):
     with pytest.raises(InputError, match=r"^K: expected .*, got .*; .*$"):
         turns(K, 10, 0)
+
+
+# --- levels of the samplers of first and second order
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0, 7.0, 50.0])
+def test_levels_fall_in_equal_steps_of_a_root(power):
+    levels = Levels(0.01, 50.0, 12, power)
+    roots = levels.sigmas ** (1 / power)
+    np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-9)
+    assert levels.sigmas[0] == pytest.approx(50.0)
+    assert levels.sigmas[-1] == pytest.approx(0.01)
+    assert [levels.after(i) for i in range(12)] == [*levels.sigmas[1:], 0.0]
+
+
+@pytest.mark.parametrize(("low", "high", "n"), [(0.0, 1.0, 5), (1.0, 1.0, 5), (0.1, math.inf, 5), (0.1, 1.0, 1)])
+def test_levels_out_of_range_are_refused(low, high, n):
+    with pytest.raises(InputError, match=r"^(sigma|steps): expected .*, got .*; .*$"):
+        Levels(low, high, n)
+
+
+# --- whose turn it is among several priors
+
+
+def test_a_plan_follows_the_turns():
+    np.testing.assert_array_equal(plan_of(2, 2.7, 100, 4) == 0, turns(2.7, 100, 4))
+    assert plan_of(1, 2, 5, 0).tolist() == [0] * 5
+
+
+def test_auxiliary_priors_share_their_turns():
+    assert plan_of(3, 2, 8, 0).tolist() == [0, 1, 0, 2, 0, 1, 0, 2]
+    assert plan_of(3, 3, 9, 0).tolist() == [0, 0, 1, 0, 0, 2, 0, 0, 1]
