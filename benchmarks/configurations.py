@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.methods import METHODS
+from engine.options import PRESETS
 from engine.reconstruct import Settings
 from engine.tasks import Measurement
 from engine.volume import NAMED_PLANES
@@ -126,10 +127,10 @@ def configurations(pc_steps: int = PC_STEPS) -> dict[str, Configuration]:
     """Everything that is compared, by name."""
     long = {**_PC, "n_steps": pc_steps}
     found = (
-        Configuration("fast", "fast", "tpdm"),
-        Configuration("balanced", "balanced", "tpdm", {"n_steps": 100}),
+        Configuration("fast", "fast", "tpdm", PRESETS["fast"]),
+        Configuration("balanced", "balanced", "tpdm", PRESETS["balanced"]),
         # One network pass a step, as the two planes share: equal evaluations.
-        Configuration("fast-one", "fast, one plane", "single"),
+        Configuration("fast-one", "fast, one plane", "single", PRESETS["fast"]),
         Configuration("pc", "published sampler", "tpdm", long, is_searched=True),
         Configuration("pc-one", "published sampler, one plane", "single", long, is_searched=True),
         Configuration("dds", "DDS", "dds"),
@@ -205,7 +206,7 @@ def _swept(name: str, value: str) -> Configuration:
         planes = tuple(value.split("+"))
         if len(set(planes)) < len(planes) or not set(planes) <= set(NAMED_PLANES):
             raise InputError(f"sweep: expected different planes of {', '.join(NAMED_PLANES)}, got '{value}'; mend it")
-        return Configuration(f"fast {label}", f"fast, {label}", "tpdm", planes=planes, group=group)
+        return Configuration(f"fast {label}", f"fast, {label}", "tpdm", PRESETS["fast"], planes=planes, group=group)
     settings: dict[str, Any]
     try:
         number = 0.0 if name == "mix" else float(value)
@@ -226,5 +227,6 @@ def _swept(name: str, value: str) -> Configuration:
         raise
     except ValueError:
         raise InputError(f"sweep: expected numbers for {name}, got '{value}'; mend it") from None
+    settings = {**PRESETS["fast"], **settings}
     Settings(**settings)
     return Configuration(f"fast {label}", f"fast, {label}", "tpdm", settings, group=group)
