@@ -99,7 +99,9 @@ def main(argv: list[str] | None = None) -> int:
         args.results.mkdir(parents=True, exist_ok=True)
         store = Store(args.results / "cells")
         records = run(plan, laboratory, store)
-        report = collected(records, shlex.join(["python", "benchmarks/quality.py", *(argv or sys.argv[1:])]), args)
+        report = collected(
+            records, shlex.join(["python", "benchmarks/quality.py", *(sys.argv[1:] if argv is None else argv)]), args
+        )
         print(quality_report.tables(report["summaries"]))
         print(f"\n{quality_report.claims_text(report['claims'])}")
         write(report, records, plan, store, args.results)
