@@ -10,7 +10,9 @@ from typing import Any
 # The script is run by its path: the package that it belongs to lies one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.configurations import PROBLEMS, WITHOUT_NETWORK
 from benchmarks.latency_report import duration, milliseconds, reasons
+from benchmarks.quality_report import SECONDS, WORST, number
 
 HERE = Path(__file__).resolve().parent
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
@@ -125,6 +127,37 @@ def step_table() -> str:
     return "\n".join([*lines, f"\nMedians; {_source(path, report)}"])
 
 
+def quality_table() -> str:
+    """The fast preset beside what it has to beat, for every volume and problem."""
+    path, report = newest("quality-*.json")
+    lines = ["| | fast | published sampler | fast, one plane | best without a network |", "|---|---|---|---|---|"]
+    for claim in report["claims"]:
+        found = {
+            entry["configuration"]: entry
+            for entry in report["summaries"]
+            if (entry["volume"], entry["problem"]) == (claim["volume"], claim["problem"])
+        }
+        best = claim["best classical"] or WITHOUT_NETWORK[0]
+        cells = [_quality(found.get(name)) for name in ("fast", "pc", "fast-one", best)]
+        if found.get(best):
+            cells[-1] += f" ({found[best]['title']})"
+        lines.append(f"| {PROBLEMS[claim['problem']].title}, {claim['volume']} | {' | '.join(cells)} |")
+    picture = f"![PSNR of the worst plane against seconds](benchmarks/results/{path.stem}.png)"
+    seeds = max(entry["n_seeds"] for entry in report["summaries"])
+    spread = f" ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    foot = f"PSNR of the worst of three planes{spread}, and time on {report['threads']} of"
+    machine = f"{report['machine']['cores']} cores ({report['machine']['processor']})"
+    return "\n".join([*lines, f"\n{foot} {machine}; {_source(path, report)}\n\n{picture}"])
+
+
+def _quality(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "–"
+    if entry["figures"] is None:
+        return "failed"
+    return f"{number(entry['figures'][WORST], '.1f')} dB, {duration(entry['figures'][SECONDS]['mean'])}"
+
+
 def _source(path: Path, report: dict[str, Any]) -> str:
     return f"`{report['command'].strip()}`, {report['date']}, [figures](benchmarks/results/{path.name})."
 
@@ -143,6 +176,7 @@ def main() -> int:
     text = fill(text, "demo table", demo_table())
     text = fill(text, "latency table", latency_table())
     text = fill(text, "operator table", operator_table())
+    text = fill(text, "quality table", quality_table())
     readme.write_text(fill(text, "step table", step_table()))
     return 0
 

@@ -84,6 +84,8 @@ class Settings:
     sigma_max : float or None
         First noise level. None: `START_LEVEL` for ddim and heun with a measurement, whose crude reconstruction is near
         enough to start from; else 50.
+    tv_weight : float or None
+        Of the methods in `engine.methods` that have a regularisation term: its weight. None: the method's default.
     """
 
     sampler: str = "ddim"
@@ -101,6 +103,7 @@ class Settings:
     seed: int = 0
     sigma_min: float = 0.01
     sigma_max: float | None = None
+    tv_weight: float | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("sampler", SAMPLERS), ("guidance", GUIDANCE), ("mix", MIXES)):
@@ -114,6 +117,10 @@ class Settings:
             raise InputError(f"eta: expected 0 to 1, got {self.eta}; 1 makes all noise anew, 0 none")
         if self.rho is not None and not (np.isfinite(self.rho) and self.rho >= 0):
             raise InputError(f"rho: expected a number of at least 0, got {self.rho}; leave it out for the default")
+        if self.tv_weight is not None and not (np.isfinite(self.tv_weight) and self.tv_weight >= 0):
+            raise InputError(
+                f"tv-weight: expected a number of at least 0, got {self.tv_weight}; leave it out for the default"
+            )
         if self.group < 1:
             raise InputError(f"group: expected at least 1 slice, got {self.group}; the published value is 6")
         if not (np.isfinite(self.snr) and self.snr > 0):
