@@ -16,7 +16,7 @@ from engine.volume import NAMED_PLANES
 
 #: λ of the published sampler is searched for among these multiples of `engine.reconstruct.default_dps_weight`, in short
 #: runs: that rule carries a multiple over to other numbers of steps.
-MULTIPLES = (1.0, 3.0, 10.0, 30.0)
+MULTIPLES = (0.3, 1.0, 3.0, 10.0)
 SEARCH_STEPS = 100
 PC_STEPS = 1000
 #: The published sampler to the letter, but for the limit on its steps, which long runs hardly ever meet.
