@@ -133,17 +133,14 @@ def configurations(pc_steps: int = PC_STEPS) -> dict[str, Configuration]:
         Configuration("fast-one", "fast, one plane", "single", PRESETS["fast"]),
         Configuration("pc", "published sampler", "tpdm", long, is_searched=True),
         Configuration("pc-one", "published sampler, one plane", "single", long, is_searched=True),
-        Configuration("dds", "DDS", "dds"),
-        Configuration("diffusionmbir", "DiffusionMBIR", "diffusionmbir"),
         Configuration("tv", "total variation", "tv"),
-        Configuration("wavelet", "wavelets", "wavelet"),
         Configuration("classical", "classical", "classical"),
     )
     return {configuration.name: configuration for configuration in found}
 
 
 #: What "best classical" chooses from.
-WITHOUT_NETWORK = ("classical", "tv", "wavelet")
+WITHOUT_NETWORK = ("classical", "tv")
 
 
 def search(pc_steps: int) -> list[Configuration]:

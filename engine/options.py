@@ -10,6 +10,7 @@ from engine.backends.select import BACKENDS
 from engine.cli import HelpFormatter
 from engine.compiled import PRECISIONS
 from engine.errors import InputError
+from engine.methods import METHODS
 from engine.operators.thick_slices import PROFILES
 from engine.reconstruct import GUIDANCE, MIXES, SAMPLERS, START_LEVEL, Settings
 from engine.tasks import TASKS
@@ -122,6 +123,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     sampler = parser.add_argument_group("sampler")
     sampler.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        default="tpdm",
+        help="tpdm: the product of perpendicular priors; single: the primary prior alone, slice by slice; tv: total "
+        "variation, without a network; classical: what the task's classical reconstruction is",
+    )
+    sampler.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         help="reference: the published sampler, as slow as published; fast, balanced: more from fewer steps "
@@ -156,6 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         help="proximal: weight of the estimate against the measurement, in units of the operator's squared norm "
         "(default: from the measurement's noise; 0 without)",
+    )
+    sampler.add_argument(
+        "--tv-weight", type=float, help="tv: weight of total variation, without unit (default: one for each task)"
     )
     sampler.add_argument(
         "--dps-weight",
@@ -229,8 +240,9 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
         sampler = args.sampler or ("heun" if args.task == "uncond" else PRESETS["fast"]["sampler"])
         fields = {"sampler": sampler, **_OF_SAMPLER[sampler]}
     given = {"n_steps": args.steps}
-    for name in ("guidance", "mix", "alpha", "K", "eta", "rho", "dps_weight", "group", "snr", "sigma_min", "sigma_max"):
+    for name in ("guidance", "mix", "alpha", "K", "eta", "rho", "tv_weight", "dps_weight", "group", "snr"):
         given[name] = getattr(args, name)
+    given |= {"sigma_min": args.sigma_min, "sigma_max": args.sigma_max}
     fields |= {name: value for name, value in given.items() if value is not None}
     if args.unlimited_steps:
         fields["stable"] = False
@@ -241,6 +253,10 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
                 f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
                 f"drop --{option} or change --{other}"
             )
+    if args.tv_weight is not None and args.method != "tv":
+        raise InputError(
+            f"tv-weight: expected the method tv, got {args.method}, on which it has no effect; drop --tv-weight"
+        )
     if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
         raise InputError(
             "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"

@@ -69,6 +69,8 @@ class Settings:
         ddim and heun: part of each step's noise that is new. None: 1 for ddim, 0 for heun.
     rho : float or None
         proximal: weight of staying at x̂₀ in units of ‖A‖². None: from the noise of the measurement.
+    tv_weight : float or None
+        Of the method tv: weight of total variation, see `engine.methods.total_variation`. None: its default.
     dps_weight : float or None
         dps: λ; None takes `default_dps_weight`.
     group : int
@@ -84,8 +86,6 @@ class Settings:
     sigma_max : float or None
         First noise level. None: `START_LEVEL` for ddim and heun with a measurement, whose crude reconstruction is near
         enough to start from; else 50.
-    tv_weight : float or None
-        Of the methods in `engine.methods` that have a regularisation term: its weight. None: the method's default.
     """
 
     sampler: str = "ddim"

@@ -28,10 +28,11 @@ from engine.cli import peak_memory_mb
 from engine.errors import InputError
 from engine.estimator import ALL, Prior
 from engine.io import Volume, load_volume, save_nifti
+from engine.methods import METHODS, check, solve
 from engine.metrics import per_plane
 from engine.options import ROLES, build_parser, settings_of
 from engine.preview import write_preview
-from engine.reconstruct import Reconstruction, Settings, check_planes, reconstruct
+from engine.reconstruct import Reconstruction, Settings, check_planes
 from engine.sampler import State
 from engine.tasks import Measurement, Task, simulate
 from engine.versions import versions
@@ -51,6 +52,7 @@ _FAR_FROM_TRAINED = 1.5
 class Job:
     """Everything that a run needs, checked."""
 
+    method: str
     task: Task
     priors: tuple[Prior, ...]
     bundles: dict[str, Bundle]
@@ -113,6 +115,7 @@ def prepare(args: argparse.Namespace) -> Job:
         args.noise,
     )
     task = simulate(args.task, None if volume is None else volume.data, shape, planes["primary"], how)
+    check(args.method, task, len(bundles))
     settings = settings_of(args, *_sigma_range(args, bundles.values())).resolved(task)
     # The operator that the primary network's guided steps compare with; proximal steps need none of the backend.
     guided = task.operator if settings.guidance == "dps" else None
@@ -124,7 +127,7 @@ def prepare(args: argparse.Namespace) -> Job:
     selection = select(roles, Request(args.backend, args.precision, args.device, args.batch_size, args.threads))
     priors = tuple(Prior(selection.denoisers[role], planes[role]) for role in roles)
     n_threads = (args.threads or kernels.available_cores()) if selection.device.name == "cpu" else None
-    return Job(task, priors, bundles, volume, shape, affine, settings, selection, n_threads)
+    return Job(args.method, task, priors, bundles, volume, shape, affine, settings, selection, n_threads)
 
 
 def _bundles(args: argparse.Namespace) -> dict[str, Bundle]:
@@ -141,7 +144,10 @@ def _bundles(args: argparse.Namespace) -> dict[str, Bundle]:
         raise InputError("tertiary: expected an auxiliary bundle before a third one, got none; pass --auxiliary")
     folders = dict(zip(ROLES, map(demo.bundle_folder, shipped), strict=False))
     folders |= {role: getattr(args, role) for role in ROLES if getattr(args, role)}
-    return {role: Bundle.open(folder) for role, folder in folders.items()}
+    # A method that asks no network still has a plane in which it measures.
+    n_needed = METHODS[args.method].n_priors
+    roles = list(folders)[: None if n_needed is None else max(1, n_needed)]
+    return {role: Bundle.open(folders[role]) for role in roles}
 
 
 def _plane(role: str, bundle: Bundle, stated: str | None) -> Plane:
@@ -210,10 +216,15 @@ def describe(job: Job) -> str:
             f"{role:10} {prior.plane} ({job.bundles[role].folder})"
             for role, prior in zip(job.bundles, job.priors, strict=True)
         ),
-        f"sampler    {s.sampler}, {s.n_steps} steps, σ {s.sigma_max:g} → {s.sigma_min:g}, seed {s.seed}; {_turns(job)}",
-        f"guidance   {_guidance(job)}",
-        f"backend    {job.selection}",
+        f"method     {METHODS[job.method].title}",
     ]
+    if METHODS[job.method].n_priors != 0:
+        lines += [
+            f"sampler    {s.sampler}, {s.n_steps} steps, σ {s.sigma_max:g} → {s.sigma_min:g}, seed {s.seed}; "
+            f"{_turns(job)}",
+            f"guidance   {_guidance(job)}",
+            f"backend    {job.selection}",
+        ]
     return "\n".join(lines)
 
 
@@ -242,7 +253,9 @@ def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
     dict
         The metrics as written, empty without a truth.
     """
-    with tqdm(total=job.settings.n_steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+    # Methods without a network take no such steps.
+    hidden = quiet or METHODS[job.method].n_priors == 0
+    with tqdm(total=job.settings.n_steps, unit="step", disable=hidden, dynamic_ncols=True) as bar:
 
         def show(state: State, sigma: float) -> None:
             residual = "–" if state.residual is None else f"{float(state.residual):.4g}"
@@ -251,7 +264,7 @@ def execute(job: Job, out: Path, quiet: bool = False) -> dict[str, Any]:
 
         # Without a bar nothing is read from a GPU while it works.
         callback = None if quiet else show
-        result = reconstruct(job.task, job.priors, job.shape, job.settings, callback=callback)
+        result = solve(job.method, job.task, job.priors, job.shape, job.settings, callback)
 
     scale = np.float32(job.volume.scale if job.volume else 1.0)
     classical = job.task.classical()
@@ -282,6 +295,7 @@ def record(job: Job, result: Reconstruction) -> dict[str, Any]:
         "shape": list(job.shape),
         "volume": volume,
         "settings": asdict(result.settings),
+        "method": job.method,
         "plan": "".join(_TURNS[which + 1] for which in result.plan),
         "network_evaluations": result.n_evaluations,
         "priors": {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.errors import InputError
 from engine.estimator import Prior
-from engine.methods import classical, single, tpdm
+from engine.methods import classical, single, total_variation, tpdm
 from engine.reconstruct import Callback, Reconstruction, Settings
 from engine.tasks import Task
 
@@ -37,6 +37,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "tpdm": Method("TPDM (perpendicular priors)", None, tpdm.solve, needs_measurement=False),
     "single": Method("one prior, slice by slice", 1, single.solve, needs_measurement=False),
+    "tv": Method("total variation, 3D", 0, total_variation.solve),
     "classical": Method("classical (zero-filled, filtered back-projection, cubic)", 0, classical.solve),
 }
 
@@ -75,6 +76,19 @@ def solve(
     InputError
         An unknown name, too few priors, a task without a measurement where one is needed, or what the method refuses.
     """
+    check(name, task, len(priors))
+    method = METHODS[name]
+    return method.solve(task, priors[: method.n_priors], shape, settings, callback)
+
+
+def check(name: str, task: Task, n_priors: int) -> None:
+    """Refuse what a method cannot do, before anything is computed.
+
+    Raises
+    ------
+    InputError
+        An unknown name, too few priors, or a task without a measurement where one is needed.
+    """
     if name not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got '{name}'; choose one")
     method = METHODS[name]
@@ -84,8 +98,7 @@ def solve(
             f"task: expected one with a measurement for the method {name}, got '{task.name}'; choose the method {free}"
         )
     n_needed = 1 if method.n_priors is None else method.n_priors
-    if len(priors) < n_needed:
+    if n_priors < n_needed:
         raise InputError(
-            f"priors: expected at least {n_needed} for the method {name}, got {len(priors)}; pass the primary plane's"
+            f"priors: expected at least {n_needed} for the method {name}, got {n_priors}; pass the primary plane's"
         )
-    return method.solve(task, priors[: method.n_priors], shape, settings, callback)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from engine.errors import InputError
 from engine.estimator import Prior
+from engine.methods.outcome import measured, outcome_of
 from engine.operators import ThickSlices
 from engine.reconstruct import Callback, Reconstruction, Settings
 from engine.tasks import Task
@@ -25,9 +24,15 @@ def solve(
 ) -> Reconstruction:
     """Fill k-space with zeros, back-project filtered data, or interpolate between thick slices."""
     started = time.monotonic()
+    slices = crude(task)
+    return outcome_of(task, slices, settings, None, time.monotonic() - started)
+
+
+def crude(task: Task) -> np.ndarray:
+    """The picture in slices of the task's plane, float32 (n, h, w)."""
     operator, y = measured(task)
-    slices = interpolated(operator, y) if isinstance(operator, ThickSlices) else operator.classical(y)
-    return result_of(task, slices, settings, [], time.monotonic() - started)
+    slices: np.ndarray = interpolated(operator, y) if isinstance(operator, ThickSlices) else operator.classical(y)
+    return slices
 
 
 def interpolated(operator: ThickSlices, y: np.ndarray) -> np.ndarray:
@@ -49,38 +54,3 @@ def interpolated(operator: ThickSlices, y: np.ndarray) -> np.ndarray:
     rest = [(0, 0)] * 3
     rest[operator.axis] = (0, operator.slice_shape[operator.axis - 1] - operator.n_covered)
     return np.pad(x, rest, mode="edge")
-
-
-def measured(task: Task) -> tuple[Any, Any]:
-    """Operator and measurement of a task that has them.
-
-    Raises
-    ------
-    InputError
-        It has none.
-    """
-    if task.operator is None or task.measurement is None:
-        raise InputError(f"task: expected one with a measurement, got '{task.name}'; choose another task or method")
-    return task.operator, task.measurement
-
-
-def result_of(
-    task: Task, slices: np.ndarray, settings: Settings, residuals: list[float], seconds: float
-) -> Reconstruction:
-    """What a method without a prior leaves: its volume, and last ‖A x − y‖ of just that.
-
-    Parameters
-    ----------
-    task : Task
-    slices : float32 (n, h, w)
-        Of the task's plane.
-    settings : Settings
-    residuals : list of float
-        Of earlier iterates.
-    seconds : float
-    """
-    operator, y = measured(task)
-    last = float(np.linalg.norm((operator.apply(slices) - y).ravel()))
-    return Reconstruction(
-        task.plane.volume_of(slices), np.zeros(0, int), settings, [*residuals, last], n_evaluations=0, seconds=seconds
-    )

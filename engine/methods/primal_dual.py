@@ -1,0 +1,129 @@
+"""Convex reconstruction without a prior: a measurement, and a transform of the volume that should be sparse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.methods.outcome import measured, outcome_of
+from engine.reconstruct import Reconstruction, Settings
+from engine.tasks import Task
+
+
+def sigpy_of(method: str) -> ModuleType:
+    """Return sigpy, which only the methods that compare need.
+
+    Raises
+    ------
+    InputError
+        It is not installed.
+    """
+    try:
+        import sigpy
+    except ImportError as error:
+        raise InputError(
+            f"method: expected sigpy, whose solver {method} uses, found none; "
+            "`pip install -c constraints.txt -e '.[compare]'` or choose another method"
+        ) from error
+    return sigpy
+
+
+def solve_sparse(
+    task: Task,
+    first: np.ndarray,
+    weight: float,
+    settings: Settings,
+    sigpy: ModuleType,
+    regulariser: Callable[[tuple[int, ...], float], tuple[Any, Any]],
+    *,
+    n_iterations: int,
+    norm_squared: float,
+    dual_step: float,
+) -> Reconstruction:
+    """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·R(G x) by sigpy's primal-dual hybrid gradients.
+
+    The weight w has no scale: the data term is that of an operator of norm one, and r is the largest value of `first`,
+    by which intensities are measured. So neither the units of y nor those of the image change the result.
+
+    Parameters
+    ----------
+    task : Task
+        Its arrays are NumPy's.
+    first : float32 (n, h, w)
+        Where iterations start, in slices of the task's plane.
+    weight : float
+        w.
+    settings : Settings
+    sigpy : module
+    regulariser : function
+        Of the shape of a stack and w: G and the proximal map of w·R, sigpy's Linop and Prox.
+    n_iterations : int
+    norm_squared : float
+        A bound of ‖G‖².
+    dual_step : float
+        Of the dual variables, for intensities of order one; the primal step is the longest that converges.
+
+    Source: Chambolle and Pock, A first-order primal-dual algorithm for convex problems with applications to imaging,
+    2011.
+    """
+    started = time.monotonic()
+    operator, y = measured(task)
+    norm = np.float32(operator.norm())
+    unit = np.float32(abs(first).max()) or np.float32(1)
+    linop, prox = regulariser(first.shape, weight)
+    app = sigpy.app.LinearLeastSquares(
+        _unit_operator(sigpy, operator, len(first), norm),
+        _real(y / (norm * unit)),
+        x=first / unit,
+        proxg=prox,
+        G=linop,
+        solver="PrimalDualHybridGradient",
+        max_iter=n_iterations,
+        sigma=dual_step,
+        # Both blocks of the dual have the same step: the operator of norm one, and G.
+        tau=1 / (dual_step * (1 + norm_squared)),
+        show_pbar=False,
+    )
+    slices = unit * app.run()
+    return outcome_of(task, slices, replace(settings, tv_weight=weight), first, time.monotonic() - started)
+
+
+def _unit_operator(sigpy: ModuleType, operator: Any, n: int, norm: np.float32) -> Any:
+    """A / ‖A‖ of a whole stack for sigpy: real arrays on both sides, since sigpy keeps one type for all variables."""
+    image_shape = (n, *operator.slice_shape)
+    n_parts = np.dtype(operator.data_dtype).itemsize // 4
+    data_shape = (n, *operator.data_shape[:-1], operator.data_shape[-1] * n_parts)
+
+    class Forward(sigpy.linop.Linop):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__(data_shape, image_shape)
+
+        def _apply(self, x: np.ndarray) -> np.ndarray:
+            return _real(operator.apply(x) / norm)
+
+        def _adjoint_linop(self) -> Any:
+            return Transpose()
+
+    class Transpose(sigpy.linop.Linop):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__(image_shape, data_shape)
+
+        def _apply(self, y: np.ndarray) -> np.ndarray:
+            transposed: np.ndarray = operator.adjoint(np.ascontiguousarray(y).view(operator.data_dtype)) / norm
+            return transposed
+
+        def _adjoint_linop(self) -> Any:
+            return Forward()
+
+    return Forward()
+
+
+def _real(y: np.ndarray) -> np.ndarray:
+    """Real and imaginary parts side by side in the last axis; a real array as it is."""
+    return np.ascontiguousarray(y).view(np.float32)

@@ -1,0 +1,131 @@
+"""Methods by name: what each does, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from engine.errors import InputError
+from engine.estimator import Prior
+from engine.methods import METHODS, solve
+from engine.reconstruct import Settings, reconstruct
+from engine.tasks import Measurement, Task, simulate
+from engine.volume import Plane
+from tests.engine.test_sampler import Gaussian
+
+AXIAL, CORONAL = Plane.parse("axial"), Plane.parse("coronal")
+PRIORS = (Prior(Gaussian(0.3), AXIAL), Prior(Gaussian(0.3), CORONAL))
+SIDE = 16
+SHAPE = (SIDE, SIDE, SIDE)
+SETTINGS = Settings(n_steps=4)
+
+
+def boxes() -> np.ndarray:
+    """A volume of few edges: what total variation is made for."""
+    x = np.zeros(SHAPE, np.float32)
+    x[3:13, 2:12, 4:14] = 0.6
+    x[6:10, 5:9, 6:11] = 1.0
+    return x
+
+
+def task_of(name: str, priors=PRIORS) -> Task:
+    how = Measurement(acceleration=3, factor=4, views=9)
+    return simulate(name, None if name == "uncond" else boxes(), SHAPE, priors[0].plane, how)
+
+
+def error(volume: np.ndarray) -> float:
+    return float(np.linalg.norm(volume - boxes()))
+
+
+def test_the_product_of_priors_takes_all_of_them():
+    task = task_of("csmri")
+    expected = reconstruct(task, PRIORS, SHAPE, SETTINGS)
+    assert solve("tpdm", task, PRIORS, SHAPE, SETTINGS).volume.tobytes() == expected.volume.tobytes()
+    assert set(expected.plan) == {0, 1}
+
+
+@pytest.mark.parametrize("guidance", ["dps", "proximal"])
+def test_one_prior_leaves_the_others_alone(guidance):
+    class Untouchable(Gaussian):
+        def _denoise(self, x, sigma):
+            raise AssertionError("the other prior was asked")
+
+    priors = (PRIORS[0], Prior(Untouchable(0.3), CORONAL))
+    result = solve("single", task_of("csmri"), priors, SHAPE, Settings(n_steps=4, guidance=guidance))
+    assert (result.plan == 0).all()
+    assert result.n_evaluations == 4
+
+
+@pytest.mark.parametrize("name", ["csmri", "svct"])
+def test_the_classical_picture_is_the_tasks_own(name):
+    task = task_of(name)
+    result = solve("classical", task, (), SHAPE, SETTINGS)
+    np.testing.assert_array_equal(result.volume, task.classical())
+    assert result.n_evaluations == 0
+    assert result.residuals[-1] == pytest.approx(
+        np.linalg.norm(task.operator.apply(AXIAL.slices_of(result.volume)) - task.measurement), rel=1e-5
+    )
+
+
+def test_thick_slices_are_interpolated():
+    """A cubic through the centres of thick slices, of what changes slowly, is nearer than repeated slices."""
+    priors = PRIORS[::-1]
+    wave = np.sin(np.linspace(0, np.pi, SIDE, dtype=np.float32))
+    truth = np.broadcast_to(wave, SHAPE).copy()
+    task = simulate("mrzsr", truth, SHAPE, priors[0].plane, Measurement(factor=4))
+    found = solve("classical", task, (), SHAPE, SETTINGS).volume
+    inner = np.s_[:, :, 3:-3]
+    assert np.abs((found - truth)[inner]).max() < 0.5 * np.abs((task.classical() - truth)[inner]).max()
+
+
+@pytest.mark.parametrize("name", ["csmri", "svct"])
+def test_total_variation_restores_a_volume_of_few_edges(name):
+    task = task_of(name)
+    result = solve("tv", task, (), SHAPE, SETTINGS)
+    assert error(result.volume) < 0.5 * error(solve("classical", task, (), SHAPE, SETTINGS).volume)
+    assert result.n_evaluations == 0
+    assert result.settings.tv_weight > 0
+
+
+def test_units_do_not_change_what_total_variation_finds():
+    task = task_of("csmri")
+    large = simulate("csmri", 100 * boxes(), SHAPE, AXIAL, Measurement(acceleration=3))
+    one, other = (solve("tv", t, (), SHAPE, SETTINGS).volume for t in (task, large))
+    np.testing.assert_allclose(other / 100, one, atol=1e-3)
+
+
+def test_total_variation_falls():
+    def variation(x):
+        return sum(np.abs(np.diff(x, axis=axis)).sum() for axis in range(3))
+
+    task = task_of("csmri")
+    zero_filled = solve("classical", task, (), SHAPE, SETTINGS).volume
+    assert variation(solve("tv", task, (), SHAPE, SETTINGS).volume) < 0.8 * variation(zero_filled)
+
+
+# --- what is refused
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(InputError, match=r"^method: expected one of tpdm, .*, got 'magic'; choose one$"):
+        solve("magic", task_of("csmri"), PRIORS, SHAPE, SETTINGS)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs_measurement])
+def test_a_task_without_measurement_is_refused_where_one_is_needed(name):
+    with pytest.raises(InputError, match=rf"^task: expected one with a measurement for the method {name}"):
+        solve(name, task_of("uncond"), PRIORS, SHAPE, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["tpdm", "single"])
+def test_too_few_priors_are_refused(name):
+    with pytest.raises(InputError, match=rf"^priors: expected at least 1 for the method {name}, got 0"):
+        solve(name, task_of("csmri"), (), SHAPE, SETTINGS)
+
+
+def test_without_sigpy_total_variation_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sigpy", None)
+    with pytest.raises(InputError, match=r"^method: expected sigpy, .* found none; `pip install"):
+        solve("tv", task_of("csmri"), (), SHAPE, SETTINGS)
