@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     sampler.add_argument(
         "--sampler",
         choices=SAMPLERS,
-        help="pc: the published predictor-corrector; ddim, heun: first and second order (default: ddim; uncond heun)",
+        help="pc: the published predictor-corrector; ddim, heun: first and second order (default: ddim; uncond pc)",
     )
     sampler.add_argument(
         "--guidance",
@@ -236,8 +236,8 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     if args.preset:
         fields = dict(PRESETS[args.preset])
     else:
-        # A sample needs what a reconstruction does not: noise that is followed down, instead of made anew.
-        sampler = args.sampler or ("heun" if args.task == "uncond" else PRESETS["fast"]["sampler"])
+        # Without a measurement the corrector is what makes two planes agree: few steps of the others leave grain.
+        sampler = args.sampler or ("pc" if args.task == "uncond" else PRESETS["fast"]["sampler"])
         fields = {"sampler": sampler, **_OF_SAMPLER[sampler]}
     given = {"n_steps": args.steps}
     for name in ("guidance", "mix", "alpha", "K", "eta", "rho", "tv_weight", "dps_weight", "group", "snr"):
