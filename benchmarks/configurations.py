@@ -38,6 +38,8 @@ class Problem:
         svct: what part of a full scan's views is taken, 5 for a fifth. A full scan has π/2 views a pixel.
     planes : tuple of str
         The measured plane, and the perpendicular one.
+    K : int or float
+        Published with the published sampler.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Problem:
     how: Mapping[str, Any] = field(default_factory=dict)
     views_part: int = 0
     planes: tuple[str, ...] = ("axial", "coronal")
+    K: int | float = 2
 
     def measurement(self, n_pixels: int) -> Measurement:
         """How it is simulated for slices of so many pixels a side."""
@@ -64,8 +67,8 @@ PROBLEMS = {
     for problem in (
         Problem("csmri-4", "CS-MRI ×4", "csmri", {"acceleration": 4.0}),
         Problem("csmri-8", "CS-MRI ×8", "csmri", {"acceleration": 8.0}),
-        Problem("svct-5", "SV-CT, a fifth of the views", "svct", views_part=5),
-        Problem("svct-9", "SV-CT, a ninth of the views", "svct", views_part=9),
+        Problem("svct-5", "SV-CT, a fifth of the views", "svct", views_part=5, K=2.7),
+        Problem("svct-9", "SV-CT, a ninth of the views", "svct", views_part=9, K=2.7),
         Problem("mrzsr-4", "MR-ZSR ×4, thick axial slices", "mrzsr", {"factor": 4}, planes=("coronal", "axial")),
     )
 }
@@ -115,6 +118,12 @@ class Configuration:
 
     def measured_plane(self, problem: Problem) -> str:
         return (self.planes or problem.planes)[0]
+
+    def for_problem(self, problem: Problem) -> Configuration:
+        """The same, with what was published for the problem where the sampler is the published one."""
+        if self.settings.get("sampler") != "pc":
+            return self
+        return replace(self, settings={"K": problem.K, **self.settings})
 
     def at(self, n_steps: int) -> Configuration:
         """The same with another number of steps."""

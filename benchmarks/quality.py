@@ -58,7 +58,7 @@ class Plan:
     def cells(self, chosen: Sequence[Configuration], truth: Truth, problem: Problem) -> list[Cell]:
         """Methods without a network know no chance: one seed; and one finds the published sampler's λ."""
         return [
-            Cell(truth, problem, configuration, seed)
+            Cell(truth, problem, configuration.for_problem(problem), seed)
             for configuration in chosen
             if configuration.planes is None or problem.takes(configuration.planes)
             for seed in range(self.n_seeds if configuration.uses_priors and configuration.group != "search" else 1)
