@@ -54,6 +54,14 @@ def number(text: str) -> int | float:
         return float(text)
 
 
+def _word_or_number(text: str) -> float | str:
+    """A number as such; anything else is for `engine.noise_level` to judge."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.run",
@@ -105,6 +113,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         help="noise added to the measurement, as a part of the root mean square of its samples",
+    )
+    data.add_argument(
+        "--noise-level",
+        type=_word_or_number,
+        default="known",
+        metavar="LEVEL",
+        help="proximal: noise that the reconstruction expects: known (what --noise added), estimate (from the "
+        "measurement), or a number in the unit of --noise",
     )
 
     priors = parser.add_argument_group("priors")
@@ -257,6 +273,8 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
         raise InputError(
             f"tv-weight: expected the method tv, got {args.method}, on which it has no effect; drop --tv-weight"
         )
+    if args.noise_level != "known":
+        _check_noise_level(args, fields)
     if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
         raise InputError(
             "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"
@@ -267,3 +285,19 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     is_full = is_published or args.task == "uncond"
     fields.setdefault("sigma_max", sigma_max if is_full else min(START_LEVEL, sigma_max))
     return Settings(seed=args.seed, **fields)
+
+
+def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None:
+    """Refuse a noise level that nothing would read."""
+    without = None
+    if args.task == "uncond":
+        without = "a task with a measurement", args.task
+    elif METHODS[args.method].n_priors == 0:
+        without = "a method with priors", args.method
+    elif fields["guidance"] != "proximal":
+        without = "guidance proximal", fields["guidance"]
+    elif args.rho is not None:
+        without = "no --rho beside it", f"{args.rho:g}"
+    if without:
+        expected, got = without
+        raise InputError(f"noise-level: expected {expected}, got {got}, on which it has no effect; drop --noise-level")

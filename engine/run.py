@@ -30,6 +30,7 @@ from engine.estimator import ALL, Prior
 from engine.io import Volume, load_volume, save_nifti
 from engine.methods import METHODS, check, solve
 from engine.metrics import per_plane
+from engine.noise_level import with_noise_level
 from engine.options import ROLES, build_parser, settings_of
 from engine.preview import write_preview
 from engine.reconstruct import Reconstruction, Settings, check_planes
@@ -117,6 +118,8 @@ def prepare(args: argparse.Namespace) -> Job:
     task = simulate(args.task, None if volume is None else volume.data, shape, planes["primary"], how)
     check(args.method, task, len(bundles))
     settings = settings_of(args, *_sigma_range(args, bundles.values())).resolved(task)
+    if task.operator is not None:
+        task = with_noise_level(task, args.noise_level)
     # The operator that the primary network's guided steps compare with; proximal steps need none of the backend.
     guided = task.operator if settings.guidance == "dps" else None
     roles = {

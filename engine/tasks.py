@@ -45,6 +45,9 @@ class Task:
         What the run's record says of the measurement.
     noise_level : float
         Standard deviation of the noise in a sample of the measurement, of the real and the imaginary part each.
+    sample_rms : float
+        Root mean square of the measured samples before noise, those that are zero left out: the unit of
+        `Measurement.noise`.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Task:
     renoise: bool
     details: Details
     noise_level: float = 0.0
+    sample_rms: float = 0.0
 
     def on(self, device: Device) -> Task:
         """The same problem with its arrays on a device."""
@@ -165,12 +169,13 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
         # The published residual is taken between repeated slices, √factor longer than between single ones.
         scale, renoise = float(np.sqrt(how.factor)), operator.is_block_mean
     measurement = operator.apply(slices)
-    level = 0.0
+    sampled = measurement[measurement != 0]
+    rms = float(np.sqrt(np.mean(abs(sampled) ** 2, dtype=np.float64))) if sampled.size else 0.0
+    level = how.noise * rms
     if how.noise:
-        level = how.noise * float(np.sqrt(np.mean(abs(measurement[measurement != 0]) ** 2, dtype=np.float64)))
         measurement = measurement + level * _noise(operator, measurement, how.seed)
         details["noise"] = how.noise
-    return Task(name, plane, operator, measurement, scale, renoise, details, level)
+    return Task(name, plane, operator, measurement, scale, renoise, details, level, rms)
 
 
 def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.ndarray:

@@ -154,6 +154,8 @@ _PC = ("--sampler", "pc")
         ((), ("--mix", "sum")),
         (("--mix", "sum"), ("--alpha", "0.9")),
         ((), ("--noise", "0.05")),
+        ((), ("--noise-level", "0.2")),
+        (("--noise", "0.1"), ("--noise-level", "0")),
         ((), ("--guidance", "dps")),
         ((), ("--sampler", "heun")),
         ((), _PC),
@@ -170,6 +172,20 @@ def test_settings_of_the_method_change_the_result(argv, tmp_path, base, more):
     assert main(argv("csmri", tmp_path / "other", *base, *more)) == 0
     one, other = voxels(tmp_path / "one"), voxels(tmp_path / "other")
     assert np.linalg.norm(one - other) > 1e-3 * np.linalg.norm(one)
+
+
+def test_the_record_says_which_noise_was_expected(argv, tmp_path):
+    def run(name: str, *more: str) -> dict:
+        assert main(argv("csmri", tmp_path / name, "--noise", "0.05", *more)) == 0
+        return json.loads((tmp_path / name / "run.json").read_text())["task"]
+
+    known, stated = run("known"), run("stated", "--noise-level", "0.05")
+    assert (known["noise"], known["noise_level_source"]) == (0.05, "simulation")
+    assert stated["noise_level"] == pytest.approx(known["noise_level"])
+    assert voxels(tmp_path / "stated").tobytes() == voxels(tmp_path / "known").tobytes()
+    found = run("found", "--noise-level", "estimate")
+    assert found["noise_level_source"] == "estimate"
+    assert found["noise_level"] == pytest.approx(known["noise_level"], rel=0.2)
 
 
 def test_results_replace_those_of_an_earlier_run(argv, tmp_path, capsys):
@@ -259,6 +275,15 @@ def refused(capsys, arguments: list[str]) -> str:
         ("csmri", ["--preset", "reference", "--sampler", "ddim"], "preset"),
         ("csmri", ["--noise", "-0.1"], "noise"),
         ("csmri", ["--noise", "nan"], "noise"),
+        ("csmri", ["--noise-level", "-0.1"], "noise-level"),
+        ("csmri", ["--noise-level", "nan"], "noise-level"),
+        ("csmri", ["--noise-level", "inf"], "noise-level"),
+        ("csmri", ["--noise-level", "some"], "noise-level"),
+        ("uncond", ["--noise-level", "estimate"], "noise-level"),
+        ("csmri", ["--noise-level", "estimate", "--guidance", "dps"], "noise-level"),
+        ("csmri", ["--noise-level", "estimate", "--sampler", "pc"], "noise-level"),
+        ("csmri", ["--noise-level", "0.1", "--rho", "1"], "noise-level"),
+        ("csmri", ["--noise-level", "0.1", "--method", "classical"], "noise-level"),
         ("csmri", ["--planes", "axial,coronal"], "planes"),
         ("csmri", ["--seed", "-1"], "seed"),
         ("uncond", ["--seed", "-1"], "seed"),
