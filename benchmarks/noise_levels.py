@@ -1,0 +1,154 @@
+"""Estimate the noise of measurements and reconstruct with what was found: ``python benchmarks/noise_levels.py``.
+
+Every problem of the demonstration's head with every level of noise: what `engine.noise_level` finds; and the fast
+preset's reconstruction with the true level, with the one that was found, and with none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+# The script is run by its path: the packages that it measures lie one folder up.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import kernels
+from benchmarks import hardware
+from engine import demo
+from engine.backends.native import NativeDenoiser
+from engine.bundle import Bundle
+from engine.cli import HelpFormatter
+from engine.errors import InputError
+from engine.estimator import Prior
+from engine.metrics import per_plane
+from engine.noise_level import with_noise_level
+from engine.reconstruct import Settings, reconstruct
+from engine.tasks import Measurement, Task, simulate
+from engine.versions import versions
+from engine.volume import NAMED_PLANES, Plane
+
+#: Task, settings of its measurement, and what the tables call it.
+MEASUREMENTS: list[tuple[str, dict[str, float | int], str]] = [
+    *(("csmri", {"acceleration": a}, f"CS-MRI ×{a:g}") for a in (4.0, 8.0)),
+    *(("svct", {"views": v}, f"SV-CT, {v} views") for v in (9, 20, 36)),
+    *(("mrzsr", {"factor": f}, f"MR-ZSR ×{f}") for f in (2, 3, 4, 5)),
+]
+#: The hard problem of every task is reconstructed.
+RECONSTRUCTED = ("CS-MRI ×8", "SV-CT, 9 views", "MR-ZSR ×4")
+#: Part of the root mean square of the samples.
+NOISE = (0.0, 0.01, 0.02, 0.05, 0.1)
+RECONSTRUCTED_NOISE = (0.0, 0.02, 0.1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/noise_levels.py", description=__doc__.split(":")[0], formatter_class=HelpFormatter
+    )
+    parser.add_argument("--noise", type=float, nargs="+", default=NOISE, help="levels to estimate")
+    parser.add_argument(
+        "--reconstructed-noise", type=float, nargs="*", default=RECONSTRUCTED_NOISE, help="levels to reconstruct with"
+    )
+    parser.add_argument("--steps", type=int, default=Settings.n_steps, help="of the fast preset")
+    parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="for networks and operators")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the output")
+    args = parser.parse_args(argv)
+    try:
+        if args.threads < 1:
+            raise InputError(f"threads: expected at least 1, got {args.threads}; ask for more")
+        kernels.set_threads(args.threads)
+        head = demo.volume().data
+        estimates = [estimate(head, *which, noise) for which in MEASUREMENTS for noise in args.noise]
+        print(estimate_table(estimates), flush=True)
+        runs = [
+            reconstructed(head, *which, noise, Settings(n_steps=args.steps), args.threads)
+            for which in MEASUREMENTS
+            if which[2] in RECONSTRUCTED
+            for noise in args.reconstructed_noise
+        ]
+        print(f"\n{reconstruction_table(runs)}")
+        report = {
+            "command": shlex.join(["python", "benchmarks/noise_levels.py", *(sys.argv[1:] if argv is None else argv)]),
+            "date": date.today().isoformat(),
+            "machine": hardware.described("cpu"),
+            "versions": versions(),
+            "estimates": estimates,
+            "reconstructions": runs,
+        }
+        args.results.mkdir(parents=True, exist_ok=True)
+        path = args.results / f"noise-levels-{report['date']}.json"
+        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    except InputError as error:
+        print(f"noise_levels: {error}", file=sys.stderr)
+        return 2
+    print(f"\nwritten to {path}")
+    return 0
+
+
+def measured(head: Any, name: str, how: dict[str, Any], noise: float) -> Task:
+    """The problem, in the plane in which the demonstration measures it."""
+    plane = Plane(NAMED_PLANES["coronal" if name == "mrzsr" else "axial"])
+    return simulate(name, head, head.shape, plane, Measurement(noise=noise, **how))
+
+
+def estimate(head: Any, name: str, how: dict[str, Any], title: str, noise: float) -> dict[str, Any]:
+    """The true and the estimated level, both as parts of the root mean square of the samples."""
+    task = measured(head, name, how, noise)
+    found = with_noise_level(task, "estimate").noise_level
+    return {"problem": title, "noise": noise, "estimate": found / task.sample_rms}
+
+
+def reconstructed(
+    head: Any, name: str, how: dict[str, Any], title: str, noise: float, settings: Settings, n_threads: int
+) -> dict[str, Any]:
+    """PSNR in dB of the worst plane, and of the volume, by the level that was expected."""
+    task = measured(head, name, how, noise)
+    planes = ("coronal", "axial") if name == "mrzsr" else ("axial", "coronal")
+    priors = [
+        Prior(NativeDenoiser(Bundle.open(demo.bundle_folder(p)), n_threads=n_threads), Plane(NAMED_PLANES[p]))
+        for p in planes
+    ]
+    figures: dict[str, Any] = {}
+    found = with_noise_level(task, "estimate").noise_level / task.sample_rms
+    for level, value in (("known", noise), ("estimated", found), ("none", 0.0)):
+        # What is asked for twice is run once.
+        same = [other for other in figures.values() if other["level"] == value]
+        if not same:
+            volume = reconstruct(with_noise_level(task, value), priors, head.shape, settings).volume
+            of = per_plane(head, volume)
+            same = [
+                {
+                    "level": value,
+                    "psnr_db": of["psnr_db"],
+                    "worst_plane_psnr_db": min(of[p]["psnr_db"] for p in NAMED_PLANES),
+                }
+            ]
+        figures[level] = same[0]
+    return {"problem": title, "noise": noise, "levels": figures}
+
+
+def estimate_table(estimates: list[dict[str, Any]]) -> str:
+    """What was found, in per cent of the samples' root mean square: a row a problem, a column a level of noise."""
+    levels = sorted({entry["noise"] for entry in estimates})
+    lines = [f"{'estimate, %':18}" + "".join(f"{100 * noise:>10.4g}" for noise in levels)]
+    for problem in dict.fromkeys(entry["problem"] for entry in estimates):
+        cells = {entry["noise"]: entry["estimate"] for entry in estimates if entry["problem"] == problem}
+        lines.append(f"{problem:18}" + "".join(f"{100 * cells[noise]:>10.3g}" for noise in levels))
+    return "\n".join(lines)
+
+
+def reconstruction_table(runs: list[dict[str, Any]]) -> str:
+    """PSNR of the worst plane by the level that was expected."""
+    lines = [f"{'worst plane, dB':18}{'noise, %':>10}{'known':>10}{'estimated':>11}{'none':>10}"]
+    for run in runs:
+        cells = [f"{run['levels'][name]['worst_plane_psnr_db']:.2f}" for name in ("known", "estimated", "none")]
+        lines.append(f"{run['problem']:18}{100 * run['noise']:>10.4g}{cells[0]:>10}{cells[1]:>11}{cells[2]:>10}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
