@@ -59,6 +59,10 @@ class CoilFourier(LinearOperator):
         data_shape = (maps.shape[-3], h, w)
         super().__init__((h, w), data_shape, np.complex64, checked_image_dtype(image_dtype), library, n_slices)
 
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return "coils", "k-space rows", "k-space columns"
+
     def at(self, which: slice) -> CoilFourier:
         if self.n_slices is None:
             return self

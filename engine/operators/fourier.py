@@ -45,6 +45,10 @@ class MaskedFourier(LinearOperator):
         shape = self.mask.shape
         super().__init__(shape, shape, np.complex64, checked_image_dtype(image_dtype), library_of(mask=self.mask))
 
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return "k-space rows", "k-space columns"
+
     def on(self, device: Device) -> MaskedFourier:
         return MaskedFourier(device.put(self.mask), self.image_dtype)
 

@@ -11,6 +11,7 @@ import numpy as np
 from engine.device import Device
 from engine.operators.misfit import Misfit, PlainMisfit
 from engine.operators.proximal import ConjugateGradients, Proximal
+from engine.operators.stack import IMAGE_AXES, check_stack
 from kernels.arrays import library_of
 
 
@@ -78,7 +79,7 @@ class LinearOperator(ABC):
         TypeError
             No array, or one of another library than the operator's.
         ValueError
-            Another shape or type.
+            Another shape or type; the message names the axis.
         """
         library = self.check_image("x", x)
         if len(x) == 0:
@@ -184,7 +185,7 @@ class LinearOperator(ABC):
         TypeError, ValueError
             As `apply`.
         """
-        return self._check(name, array, self.slice_shape, self.image_dtype)
+        return self._check(name, array, IMAGE_AXES, self.slice_shape, self.image_dtype)
 
     @final
     def check_data(self, name: str, array: Any) -> ModuleType:
@@ -195,22 +196,21 @@ class LinearOperator(ABC):
         TypeError, ValueError
             As `apply`.
         """
-        return self._check(name, array, self.data_shape, self.data_dtype)
+        return self._check(name, array, ("slices", *self.data_axes), self.data_shape, self.data_dtype)
 
-    def _check(self, name: str, array: Any, shape: tuple[int, ...], dtype: type) -> ModuleType:
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """What each axis of `data_shape` counts, in the plural, for messages."""
+        return ("samples",) * len(self.data_shape)
+
+    def _check(self, name: str, array: Any, axes: tuple[str, ...], shape: tuple[int, ...], dtype: type) -> ModuleType:
         library = library_of(**{name: array})
         if self.library not in (None, library):
             raise TypeError(
                 f"{name}: expected {self.library.__name__}.ndarray like what the operator was built from, "
                 f"got {library.__name__}.ndarray; move one of them with cupy.asarray or cupy.asnumpy"
             )
-        fits = array.ndim == 1 + len(shape) and array.shape[1:] == shape and array.dtype == dtype
-        if not fits or self.n_slices not in (None, len(array)):
-            expected = ", ".join(str(s) for s in ("n" if self.n_slices is None else self.n_slices, *shape))
-            raise ValueError(
-                f"{name}: expected ({expected}) {np.dtype(dtype)}, got {array.shape} {array.dtype}; "
-                "give one entry a slice, in the layout of the plane that is measured"
-            )
+        check_stack(name, array, axes, (self.n_slices, *shape), dtype)
         return library
 
     @abstractmethod

@@ -85,7 +85,9 @@ class Misfit(ABC):
             operator.check_data("noise", noise)
             noise = library.ascontiguousarray(noise)
             if len(noise) != len(x0):
-                raise ValueError(f"noise: expected {len(x0)} slices as in x0, got {len(noise)}; pass those of `which`")
+                raise ValueError(
+                    f"noise: expected {len(x0)} slices along axis 0 as in x0, got {len(noise)}; pass those of `which`"
+                )
         if len(x0) == 0:
             nothing = library.zeros(0, np.float64)
             return library.zeros_like(x0), nothing, nothing.copy()

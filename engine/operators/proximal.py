@@ -64,7 +64,10 @@ class Proximal(ABC):
                 "move one of them with cupy.asarray or cupy.asnumpy"
             )
         if len(z) != len(self.measurement):
-            raise ValueError(f"z: expected {len(self.measurement)} slices as measured, got {len(z)}; pass all of them")
+            n = len(self.measurement)
+            raise ValueError(
+                f"z: expected {n} slices along axis 0 as in the measurement, got {len(z)}; pass all of them"
+            )
         if not rho >= 0:
             raise ValueError(f"rho: expected at least 0, got {rho}; 0 trusts the measurement entirely")
         return self._nearest(library.ascontiguousarray(z), rho)

@@ -23,6 +23,10 @@ class Radon(LinearOperator):
         super().__init__(geometry.shape, (geometry.n_views, geometry.n_bins), np.float32)
         self.geometry = geometry
 
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return "views", "detector bins"
+
     def _apply(self, x: Any) -> Any:
         return kernels.radon_forward(x, self.geometry)
 

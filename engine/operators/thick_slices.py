@@ -78,6 +78,10 @@ class ThickSlices(LinearOperator):
         """Whether thick slices are the means of their blocks: a box without a gap."""
         return self.profile == "box" and self.gap == 0
 
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return ("thick slices", "columns") if self.axis == 1 else ("rows", "thick slices")
+
     def _apply(self, x: Any) -> Any:
         return kernels.banded_sum(x, self._bands, self.axis)
 

@@ -117,9 +117,9 @@ def test_a_negative_rho_is_refused(rho):
 
 def test_another_number_of_slices_is_refused():
     operator = ThickSlices((6, 6), 2, axis=1)
-    with pytest.raises(ValueError, match=r"^z: expected 2 slices as measured, got 3"):
+    with pytest.raises(ValueError, match=r"^z: expected 2 slices along axis 0 as in the measurement, got 3"):
         operator.proximal(np.zeros((2, 3, 6), np.float32))(np.zeros((3, 6, 6), np.float32), 0.0)
-    with pytest.raises(ValueError, match=r"^measurement: expected \(n, 3, 6\)"):
+    with pytest.raises(ValueError, match=r"^measurement: expected 3 thick slices along axis 1, got 4 in the"):
         operator.proximal(np.zeros((2, 4, 6), np.float32))
 
 

@@ -180,7 +180,7 @@ def test_a_guided_step_of_the_wrong_size_is_refused(opened, cupy):
     ours, operator = opened(), operators()["fourier"]
     with ours.device.working():
         misfit = operator.on(ours.device).misfit(cupy.asarray(operator.apply(noisy(3))))
-        with pytest.raises(ValueError, match=r"^x: expected \(n, 16, 16\) float32"):
+        with pytest.raises(ValueError, match=r"^x: expected 16 rows along axis 1 and 16 columns along axis 2, got"):
             ours.guided(cupy.asarray(noisy(3, (12, 20))), 0.7, misfit)
         with pytest.raises(ValueError, match=r"^x0: expected one slice for each"):
             ours.guided(cupy.asarray(noisy(4)), 0.7, misfit)
