@@ -150,6 +150,40 @@ def quality_table() -> str:
     return "\n".join([*lines, f"\n{foot} {machine}; {_source(path, report)}\n\n{picture}"])
 
 
+def noise_table() -> str:
+    """What reconstructions gain by knowing, or estimating, the noise of the measurement."""
+    path, report = newest("noise-levels-*.json")
+    lines = ["| | noise | found | its level known | as found | taken for none |", "|---|---|---|---|---|---|"]
+    for run in report["reconstructions"]:
+        levels = [run["levels"][name] for name in ("known", "estimated", "none")]
+        cells = " | ".join(f"{level[WORST]:.1f} dB" for level in levels)
+        found = f"{100 * run['noise']:.3g} % | {100 * levels[1]['level']:.2g} %"
+        lines.append(f"| {run['problem']} | {found} | {cells} |")
+    return "\n".join([*lines, f"\nPSNR of the worst of three planes; {_source(path, report)}"])
+
+
+def generation_table() -> str:
+    """How far generated volumes are from the head that the priors were trained on, and how far other heads are."""
+    path, report = newest("generation-*.json")
+    lines = ["| | intensities | spectrum: coarse | middle | fine | network passes |", "|---|---|---|---|---|---|"]
+    keys = ("intensity", "coarse", "middle", "fine")
+    head = next(iter(next(iter(report["samplers"].values()))["distances"]))
+    for name, entry in report["samplers"].items():
+        cells = " | ".join(f"{entry['distances'][head][key]:.2f}" for key in keys)
+        lines.append(f"| `{name}` | {cells} | {entry['n_evaluations']:.0f} |")
+    for pair in report["heads"]:
+        if head in pair["heads"]:
+            (other,) = set(pair["heads"]) - {head}
+            lines.append(f"| another head, `{other}` | {' | '.join(f'{pair[key]:.2f}' for key in keys)} | |")
+    seeds = f"means of {report['seeds']} seeds" if report["seeds"] > 1 else "one seed"
+    foot = (
+        f"Distance from `{head}`, {seeds}: Wasserstein distance of intensities (white is 1), and mean difference of "
+        f"log₁₀ power in three bands of spatial frequency; {_source(path, report)}"
+    )
+    picture = f"![Histograms, spectra and planes of generated volumes](benchmarks/results/{path.stem}.png)"
+    return "\n".join([*lines, f"\n{foot}\n\n{picture}"])
+
+
 def _quality(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "–"
@@ -177,6 +211,7 @@ def main() -> int:
     text = fill(text, "latency table", latency_table())
     text = fill(text, "operator table", operator_table())
     text = fill(text, "quality table", quality_table())
+    text = fill(text, "noise table", noise_table())
     readme.write_text(fill(text, "step table", step_table()))
     return 0
 
