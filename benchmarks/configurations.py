@@ -142,14 +142,19 @@ def configurations(pc_steps: int = PC_STEPS) -> dict[str, Configuration]:
         Configuration("fast-one", "fast, one plane", "single", PRESETS["fast"]),
         Configuration("pc", "published sampler", "tpdm", long, is_searched=True),
         Configuration("pc-one", "published sampler, one plane", "single", long, is_searched=True),
+        # DiffusionMBIR asks twice a step.
+        Configuration("dds", "DDS", "dds", {"n_steps": PRESETS["fast"]["n_steps"]}),
+        Configuration("dds-100", "DDS, 100 steps", "dds", {"n_steps": 100}, group="steps"),
+        Configuration("diffusionmbir", "DiffusionMBIR", "diffusionmbir", {"n_steps": METHODS["diffusionmbir"].n_steps}),
         Configuration("tv", "total variation", "tv"),
+        Configuration("wavelet", "sparse wavelets", "wavelet"),
         Configuration("classical", "classical", "classical"),
     )
     return {configuration.name: configuration for configuration in found}
 
 
 #: What "best classical" chooses from.
-WITHOUT_NETWORK = ("classical", "tv")
+WITHOUT_NETWORK = ("classical", "tv", "wavelet")
 
 
 def search(pc_steps: int) -> list[Configuration]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,22 @@ _NEEDS = (
     ("unlimited_steps", "guidance", ("dps",)),
     ("alpha", "mix", ("sum",)),
 )
+#: Options that are settings of the same name.
+_SAME = (
+    *("guidance", "mix", "alpha", "K", "eta", "rho", "sparsity_weight", "dps_weight", "group", "snr"),
+    *("sigma_min", "sigma_max"),
+)
+#: Options that some method does not read, and the settings by which `engine.methods` knows them.
+_SETS = {
+    **{"preset": "sampler", "sampler": "sampler", "steps": "n_steps", "unlimited_steps": "stable"},
+    **{name: name for name in _SAME},
+}
 
 
 def _steps_help() -> str:
     named = [f"{name} {fields['n_steps']}" for name, fields in PRESETS.items()]
-    return ", ".join([*named, *(f"{name} {_OF_SAMPLER[name]['n_steps']}" for name in ("pc", "heun"))])
+    named += [f"{name} {_OF_SAMPLER[name]['n_steps']}" for name in ("pc", "heun")]
+    return ", ".join(named + [f"{name} {method.n_steps}" for name, method in METHODS.items() if method.n_steps])
 
 
 def number(text: str) -> int | float:
@@ -126,8 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--method",
         choices=tuple(METHODS),
         default="tpdm",
-        help="tpdm: the product of perpendicular priors; single: the primary prior alone, slice by slice; tv: total "
-        "variation, without a network; classical: what the task's classical reconstruction is",
+        help="tpdm: the product of perpendicular priors; single: the primary prior alone, slice by slice; dds, "
+        "diffusionmbir: that with total variation across slices; tv, wavelet: total variation or sparse wavelets, "
+        "without a network; classical: what the task's classical reconstruction is",
     )
     sampler.add_argument(
         "--preset",
@@ -146,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="proximal: estimates are moved to the measurement; dps: gradients through the network, as published "
         "(default: proximal; pc dps)",
     )
-    sampler.add_argument("--mix", choices=MIXES, default=Settings.mix, help="one prior a step, or the sum of all")
+    sampler.add_argument("--mix", choices=MIXES, help=f"one prior a step, or the sum of all (default: {Settings.mix})")
     sampler.add_argument("--alpha", type=float, help="sum: share of the primary prior, 0 to 1 (default: 0.5)")
     sampler.add_argument(
         "--K",
@@ -157,7 +170,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sampler.add_argument("--steps", type=int, help=f"noise levels (default: {_steps_help()})")
     sampler.add_argument(
-        "--eta", type=float, help="ddim, heun: part of each step's noise that is new, 0 to 1 (default: ddim 1, heun 0)"
+        "--eta",
+        type=float,
+        help="ddim, heun, dds: part of each step's noise that is new, 0 to 1 (default: ddim 1, heun 0, dds 0.85)",
     )
     sampler.add_argument(
         "--rho",
@@ -166,7 +181,10 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: from the measurement's noise; 0 without)",
     )
     sampler.add_argument(
-        "--tv-weight", type=float, help="tv: weight of total variation, without unit (default: one for each task)"
+        "--sparsity-weight",
+        type=float,
+        help="tv, wavelet, dds, diffusionmbir: weight of total variation or wavelet coefficients against the "
+        "measurement, without unit (default: one for each method and task)",
     )
     sampler.add_argument(
         "--dps-weight",
@@ -179,9 +197,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="dps: let data consistency overshoot, as the published method may; for runs of thousands of steps",
     )
     sampler.add_argument(
-        "--group", type=int, help="pc, dps: slices over which norms are taken; changes the result (default: 6)"
+        "--group",
+        type=int,
+        help="pc, dps, diffusionmbir: slices over which norms are taken; changes the result (default: 6)",
     )
-    sampler.add_argument("--snr", type=float, help="pc: signal-to-noise ratio of the corrector (default: 0.16)")
+    sampler.add_argument(
+        "--snr", type=float, help="pc, diffusionmbir: signal-to-noise ratio of the corrector (default: 0.16)"
+    )
     sampler.add_argument("--sigma-min", type=float, help="last noise level (default: the trained one)")
     sampler.add_argument(
         "--sigma-max",
@@ -228,6 +250,8 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     InputError
         A value out of range, or an option that would have no effect.
     """
+    method = METHODS[args.method]
+    _check_read(args)
     if args.preset and args.sampler and PRESETS[args.preset]["sampler"] != args.sampler:
         raise InputError(
             f"preset: expected one of the sampler {args.sampler}, got {args.preset}, which runs "
@@ -239,31 +263,62 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
         # Without a measurement the corrector is what makes two planes agree: few steps of the others leave grain.
         sampler = args.sampler or ("pc" if args.task == "uncond" else PRESETS["fast"]["sampler"])
         fields = {"sampler": sampler, **_OF_SAMPLER[sampler]}
-    given = {"n_steps": args.steps}
-    for name in ("guidance", "mix", "alpha", "K", "eta", "rho", "tv_weight", "dps_weight", "group", "snr"):
-        given[name] = getattr(args, name)
-    given |= {"sigma_min": args.sigma_min, "sigma_max": args.sigma_max}
+    if method.n_steps is not None:
+        fields["n_steps"] = method.n_steps
+    given = {"n_steps": args.steps, **{name: getattr(args, name) for name in _SAME}}
     fields |= {name: value for name, value in given.items() if value is not None}
     if args.unlimited_steps:
         fields["stable"] = False
-    for name, other, values in _NEEDS:
-        if getattr(args, name) not in (None, False) and fields[other] not in values:
-            option = name.replace("_", "-")
-            raise InputError(
-                f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
-                f"drop --{option} or change --{other}"
-            )
-    if args.tv_weight is not None and args.method != "tv":
-        raise InputError(
-            f"tv-weight: expected the method tv, got {args.method}, on which it has no effect; drop --tv-weight"
-        )
-    if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
-        raise InputError(
-            "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"
-        )
+    fields.setdefault("mix", Settings.mix)
+    if "sampler" in method.reads:
+        _check_effect(args, fields)
     is_published = fields["sampler"] == "pc"
     fields.setdefault("K", _PUBLISHED_K[args.task] if is_published else Settings.K)
     fields.setdefault("sigma_min", sigma_min)
     is_full = is_published or args.task == "uncond"
     fields.setdefault("sigma_max", sigma_max if is_full else min(START_LEVEL, sigma_max))
     return Settings(seed=args.seed, **fields)
+
+
+def _is_given(args: argparse.Namespace, option: str) -> bool:
+    """Whether an option was: a number of zero is one, though it equals False."""
+    value = getattr(args, option)
+    return value is not None and value is not False
+
+
+def _check_read(args: argparse.Namespace) -> None:
+    """Refuse options of the sampler that the method does not read.
+
+    Raises
+    ------
+    InputError
+    """
+    for option, name in _SETS.items():
+        if not _is_given(args, option) or name in METHODS[args.method].reads:
+            continue
+        others = ", ".join(other for other, method in METHODS.items() if name in method.reads)
+        option = option.replace("_", "-")
+        raise InputError(
+            f"{option}: expected a method that reads it ({others}), got {args.method}, on which it has no effect; drop "
+            f"--{option} or change --method"
+        )
+
+
+def _check_effect(args: argparse.Namespace, fields: Mapping[str, Any]) -> None:
+    """Refuse options of samplers that have no effect beside the others.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, other, values in _NEEDS:
+        if _is_given(args, name) and fields[other] not in values:
+            option = name.replace("_", "-")
+            raise InputError(
+                f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
+                f"drop --{option} or change --{other}"
+            )
+    if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
+        raise InputError(
+            "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"
+        )

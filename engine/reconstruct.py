@@ -18,7 +18,7 @@ from engine.heun import Heun
 from engine.noise import CounterNoise, Noise, Phase
 from engine.operators import ThickSlices
 from engine.predictor_corrector import PredictorCorrector
-from engine.sampler import State
+from engine.sampler import Sampler, State
 from engine.schedule import Levels, Schedule, plan_of
 from engine.tasks import Task
 from engine.volume import Plane
@@ -69,8 +69,9 @@ class Settings:
         ddim and heun: part of each step's noise that is new. None: 1 for ddim, 0 for heun.
     rho : float or None
         proximal: weight of staying at x̂₀ in units of ‖A‖². None: from the noise of the measurement.
-    tv_weight : float or None
-        Of the method tv: weight of total variation, see `engine.methods.total_variation`. None: its default.
+    sparsity_weight : float or None
+        Of the methods tv, wavelet, dds and diffusionmbir: weight of what should be sparse, without unit, see
+        `engine.methods`. None: the method's default for the task.
     dps_weight : float or None
         dps: λ; None takes `default_dps_weight`.
     group : int
@@ -103,7 +104,7 @@ class Settings:
     seed: int = 0
     sigma_min: float = 0.01
     sigma_max: float | None = None
-    tv_weight: float | None = None
+    sparsity_weight: float | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("sampler", SAMPLERS), ("guidance", GUIDANCE), ("mix", MIXES)):
@@ -117,9 +118,10 @@ class Settings:
             raise InputError(f"eta: expected 0 to 1, got {self.eta}; 1 makes all noise anew, 0 none")
         if self.rho is not None and not (np.isfinite(self.rho) and self.rho >= 0):
             raise InputError(f"rho: expected a number of at least 0, got {self.rho}; leave it out for the default")
-        if self.tv_weight is not None and not (np.isfinite(self.tv_weight) and self.tv_weight >= 0):
+        if self.sparsity_weight is not None and not (np.isfinite(self.sparsity_weight) and self.sparsity_weight >= 0):
             raise InputError(
-                f"tv-weight: expected a number of at least 0, got {self.tv_weight}; leave it out for the default"
+                f"sparsity-weight: expected a number of at least 0, got {self.sparsity_weight}; leave it out for the "
+                "default"
             )
         if self.group < 1:
             raise InputError(f"group: expected at least 1 slice, got {self.group}; the published value is 6")
@@ -257,21 +259,41 @@ def reconstruct(
         plane = priors[0].plane
         normal = device.put(noise.draw(0, Phase.START, plane, shape, library=device.library))
         state = State(plane.volume_of(start_of(task, normal, settings)), 0)
-        residuals: list[np.ndarray | None] = []
-        sigmas = sampler.sigmas
-        started = time.monotonic()
-        while state.step < settings.n_steps:
-            state = sampler.step(state)
-            residuals.append(state.residual)
-            if callback:
-                callback(state, float(sigmas[state.step - 1]))
-        # Read as numbers only now: each would have made the steps wait for a GPU.
-        numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
-        volume = to_numpy(state.x)
-        seconds = time.monotonic() - started
-        estimator = sampler.estimator
+        volume, residuals, seconds = walk(sampler, state, callback)
         n_evaluations = sampler.n_estimates * (len(priors) if settings.mix == "sum" else 1)
-        return Reconstruction(volume, estimator.plan, settings, numbers, n_evaluations, seconds)
+        return Reconstruction(volume, sampler.estimator.plan, settings, residuals, n_evaluations, seconds)
+
+
+def walk(sampler: Sampler, state: State, callback: Callback | None) -> tuple[np.ndarray, list[float], float]:
+    """Do all steps of a sampler.
+
+    Parameters
+    ----------
+    sampler : Sampler
+    state : State
+        Before the first step.
+    callback : function or None
+        Called after every step.
+
+    Returns
+    -------
+    volume : float32 (d0, d1, d2), NumPy's
+    residuals : list of float
+        One a step; NaN where a state has none.
+    seconds : float
+        Wall time.
+    """
+    residuals: list[np.ndarray | None] = []
+    started = time.monotonic()
+    for sigma in sampler.sigmas:
+        state = sampler.step(state)
+        residuals.append(state.residual)
+        if callback:
+            callback(state, float(sigma))
+    # Read as numbers only now: each would have made the steps wait for a GPU.
+    numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
+    volume = to_numpy(state.x)
+    return volume, numbers, time.monotonic() - started
 
 
 def start_of(task: Task, normal: np.ndarray, settings: Settings) -> np.ndarray:
@@ -317,11 +339,7 @@ def sampler_of(
         Planes that do not fit, or a setting out of range.
     """
     check_planes([prior.plane for prior in priors])
-    if task.plane != priors[0].plane:
-        raise InputError(
-            f"task: expected the primary's plane ({priors[0].plane}) to be the one that is measured, got {task.plane}; "
-            "simulate the task in the primary's plane, or swap the priors"
-        )
+    check_task_plane(task, priors[0].plane)
     n = len(priors)
     guidance, proximity = None, None
     if task.operator is not None and task.measurement is not None:
@@ -360,6 +378,20 @@ def check_planes(planes: Sequence[Plane]) -> None:
                     f"auxiliary: expected a plane perpendicular to {other}, got {plane}; give an engine that was "
                     "trained on another plane"
                 )
+
+
+def check_task_plane(task: Task, plane: Plane) -> None:
+    """Refuse a task that is not measured in the primary prior's plane.
+
+    Raises
+    ------
+    InputError
+    """
+    if task.plane != plane:
+        raise InputError(
+            f"task: expected the primary's plane ({plane}) to be the one that is measured, got {task.plane}; "
+            "simulate the task in the primary's plane, or swap the priors"
+        )
 
 
 def default_dps_weight(task: Task, settings: Settings) -> float:
