@@ -17,8 +17,13 @@ from engine.methods.slice_tv import shrink
 from engine.reconstruct import Callback, Reconstruction, Settings
 from engine.tasks import Task
 
+#: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4 and 1e-4 the best
+#: after 150 or 200 iterations for acceleration 4, 11 views and factor 4 (for thick slices they hardly differ). Haar's
+#: wavelet was 0.6 dB worse for acceleration 4, db2 0.2 dB.
 WEIGHTS = {"csmri": 3e-4, "svct": 3e-4, "mrzsr": 3e-4}
-_WAVELET, _ITERATIONS = "db4", 150
+_WAVELET = "db4"
+#: On the same head the peak signal-to-noise ratio changes by 0.1 to 0.2 dB between 100 and 200 iterations.
+_ITERATIONS = 150
 
 
 def resolved(settings: Settings, task: Task) -> Settings:
