@@ -37,7 +37,7 @@ class Problem:
     views_part : int
         svct: what part of a full scan's views is taken, 5 for a fifth. A full scan has π/2 views a pixel.
     planes : tuple of str
-        The measured plane, and the perpendicular one.
+        The measured plane, the perpendicular one, and the third.
     K : int or float
         Published with the published sampler.
     """
@@ -47,7 +47,7 @@ class Problem:
     task: str
     how: Mapping[str, Any] = field(default_factory=dict)
     views_part: int = 0
-    planes: tuple[str, ...] = ("axial", "coronal")
+    planes: tuple[str, ...] = ("axial", "coronal", "sagittal")
     K: int | float = 2
 
     def measurement(self, n_pixels: int) -> Measurement:
@@ -69,7 +69,7 @@ PROBLEMS = {
         Problem("csmri-8", "CS-MRI ×8", "csmri", {"acceleration": 8.0}),
         Problem("svct-5", "SV-CT, a fifth of the views", "svct", views_part=5, K=2.7),
         Problem("svct-9", "SV-CT, a ninth of the views", "svct", views_part=9, K=2.7),
-        Problem("mrzsr-4", "MR-ZSR ×4, thick axial slices", "mrzsr", {"factor": 4}, planes=("coronal", "axial")),
+        Problem("mrzsr-4", "MR-ZSR ×4, thick axial slices", "mrzsr", {"factor": 4}, planes=("coronal", "axial", "sagittal")),
     )
 }
 
@@ -91,6 +91,8 @@ class Configuration:
         Whether `weight` is still to be found.
     planes : tuple of str or None
         Of the priors, the measured one first; None: the problem's.
+    n_planes : int
+        How many of the problem's.
     group : str
         "main"; "steps", the same at other numbers of steps; "search", runs that look for λ; or "sweep" and what of.
     """
@@ -102,6 +104,7 @@ class Configuration:
     weight: float | None = None
     is_searched: bool = False
     planes: tuple[str, ...] | None = None
+    n_planes: int = 2
     group: str = "main"
 
     def settings_for(self, seed: int) -> Settings:
@@ -114,7 +117,7 @@ class Configuration:
 
     def planes_for(self, problem: Problem) -> tuple[str, ...]:
         """Of the priors that work; the first of them, or without any the problem's first, is measured."""
-        return (self.planes or problem.planes)[: METHODS[self.method].n_priors]
+        return (self.planes or problem.planes[: self.n_planes])[: METHODS[self.method].n_priors]
 
     def measured_plane(self, problem: Problem) -> str:
         return (self.planes or problem.planes)[0]
@@ -137,19 +140,25 @@ def configurations(pc_steps: int = PC_STEPS) -> dict[str, Configuration]:
     long = {**_PC, "n_steps": pc_steps}
     found = (
         Configuration("fast", "fast", "tpdm", PRESETS["fast"]),
+        Configuration("fast-three", "fast, three planes", "tpdm", PRESETS["fast"], n_planes=3),
         Configuration("balanced", "balanced", "tpdm", PRESETS["balanced"]),
         # One network pass a step, as the two planes share: equal evaluations.
         Configuration("fast-one", "fast, one plane", "single", PRESETS["fast"]),
         Configuration("pc", "published sampler", "tpdm", long, is_searched=True),
         Configuration("pc-one", "published sampler, one plane", "single", long, is_searched=True),
+        # DiffusionMBIR asks twice a step.
+        Configuration("dds", "DDS", "dds", {"n_steps": PRESETS["fast"]["n_steps"]}),
+        Configuration("dds-100", "DDS, 100 steps", "dds", {"n_steps": 100}, group="steps"),
+        Configuration("diffusionmbir", "DiffusionMBIR", "diffusionmbir", {"n_steps": METHODS["diffusionmbir"].n_steps}),
         Configuration("tv", "total variation", "tv"),
+        Configuration("wavelet", "sparse wavelets", "wavelet"),
         Configuration("classical", "classical", "classical"),
     )
     return {configuration.name: configuration for configuration in found}
 
 
 #: What "best classical" chooses from.
-WITHOUT_NETWORK = ("classical", "tv")
+WITHOUT_NETWORK = ("classical", "tv", "wavelet")
 
 
 def search(pc_steps: int) -> list[Configuration]:
@@ -176,7 +185,7 @@ def at_steps(chosen: Sequence[Configuration], numbers: Sequence[int]) -> list[Co
         if configuration.uses_priors and configuration.settings.get("sampler") != "pc":
             for n_steps in numbers:
                 other = configuration.at(n_steps)
-                # "balanced" is "fast" at another number.
+                # A number that is its own, or another configuration's.
                 if all(_work(other) != _work(known) for known in (*chosen, *found)):
                     found.append(other)
     return found
@@ -203,7 +212,7 @@ def sweep(text: str) -> list[Configuration]:
     return [_swept(name, value) for value in values.split(",")]
 
 
-SWEEPS = ("K", "planes", "dps_weight", "rho", "eta", "steps", "alpha", "mix")
+SWEEPS = ("K", "planes", "dps_weight", "rho", "eta", "noise_scale", "steps", "alpha", "mix")
 
 
 def _swept(name: str, value: str) -> Configuration:

@@ -15,11 +15,14 @@ from engine.schedule import Levels
 
 @dataclass(frozen=True)
 class Ddim:
-    """x ← x̂₀ + σ' (√(1 − η²) (x − x̂₀)/σ + η z), from noise level σ to σ'.
+    """x ← x̂₀ + σ' (√(1 − η²) (x − x̂₀)/σ + η τ z), from noise level σ to σ'.
 
     η = 0 is DDIM, or Euler's step along the probability flow. η = 1 makes all noise anew, so that no error of x
     outlives a step unless x̂₀ repeats it: with x̂₀ moved to the measurement it is the plug-and-play iteration, whose
     result lies between a sample and the mean of the posterior.
+
+    τ < 1 adds less noise than the network is told. What is told then covers the error of x̂₀ as well, which a network
+    that is told the noise alone would keep as if it were image; results move from samples towards the posterior's mean.
 
     Parameters
     ----------
@@ -28,6 +31,8 @@ class Ddim:
     noise : Noise
     eta : float
         η, in [0, 1].
+    noise_scale : float
+        τ, in [0, 1].
     group : int
         Slices over which DPS takes norms.
 
@@ -40,6 +45,7 @@ class Ddim:
     levels: Levels
     noise: Noise
     eta: float = 1.0
+    noise_scale: float = 1.0
     group: int = 6
 
     @property
@@ -57,7 +63,7 @@ class Ddim:
         plane = self.estimator.plane_at(i)
         x = plane.slices_of(state.x)
         found = self.estimator(x, sigma, i, groups_of(len(x), self.group))
-        kept, new = after * (1 - self.eta**2) ** 0.5 / sigma, after * self.eta
+        kept, new = after * (1 - self.eta**2) ** 0.5 / sigma, after * self.eta * self.noise_scale
         z = self.noise.source(i, Phase.PREDICTOR, plane, state.x.shape) if new > 0 else None
         x = kernels.sampler_update(x, found.x0, z, 1 - kept, new, found.pullback, found.weights)
         return State(plane.volume_of(x), i + 1, state.residual if found.residual is None else found.residual)

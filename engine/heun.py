@@ -29,6 +29,8 @@ class Heun:
     noise : Noise
     eta : float
         η, in [0, 1]: 0 is deterministic; 1 leaves nothing to follow, and is `Ddim` of η = 1.
+    noise_scale : float
+        τ, in [0, 1], see there.
     group : int
         Slices over which DPS takes norms.
 
@@ -39,6 +41,7 @@ class Heun:
     levels: Levels
     noise: Noise
     eta: float = 0.0
+    noise_scale: float = 1.0
     group: int = 6
 
     @property
@@ -61,7 +64,7 @@ class Heun:
         """Return the state after one noise level; `state` stays as it is."""
         i, shape = state.step, state.x.shape
         sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
-        down, new = self._down(i), after * self.eta
+        down, new = self._down(i), after * self.eta * self.noise_scale
         plane = self.estimator.plane_at(i)
         x = plane.slices_of(state.x)
         groups = groups_of(len(x), self.group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,50 @@ from engine.compiled import PRECISIONS
 from engine.errors import InputError
 from engine.methods import METHODS
 from engine.operators.thick_slices import PROFILES
-from engine.reconstruct import GUIDANCE, MIXES, SAMPLERS, START_LEVEL, Settings
+from engine.reconstruct import GUIDANCE, MIXES, NOISE_SCALE, SAMPLERS, START_LEVEL, Settings
 from engine.tasks import TASKS
 
 ROLES = ("primary", "auxiliary", "tertiary")
 #: Named settings.
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"sampler": "pc", "guidance": "dps", "n_steps": 2000, "stable": False},
-    "balanced": {"sampler": "ddim", "guidance": "proximal", "n_steps": 100},
-    "fast": {"sampler": "ddim", "guidance": "proximal", "n_steps": 30},
+    "balanced": {"sampler": "ddim", "guidance": "proximal", "n_steps": 100, "noise_scale": 1.0},
+    "fast": {"sampler": "ddim", "guidance": "proximal", "n_steps": 20},
 }
 #: What a sampler runs with where no preset says otherwise.
 _OF_SAMPLER: dict[str, dict[str, Any]] = {
     "pc": {"guidance": "dps", "n_steps": 200},
-    "ddim": {"guidance": "proximal", "n_steps": 30},
-    "heun": {"guidance": "proximal", "n_steps": 30},
+    "ddim": {"guidance": "proximal", "n_steps": 20},
+    "heun": {"guidance": "proximal", "n_steps": 20},
 }
 #: Published ratio of the two networks' turns.
 _PUBLISHED_K: dict[str, int | float] = {"csmri": 2, "mrzsr": 2, "svct": 2.7, "uncond": 2}
 #: Settings that do nothing without another one: (name, the setting that it needs, its values).
 _NEEDS = (
     ("eta", "sampler", ("ddim", "heun")),
+    ("noise_scale", "sampler", ("ddim", "heun")),
     ("snr", "sampler", ("pc",)),
     ("rho", "guidance", ("proximal",)),
     ("dps_weight", "guidance", ("dps",)),
     ("unlimited_steps", "guidance", ("dps",)),
     ("alpha", "mix", ("sum",)),
 )
+#: Options that are settings of the same name.
+_SAME = (
+    *("guidance", "mix", "alpha", "K", "eta", "noise_scale", "rho", "sparsity_weight", "dps_weight", "group", "snr"),
+    *("sigma_min", "sigma_max"),
+)
+#: Options that some method does not read, and the settings by which `engine.methods` knows them.
+_SETS = {
+    **{"preset": "sampler", "sampler": "sampler", "steps": "n_steps", "unlimited_steps": "stable"},
+    **{name: name for name in _SAME},
+}
 
 
 def _steps_help() -> str:
     named = [f"{name} {fields['n_steps']}" for name, fields in PRESETS.items()]
-    return ", ".join([*named, *(f"{name} {_OF_SAMPLER[name]['n_steps']}" for name in ("pc", "heun"))])
+    named += [f"{name} {_OF_SAMPLER[name]['n_steps']}" for name in ("pc", "heun")]
+    return ", ".join(named + [f"{name} {method.n_steps}" for name, method in METHODS.items() if method.n_steps])
 
 
 def number(text: str) -> int | float:
@@ -142,8 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--method",
         choices=tuple(METHODS),
         default="tpdm",
-        help="tpdm: the product of perpendicular priors; single: the primary prior alone, slice by slice; tv: total "
-        "variation, without a network; classical: what the task's classical reconstruction is",
+        help="tpdm: the product of perpendicular priors; single: the primary prior alone, slice by slice; dds, "
+        "diffusionmbir: that with total variation across slices; tv, wavelet: total variation or sparse wavelets, "
+        "without a network; classical: what the task's classical reconstruction is",
     )
     sampler.add_argument(
         "--preset",
@@ -162,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="proximal: estimates are moved to the measurement; dps: gradients through the network, as published "
         "(default: proximal; pc dps)",
     )
-    sampler.add_argument("--mix", choices=MIXES, default=Settings.mix, help="one prior a step, or the sum of all")
+    sampler.add_argument("--mix", choices=MIXES, help=f"one prior a step, or the sum of all (default: {Settings.mix})")
     sampler.add_argument("--alpha", type=float, help="sum: share of the primary prior, 0 to 1 (default: 0.5)")
     sampler.add_argument(
         "--K",
@@ -173,7 +187,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sampler.add_argument("--steps", type=int, help=f"noise levels (default: {_steps_help()})")
     sampler.add_argument(
-        "--eta", type=float, help="ddim, heun: part of each step's noise that is new, 0 to 1 (default: ddim 1, heun 0)"
+        "--eta",
+        type=float,
+        help="ddim, heun, dds: part of each step's noise that is new, 0 to 1 (default: ddim 1, heun 0, dds 0.85)",
+    )
+    sampler.add_argument(
+        "--noise-scale",
+        type=float,
+        help="ddim, heun: how much of that noise is added, 0 to 1, while the network is told all of it: 1 gives "
+        f"samples, less their mean (default: ddim {NOISE_SCALE} with proximal guidance, else 1)",
     )
     sampler.add_argument(
         "--rho",
@@ -182,7 +204,10 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: from the measurement's noise; 0 without)",
     )
     sampler.add_argument(
-        "--tv-weight", type=float, help="tv: weight of total variation, without unit (default: one for each task)"
+        "--sparsity-weight",
+        type=float,
+        help="tv, wavelet, dds, diffusionmbir: weight of total variation or wavelet coefficients against the "
+        "measurement, without unit (default: one for each method and task)",
     )
     sampler.add_argument(
         "--dps-weight",
@@ -195,9 +220,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="dps: let data consistency overshoot, as the published method may; for runs of thousands of steps",
     )
     sampler.add_argument(
-        "--group", type=int, help="pc, dps: slices over which norms are taken; changes the result (default: 6)"
+        "--group",
+        type=int,
+        help="pc, dps, diffusionmbir: slices over which norms are taken; changes the result (default: 6)",
     )
-    sampler.add_argument("--snr", type=float, help="pc: signal-to-noise ratio of the corrector (default: 0.16)")
+    sampler.add_argument(
+        "--snr", type=float, help="pc, diffusionmbir: signal-to-noise ratio of the corrector (default: 0.16)"
+    )
     sampler.add_argument("--sigma-min", type=float, help="last noise level (default: the trained one)")
     sampler.add_argument(
         "--sigma-max",
@@ -244,6 +273,8 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     InputError
         A value out of range, or an option that would have no effect.
     """
+    method = METHODS[args.method]
+    _check_read(args)
     if args.preset and args.sampler and PRESETS[args.preset]["sampler"] != args.sampler:
         raise InputError(
             f"preset: expected one of the sampler {args.sampler}, got {args.preset}, which runs "
@@ -252,33 +283,20 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     if args.preset:
         fields = dict(PRESETS[args.preset])
     else:
-        # Without a measurement the corrector is what makes two planes agree: few steps of the others leave grain.
+        # Without a measurement the corrector is what makes two planes agree.
         sampler = args.sampler or ("pc" if args.task == "uncond" else PRESETS["fast"]["sampler"])
         fields = {"sampler": sampler, **_OF_SAMPLER[sampler]}
-    given = {"n_steps": args.steps}
-    for name in ("guidance", "mix", "alpha", "K", "eta", "rho", "tv_weight", "dps_weight", "group", "snr"):
-        given[name] = getattr(args, name)
-    given |= {"sigma_min": args.sigma_min, "sigma_max": args.sigma_max}
+    if method.n_steps is not None:
+        fields["n_steps"] = method.n_steps
+    given = {"n_steps": args.steps, **{name: getattr(args, name) for name in _SAME}}
     fields |= {name: value for name, value in given.items() if value is not None}
     if args.unlimited_steps:
         fields["stable"] = False
-    for name, other, values in _NEEDS:
-        if getattr(args, name) not in (None, False) and fields[other] not in values:
-            option = name.replace("_", "-")
-            raise InputError(
-                f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
-                f"drop --{option} or change --{other}"
-            )
-    if args.tv_weight is not None and args.method != "tv":
-        raise InputError(
-            f"tv-weight: expected the method tv, got {args.method}, on which it has no effect; drop --tv-weight"
-        )
+    fields.setdefault("mix", Settings.mix)
+    if "sampler" in method.reads:
+        _check_effect(args, fields)
     if args.noise_level != "known":
         _check_noise_level(args, fields)
-    if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
-        raise InputError(
-            "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"
-        )
     is_published = fields["sampler"] == "pc"
     fields.setdefault("K", _PUBLISHED_K[args.task] if is_published else Settings.K)
     fields.setdefault("sigma_min", sigma_min)
@@ -292,8 +310,8 @@ def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None
     without = None
     if args.task == "uncond":
         without = "a task with a measurement", args.task
-    elif METHODS[args.method].n_priors == 0:
-        without = "a method with priors", args.method
+    elif "rho" not in METHODS[args.method].reads:
+        without = f"a method that reads it ({_readers('rho')})", args.method
     elif fields["guidance"] != "proximal":
         without = "guidance proximal", fields["guidance"]
     elif args.rho is not None:
@@ -301,3 +319,51 @@ def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None
     if without:
         expected, got = without
         raise InputError(f"noise-level: expected {expected}, got {got}, on which it has no effect; drop --noise-level")
+
+
+def _is_given(args: argparse.Namespace, option: str) -> bool:
+    """Whether an option was: a number of zero is one, though it equals False."""
+    value = getattr(args, option)
+    return value is not None and value is not False
+
+
+def _readers(setting: str) -> str:
+    """The methods that read a setting."""
+    return ", ".join(name for name, method in METHODS.items() if setting in method.reads)
+
+
+def _check_read(args: argparse.Namespace) -> None:
+    """Refuse options of the sampler that the method does not read.
+
+    Raises
+    ------
+    InputError
+    """
+    for option, name in _SETS.items():
+        if not _is_given(args, option) or name in METHODS[args.method].reads:
+            continue
+        option = option.replace("_", "-")
+        raise InputError(
+            f"{option}: expected a method that reads it ({_readers(name)}), got {args.method}, on which it has no "
+            f"effect; drop --{option} or change --method"
+        )
+
+
+def _check_effect(args: argparse.Namespace, fields: Mapping[str, Any]) -> None:
+    """Refuse options of samplers that have no effect beside the others.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, other, values in _NEEDS:
+        if _is_given(args, name) and fields[other] not in values:
+            option = name.replace("_", "-")
+            raise InputError(
+                f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
+                f"drop --{option} or change --{other}"
+            )
+    if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
+        raise InputError(
+            "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"
+        )

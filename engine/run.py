@@ -117,7 +117,7 @@ def prepare(args: argparse.Namespace) -> Job:
     )
     task = simulate(args.task, None if volume is None else volume.data, shape, planes["primary"], how)
     check(args.method, task, len(bundles))
-    settings = settings_of(args, *_sigma_range(args, bundles.values())).resolved(task)
+    settings = METHODS[args.method].resolved(settings_of(args, *_sigma_range(args, bundles.values())), task)
     if task.operator is not None:
         task = with_noise_level(task, args.noise_level)
     # The operator that the primary network's guided steps compare with; proximal steps need none of the backend.
@@ -221,13 +221,17 @@ def describe(job: Job) -> str:
         ),
         f"method     {METHODS[job.method].title}",
     ]
-    if METHODS[job.method].n_priors != 0:
-        lines += [
-            f"sampler    {s.sampler}, {s.n_steps} steps, σ {s.sigma_max:g} → {s.sigma_min:g}, seed {s.seed}; "
-            f"{_turns(job)}",
-            f"guidance   {_guidance(job)}",
-            f"backend    {job.selection}",
-        ]
+    method = METHODS[job.method]
+    if method.n_priors != 0:
+        levels = f"{s.n_steps} steps, σ {s.sigma_max:g} → {s.sigma_min:g}, seed {s.seed}"
+        if "sampler" in method.reads:
+            lines += [f"sampler    {s.sampler}, {levels}; {_turns(job)}", f"guidance   {_guidance(job)}"]
+        else:
+            lines.append(f"sampler    {levels}")
+    if "sparsity_weight" in method.reads:
+        lines.append(f"sparsity   weight {s.sparsity_weight:g}")
+    if method.n_priors != 0:
+        lines.append(f"backend    {job.selection}")
     return "\n".join(lines)
 
 

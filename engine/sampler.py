@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,11 +20,14 @@ class State:
         The next step to do.
     residual : float64 () or None
         ‖A x̂₀ − y‖₂ when x̂₀ was last compared with y, where `x` is: reading it as a number waits for a GPU.
+    splitting : Splitting or None
+        Variables of ADMM that steps share, of methods that have them.
     """
 
     x: np.ndarray
     step: int
     residual: np.ndarray | None = None
+    splitting: Any = None
 
 
 class Sampler(Protocol):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from engine.errors import InputError
 from engine.estimator import Prior
-from engine.methods import classical, single, total_variation, tpdm
+from engine.methods import classical, dds, diffusion_mbir, single, total_variation, tpdm, wavelet
 from engine.reconstruct import Callback, Reconstruction, Settings
 from engine.tasks import Task
+
+#: Settings that are read by several priors, by one, and by whatever walks down noise levels.
+_SEVERAL = frozenset(field.name for field in fields(Settings)) - {"sparsity_weight"}
+_ONE = _SEVERAL - {"K", "mix", "alpha"}
+_LEVELS = frozenset({"n_steps", "sigma_min", "sigma_max", "seed"})
+_WEIGHT = frozenset({"sparsity_weight"})
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,14 @@ class Method:
     n_priors : int or None
         How many priors it takes, the first of those given; None takes all.
     solve : function
-        Of task, priors, shape, settings and callback. Its arguments have been checked by `solve` below.
+        Of task, priors, shape, settings and callback. Its arguments have been checked by `solve` below, and its
+        settings are resolved.
+    reads : frozenset of str
+        Names of the settings that it reads; others have no effect.
+    resolved : function
+        Of settings and task: the same settings with the method's numbers for what is None.
+    n_steps : int or None
+        How many noise levels suit it, where that is not the settings' own default.
     needs_measurement : bool
         Whether it can do nothing without one.
     """
@@ -31,13 +44,32 @@ class Method:
     title: str
     n_priors: int | None
     solve: Callable[[Task, Sequence[Prior], tuple[int, int, int], Settings, Callback | None], Reconstruction]
+    reads: frozenset[str] = frozenset()
+    resolved: Callable[[Settings, Task], Settings] = Settings.resolved
+    n_steps: int | None = None
     needs_measurement: bool = True
 
 
 METHODS: dict[str, Method] = {
-    "tpdm": Method("TPDM (perpendicular priors)", None, tpdm.solve, needs_measurement=False),
-    "single": Method("one prior, slice by slice", 1, single.solve, needs_measurement=False),
-    "tv": Method("total variation, 3D", 0, total_variation.solve),
+    "tpdm": Method("TPDM (perpendicular priors)", None, tpdm.solve, _SEVERAL, needs_measurement=False),
+    "single": Method("one prior, slice by slice", 1, single.solve, _ONE, needs_measurement=False),
+    "dds": Method(
+        "DDS (one prior, total variation across slices)",
+        1,
+        dds.solve,
+        _LEVELS | _WEIGHT | {"eta"},
+        dds.resolved,
+    ),
+    "diffusionmbir": Method(
+        "DiffusionMBIR (one prior, total variation across slices)",
+        1,
+        diffusion_mbir.solve,
+        _LEVELS | _WEIGHT | {"group", "snr"},
+        diffusion_mbir.resolved,
+        n_steps=diffusion_mbir.STEPS,
+    ),
+    "tv": Method("total variation, 3D", 0, total_variation.solve, _WEIGHT, total_variation.resolved),
+    "wavelet": Method("sparse wavelets, 3D", 0, wavelet.solve, _WEIGHT, wavelet.resolved),
     "classical": Method("classical (zero-filled, filtered back-projection, cubic)", 0, classical.solve),
 }
 
@@ -78,7 +110,7 @@ def solve(
     """
     check(name, task, len(priors))
     method = METHODS[name]
-    return method.solve(task, priors[: method.n_priors], shape, settings, callback)
+    return method.solve(task, priors[: method.n_priors], shape, method.resolved(settings, task), callback)
 
 
 def check(name: str, task: Task, n_priors: int) -> None:

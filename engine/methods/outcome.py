@@ -1,7 +1,8 @@
-"""What methods without a prior start from and leave."""
+"""What methods beside the samplers start from and leave."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,19 @@ def measured(task: Task) -> tuple[Any, Any]:
     if task.operator is None or task.measurement is None:
         raise InputError(f"task: expected one with a measurement, got '{task.name}'; choose another task or method")
     return task.operator, task.measurement
+
+
+def weight_of(settings: Settings, task: Task, weights: Mapping[str, float]) -> float:
+    """The weight of what should be sparse: that of the settings, or a method's own for the task.
+
+    Parameters
+    ----------
+    settings : Settings
+    task : Task
+    weights : mapping
+        By the task's name.
+    """
+    return weights[task.name] if settings.sparsity_weight is None else settings.sparsity_weight
 
 
 def residual_of(task: Task, slices: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from engine.estimator import Prior
 from engine.methods.classical import crude
-from engine.methods.primal_dual import sigpy_of, solve_sparse
+from engine.methods.least_squares import sigpy_of, solve_least_squares
+from engine.methods.outcome import weight_of
 from engine.reconstruct import Callback, Reconstruction, Settings
 from engine.tasks import Task
 
@@ -20,6 +22,13 @@ from engine.tasks import Task
 WEIGHTS = {"csmri": 1e-4, "svct": 1e-4, "mrzsr": 1e-3}
 #: On the same head the peak signal-to-noise ratio changes by less than 0.1 dB beyond half of these iterations.
 _ITERATIONS, _DUAL_STEP = 600, 3e-3
+#: Of each of three differences at most 4.
+_GRADIENT_NORM_SQUARED = 12
+
+
+def resolved(settings: Settings, task: Task) -> Settings:
+    """The same with this method's weight where there is none."""
+    return replace(settings, sparsity_weight=weight_of(settings, task, WEIGHTS))
 
 
 def solve(
@@ -29,25 +38,27 @@ def solve(
     settings: Settings,
     callback: Callback | None = None,
 ) -> Reconstruction:
-    """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·Σ|∇x|, see `engine.methods.primal_dual.solve_sparse`.
+    """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·Σ|∇x|, see `engine.methods.least_squares.solve_least_squares`.
 
     |∇x| is the length of the three forward differences (isotropic); there are none across the volume's border.
 
-    Source: Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992.
+    Source: Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992; Chambolle and Pock,
+    A first-order primal-dual algorithm for convex problems with applications to imaging, 2011.
     """
-    sigpy = sigpy_of("tv")
-    weight = WEIGHTS[task.name] if settings.tv_weight is None else settings.tv_weight
-    return solve_sparse(
+    sigpy, first = sigpy_of("tv"), crude(task)
+    gradient, lengths = _gradient_length(sigpy, first.shape, weight_of(settings, task, WEIGHTS))
+    return solve_least_squares(
         task,
-        crude(task),
-        weight,
+        first,
         settings,
         sigpy,
-        lambda shape, w: _gradient_length(sigpy, shape, w),
-        n_iterations=_ITERATIONS,
-        # Of each of three differences at most 4.
-        norm_squared=12,
-        dual_step=_DUAL_STEP,
+        proxg=lengths,
+        G=gradient,
+        solver="PrimalDualHybridGradient",
+        max_iter=_ITERATIONS,
+        sigma=_DUAL_STEP,
+        # Both blocks of the dual have the same step: the operator of norm one, and the gradient.
+        tau=1 / (_DUAL_STEP * (1 + _GRADIENT_NORM_SQUARED)),
     )
 
 

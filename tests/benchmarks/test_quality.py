@@ -163,8 +163,8 @@ def test_thick_axial_slices_are_not_measured_in_axial_slices():
 
 
 def test_further_steps_leave_out_the_published_sampler_and_what_is_there_already():
-    chosen = [configurations()[name] for name in ("fast", "balanced", "pc")]
-    assert [c.name for c in at_steps(chosen, [3, 10, 100])] == ["fast-10"]
+    chosen = [configurations()[name] for name in ("fast", "dds", "pc")]
+    assert [c.name for c in at_steps(chosen, [10, PRESETS["fast"]["n_steps"]])] == ["fast-10", "dds-10"]
     assert at_steps([Configuration("classical", "classical", "classical")], [10]) == []
 
 

@@ -95,6 +95,20 @@ def test_all_new_noise_is_the_plug_and_play_iteration(kind):
 
 
 @pytest.mark.parametrize("kind", [Ddim, Heun])
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_less_noise_is_added_where_that_is_asked_for(kind, eta):
+    """What differs between two scales is that part of the new noise, and nothing of what the network is told."""
+    levels, x = Levels(0.1, 2.0, 5), start(2.0)
+    found = {}
+    for scale in (1.0, 0.25, 0.0):
+        sampler = replace(sampler_of(kind, levels, eta=eta), noise_scale=scale)
+        found[scale] = sampler.step(State(x, 0)).x
+    new = levels.after(0) * eta * AXIAL.volume_of(sampler.noise.draw(0, Phase.PREDICTOR, AXIAL, SHAPE))
+    for scale in (1.0, 0.25):
+        np.testing.assert_allclose(found[scale] - found[0.0], scale * new, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Ddim, Heun])
 def test_the_last_step_ends_in_the_estimate(kind):
     levels = Levels(0.1, 2.0, 5)
     x = start(0.5)

@@ -122,7 +122,7 @@ def test_record_of_a_run_repeats_it(finished, argv, tmp_path):
     stated = [
         *("--sampler", settings["sampler"], "--guidance", settings["guidance"], "--mix", settings["mix"]),
         *("--K", settings["K"], "--steps", settings["n_steps"], "--seed", settings["seed"]),
-        *(() if settings["eta"] is None else ("--eta", settings["eta"])),
+        *(() if settings["eta"] is None else ("--eta", settings["eta"], "--noise-scale", settings["noise_scale"])),
         *("--sigma-min", settings["sigma_min"], "--sigma-max", settings["sigma_max"]),
     ]
     assert main(argv(task, repeated, *stated)) == 0
@@ -140,7 +140,7 @@ def test_machine_settings_do_not_change_the_result(finished, argv, tmp_path):
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
-_PC = ("--sampler", "pc")
+_PC, _DDS, _MBIR = ("--sampler", "pc"), ("--method", "dds"), ("--method", "diffusionmbir")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,7 @@ _PC = ("--sampler", "pc")
         ((), ("--K", "3")),
         ((), ("--steps", "5")),
         ((), ("--eta", "0.5")),
+        ((), ("--noise-scale", "1")),
         ((), ("--rho", "1")),
         ((), ("--mix", "sum")),
         (("--mix", "sum"), ("--alpha", "0.9")),
@@ -164,6 +165,17 @@ _PC = ("--sampler", "pc")
         (_PC, ("--snr", "0.05")),
         (_PC, ("--dps-weight", "0.01")),
         (_PC, ("--guidance", "proximal")),
+        ((), _DDS),
+        (_DDS, ("--steps", "5")),
+        (_DDS, ("--eta", "0.2")),
+        (_DDS, ("--seed", "1")),
+        (_DDS, ("--sigma-max", "1")),
+        (_DDS, ("--sparsity-weight", "0.1")),
+        (_DDS, _MBIR),
+        (_MBIR, ("--group", "2")),
+        (_MBIR, ("--snr", "0.05")),
+        (_MBIR, ("--sigma-min", "0.1")),
+        (_MBIR, ("--sparsity-weight", "0.1")),
     ],
     ids=lambda options: " ".join(options),
 )
@@ -207,6 +219,16 @@ def test_default_folder_is_named_after_the_task(argv, tmp_path, monkeypatch, cap
     assert main(arguments) == 0
     assert (tmp_path / "runs" / "uncond" / "recon.nii.gz").is_file()
     assert "axial" in capsys.readouterr().out
+
+
+def test_a_dry_run_shows_what_a_method_takes(argv, tmp_path, capsys):
+    for method, shown in (
+        ("dds", "4 steps, σ 0.3 → 0.01, seed 0\nsparsity   weight 0.5\nbackend"),
+        ("diffusionmbir", "4 steps, σ 0.3 → 0.01, seed 0\nsparsity   weight 0.5\nbackend"),
+    ):
+        arguments = argv("csmri", tmp_path / "out", "--dry-run", "--method", method, "--sparsity-weight", "0.5")
+        assert main(arguments) == 0
+        assert shown in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["csmri", "mrzsr", "svct", "uncond"])
@@ -264,6 +286,11 @@ def refused(capsys, arguments: list[str]) -> str:
         ("csmri", ["--eta", "1.5"], "eta"),
         ("csmri", ["--eta", "nan"], "eta"),
         ("csmri", ["--sampler", "pc", "--eta", "0.5"], "eta"),
+        ("csmri", ["--noise-scale", "-0.1"], "noise-scale"),
+        ("csmri", ["--noise-scale", "1.5"], "noise-scale"),
+        ("csmri", ["--noise-scale", "nan"], "noise-scale"),
+        ("csmri", ["--sampler", "pc", "--noise-scale", "0.5"], "noise-scale"),
+        ("csmri", ["--method", "dds", "--noise-scale", "0.5"], "noise-scale"),
         ("csmri", ["--rho", "-1"], "rho"),
         ("csmri", ["--rho", "inf"], "rho"),
         ("csmri", ["--guidance", "dps", "--rho", "1"], "rho"),
@@ -273,6 +300,25 @@ def refused(capsys, arguments: list[str]) -> str:
         ("csmri", ["--mix", "sum", "--alpha", "1"], "alpha"),
         ("csmri", ["--alpha", "0.3"], "alpha"),
         ("csmri", ["--preset", "reference", "--sampler", "ddim"], "preset"),
+        ("csmri", ["--guidance", "dps", "--rho", "0"], "rho"),
+        ("csmri", ["--sparsity-weight", "0"], "sparsity-weight"),
+        ("csmri", ["--method", "single", "--sparsity-weight", "0.1"], "sparsity-weight"),
+        ("csmri", ["--method", "dds", "--sparsity-weight", "-1"], "sparsity-weight"),
+        ("csmri", ["--method", "single", "--K", "3"], "K"),
+        ("csmri", ["--method", "single", "--mix", "sum"], "mix"),
+        ("csmri", ["--method", "dds", "--K", "3"], "K"),
+        ("csmri", ["--method", "dds", "--rho", "1"], "rho"),
+        ("csmri", ["--method", "dds", "--rho", "0"], "rho"),
+        ("csmri", ["--method", "dds", "--snr", "0.1"], "snr"),
+        ("csmri", ["--method", "dds", "--preset", "fast"], "preset"),
+        ("csmri", ["--method", "dds", "--unlimited-steps"], "unlimited-steps"),
+        ("csmri", ["--method", "dds", "--guidance", "dps"], "guidance"),
+        ("csmri", ["--method", "diffusionmbir", "--eta", "1"], "eta"),
+        ("csmri", ["--method", "diffusionmbir", "--sampler", "pc"], "sampler"),
+        ("csmri", ["--method", "tv"], "steps"),
+        ("csmri", ["--method", "wavelet"], "steps"),
+        ("csmri", ["--method", "classical"], "steps"),
+        ("uncond", ["--method", "dds"], "task"),
         ("csmri", ["--noise", "-0.1"], "noise"),
         ("csmri", ["--noise", "nan"], "noise"),
         ("csmri", ["--noise-level", "-0.1"], "noise-level"),
@@ -283,7 +329,6 @@ def refused(capsys, arguments: list[str]) -> str:
         ("csmri", ["--noise-level", "estimate", "--guidance", "dps"], "noise-level"),
         ("csmri", ["--noise-level", "estimate", "--sampler", "pc"], "noise-level"),
         ("csmri", ["--noise-level", "0.1", "--rho", "1"], "noise-level"),
-        ("csmri", ["--noise-level", "0.1", "--method", "classical"], "noise-level"),
         ("csmri", ["--planes", "axial,coronal"], "planes"),
         ("csmri", ["--seed", "-1"], "seed"),
         ("uncond", ["--seed", "-1"], "seed"),
@@ -313,6 +358,13 @@ def test_settings_out_of_range_are_refused(argv, tmp_path, capsys, task, options
     out = tmp_path / "out"
     assert refused(capsys, argv(task, out, *options)).startswith(f"{named}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_noise_level_that_no_method_reads_is_refused(tmp_path, capsys):
+    # Not through `argv`: --steps would be refused first.
+    options = ["--task", "csmri", "--out", str(tmp_path), "--method", "classical", "--noise-level", "0.1"]
+    message = refused(capsys, options)
+    assert message.startswith("noise-level: expected a method that reads it (tpdm, single), got classical")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_total_variation_restores_a_volume_of_few_edges(name):
     result = solve("tv", task, (), SHAPE, SETTINGS)
     assert error(result.volume) < 0.5 * error(solve("classical", task, (), SHAPE, SETTINGS).volume)
     assert result.n_evaluations == 0
-    assert result.settings.tv_weight > 0
+    assert result.settings.sparsity_weight > 0
 
 
 def test_units_do_not_change_what_total_variation_finds():
@@ -105,6 +105,41 @@ def test_total_variation_falls():
     assert variation(solve("tv", task, (), SHAPE, SETTINGS).volume) < 0.8 * variation(zero_filled)
 
 
+@pytest.mark.parametrize("name", ["csmri", "svct", "mrzsr"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_does_every_task(method, name):
+    priors = PRIORS[::-1] if name == "mrzsr" else PRIORS
+    result = solve(method, task_of(name, priors), priors, SHAPE, SETTINGS)
+    assert result.volume.shape == SHAPE and result.volume.dtype == np.float32
+    assert np.isfinite(result.volume).all()
+    assert np.isfinite(result.residuals).all()
+
+
+@pytest.mark.parametrize("method", ["dds", "diffusionmbir"])
+def test_the_seed_decides_all_chance(method):
+    task = task_of("svct")
+    one, same, other = (
+        solve(method, task, PRIORS, SHAPE, Settings(n_steps=3, seed=seed)).volume.tobytes() for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+@pytest.mark.parametrize(("method", "n_evaluations"), [("dds", 4), ("diffusionmbir", 8)])
+def test_methods_across_slices_leave_the_other_priors_alone(method, n_evaluations):
+    class Untouchable(Gaussian):
+        def _denoise(self, x, sigma):
+            raise AssertionError("the other prior was asked")
+
+    seen = []
+    priors = (PRIORS[0], Prior(Untouchable(0.3), CORONAL))
+    callback = lambda state, sigma: seen.append((state.step, sigma))  # noqa: E731
+    result = solve(method, task_of("csmri"), priors, SHAPE, SETTINGS, callback)
+    assert result.n_evaluations == n_evaluations
+    assert [step for step, _ in seen] == [1, 2, 3, 4]
+    assert (np.diff([sigma for _, sigma in seen]) < 0).all()
+    assert result.settings.sparsity_weight > 0 and result.settings.sigma_max == seen[0][1]
+
+
 # --- what is refused
 
 
@@ -119,13 +154,20 @@ def test_a_task_without_measurement_is_refused_where_one_is_needed(name):
         solve(name, task_of("uncond"), PRIORS, SHAPE, SETTINGS)
 
 
-@pytest.mark.parametrize("name", ["tpdm", "single"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.n_priors != 0])
+def test_a_task_measured_in_another_plane_is_refused(name):
+    with pytest.raises(InputError, match=r"^task: expected the primary's plane .* or swap the priors$"):
+        solve(name, task_of("csmri"), PRIORS[::-1], SHAPE, SETTINGS)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.n_priors != 0])
 def test_too_few_priors_are_refused(name):
     with pytest.raises(InputError, match=rf"^priors: expected at least 1 for the method {name}, got 0"):
         solve(name, task_of("csmri"), (), SHAPE, SETTINGS)
 
 
-def test_without_sigpy_total_variation_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("name", ["tv", "wavelet"])
+def test_without_sigpy_its_methods_say_what_to_install(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "sigpy", None)
-    with pytest.raises(InputError, match=r"^method: expected sigpy, .* found none; `pip install"):
-        solve("tv", task_of("csmri"), (), SHAPE, SETTINGS)
+    with pytest.raises(InputError, match=rf"^method: expected sigpy, whose solver {name} uses, found none; `pip"):
+        solve(name, task_of("csmri"), (), SHAPE, SETTINGS)

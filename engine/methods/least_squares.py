@@ -1,10 +1,8 @@
-"""Convex reconstruction without a prior: a measurement, and a transform of the volume that should be sparse."""
+"""Reconstruction without a prior: least squares, and a transform of the volume that should be sparse."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -34,19 +32,10 @@ def sigpy_of(method: str) -> ModuleType:
     return sigpy
 
 
-def solve_sparse(
-    task: Task,
-    first: np.ndarray,
-    weight: float,
-    settings: Settings,
-    sigpy: ModuleType,
-    regulariser: Callable[[tuple[int, ...], float], tuple[Any, Any]],
-    *,
-    n_iterations: int,
-    norm_squared: float,
-    dual_step: float,
+def solve_least_squares(
+    task: Task, first: np.ndarray, settings: Settings, sigpy: ModuleType, **how: Any
 ) -> Reconstruction:
-    """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·R(G x) by sigpy's primal-dual hybrid gradients.
+    """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·R(x) by sigpy.
 
     The weight w has no scale: the data term is that of an operator of norm one, and r is the largest value of `first`,
     by which intensities are measured. So neither the units of y nor those of the image change the result.
@@ -57,41 +46,21 @@ def solve_sparse(
         Its arrays are NumPy's.
     first : float32 (n, h, w)
         Where iterations start, in slices of the task's plane.
-    weight : float
-        w.
     settings : Settings
+        That were used.
     sigpy : module
-    regulariser : function
-        Of the shape of a stack and w: G and the proximal map of w·R, sigpy's Linop and Prox.
-    n_iterations : int
-    norm_squared : float
-        A bound of ‖G‖².
-    dual_step : float
-        Of the dual variables, for intensities of order one; the primal step is the longest that converges.
-
-    Source: Chambolle and Pock, A first-order primal-dual algorithm for convex problems with applications to imaging,
-    2011.
+        From `sigpy_of`.
+    how
+        Of `sigpy.app.LinearLeastSquares`: the solver, its steps, and w·R of a volume in units of r.
     """
     started = time.monotonic()
     operator, y = measured(task)
     norm = np.float32(operator.norm())
     unit = np.float32(abs(first).max()) or np.float32(1)
-    linop, prox = regulariser(first.shape, weight)
-    app = sigpy.app.LinearLeastSquares(
-        _unit_operator(sigpy, operator, len(first), norm),
-        _real(y / (norm * unit)),
-        x=first / unit,
-        proxg=prox,
-        G=linop,
-        solver="PrimalDualHybridGradient",
-        max_iter=n_iterations,
-        sigma=dual_step,
-        # Both blocks of the dual have the same step: the operator of norm one, and G.
-        tau=1 / (dual_step * (1 + norm_squared)),
-        show_pbar=False,
-    )
+    unit_operator = _unit_operator(sigpy, operator, len(first), norm)
+    app = sigpy.app.LinearLeastSquares(unit_operator, _real(y / (norm * unit)), x=first / unit, show_pbar=False, **how)
     slices = unit * app.run()
-    return outcome_of(task, slices, replace(settings, tv_weight=weight), first, time.monotonic() - started)
+    return outcome_of(task, slices, settings, first, time.monotonic() - started)
 
 
 def _unit_operator(sigpy: ModuleType, operator: Any, n: int, norm: np.float32) -> Any:

@@ -1,0 +1,146 @@
+"""Data consistency with total variation across slices: what ties slices together where one prior knows one plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.methods.outcome import measured
+from engine.operators import LinearOperator
+from engine.tasks import Task
+from kernels.arrays import library_of
+
+#: Residuals of conjugate gradients this much smaller than at their start are rounding.
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """The variables of ADMM beside x, each a jump from slice to slice; steps hand them on.
+
+    Parameters
+    ----------
+    z : float32 (n − 1, h, w)
+        Stands for D x.
+    u : float32 (n − 1, h, w)
+        The scaled multiplier of D x = z.
+    """
+
+    z: Any
+    u: Any
+
+    @classmethod
+    def of(cls, x: Any) -> Splitting:
+        """Zeros, for a stack of slices (n, h, w)."""
+        nothing = library_of(x=x).zeros((max(0, len(x) - 1), *x.shape[1:]), np.float32)
+        return cls(nothing, nothing)
+
+
+@dataclass(frozen=True)
+class SliceTv:
+    """Iterations of ADMM for argmin_x ½‖A x − y‖² / ‖A‖² + w ‖D x‖₁, D the difference of neighbouring slices.
+
+    Each of them is
+
+        x ← x after m steps of conjugate gradients towards (AᵀA / ‖A‖² + ρDᵀD) x = Aᵀy / ‖A‖² + ρDᵀ(z − u)
+        z ← shrink(D x + u, w/ρ)
+        u ← u + D x − z
+
+    With few conjugate gradients and warm variables, one iteration does not find the minimum: where the measurement says
+    nothing, x stays near where it was.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+    measurement : array (n, *operator.data_shape), NumPy or CuPy
+    weight : float
+        w, in units of image intensity.
+    rho : float
+        ρ, positive.
+    n_conjugate : int
+        m.
+    norm : float
+        ‖A‖.
+
+    Source: Boyd et al., Distributed optimization and statistical learning via the alternating direction method of
+    multipliers, 2011; Chung et al., Solving 3D inverse problems using pre-trained 2D diffusion models, CVPR 2023
+    (variables shared between steps).
+    """
+
+    operator: LinearOperator
+    measurement: Any
+    weight: float
+    rho: float
+    n_conjugate: int
+    norm: float
+
+    @classmethod
+    def of(cls, task: Task, weight: float, rho: float, n_conjugate: int) -> SliceTv:
+        """For a task's measurement, where that is; InputError where there is none."""
+        operator, y = measured(task)
+        return cls(operator, y, weight, rho, n_conjugate, operator.norm())
+
+    def __call__(self, x: Any, splitting: Splitting) -> tuple[Any, Splitting, Any]:
+        """Do one iteration; what comes in stays as it is.
+
+        Parameters
+        ----------
+        x : float32 (n, h, w)
+        splitting : Splitting
+
+        Returns
+        -------
+        x : float32 (n, h, w)
+        splitting : Splitting
+        residual : float64 ()
+            ‖A x − y‖₂ of the x that came in, where that is.
+        """
+        misfit = self.measurement - self.operator.apply(x)
+        x = self._conjugate(x, misfit, splitting.z - splitting.u)
+        jumps = jumps_of(x) + splitting.u
+        z = shrink(jumps, self.weight / self.rho)
+        library = library_of(x=x)
+        return x, Splitting(z, jumps - z), library.asarray(library.sqrt(squared(abs(misfit))))
+
+    def _conjugate(self, x: Any, misfit: Any, target: Any) -> Any:
+        """The least squares of data and ‖D x − target‖, the stack as a whole, started at x, where y − A x is misfit."""
+        scale, rho = np.float32(1 / self.norm**2), np.float32(self.rho)
+        residual = scale * self.operator.adjoint(misfit)
+        residual += rho * jumps_adjoint(target - jumps_of(x))
+        x, direction, length = x.copy(), residual, squared(residual)
+        enough, where = _TOLERANCE**2 * length, library_of(x=x).where
+        for _ in range(self.n_conjugate):
+            image = scale * self.operator.adjoint(self.operator.apply(direction))
+            image += rho * jumps_adjoint(jumps_of(direction))
+            # Nothing here waits for a GPU: where nothing is left to do, steps are zero instead of being left out.
+            works = length > enough
+            step = works * length / where(works, (direction * image).sum(dtype=np.float64), 1.0)
+            x += step.astype(np.float32) * direction
+            residual = residual - step.astype(np.float32) * image
+            before, length = length, squared(residual)
+            direction = residual + (works * length / where(works, before, 1.0)).astype(np.float32) * direction
+        return x
+
+
+def jumps_of(x: Any) -> Any:
+    """D x: every slice less the one before, (n − 1, h, w)."""
+    return x[1:] - x[:-1]
+
+
+def jumps_adjoint(jumps: Any) -> Any:
+    """Dᵀ of jumps (n − 1, h, w): a stack (n, h, w)."""
+    rest = [(0, 0)] * (jumps.ndim - 1)
+    library = library_of(jumps=jumps)
+    return library.pad(jumps, [(1, 0), *rest]) - library.pad(jumps, [(0, 1), *rest])
+
+
+def shrink(x: Any, threshold: float) -> Any:
+    """Bring every entry nearer to zero by the threshold, and not beyond: the proximal map of an ℓ1 norm."""
+    return x - x.clip(-np.float32(threshold), np.float32(threshold))
+
+
+def squared(x: Any) -> Any:
+    """Σ|x|², float64 (), where x is."""
+    return (x * x).sum(dtype=np.float64)

@@ -1,0 +1,80 @@
+"""Sparse wavelet coefficients in three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from engine.estimator import Prior
+from engine.methods.classical import crude
+from engine.methods.least_squares import sigpy_of, solve_least_squares
+from engine.methods.outcome import weight_of
+from engine.methods.slice_tv import shrink
+from engine.reconstruct import Callback, Reconstruction, Settings
+from engine.tasks import Task
+
+#: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4 and 1e-4 the best
+#: after 150 or 200 iterations for acceleration 4, 11 views and factor 4 (for thick slices they hardly differ). Haar's
+#: wavelet was 0.6 dB worse for acceleration 4, db2 0.2 dB.
+WEIGHTS = {"csmri": 3e-4, "svct": 3e-4, "mrzsr": 3e-4}
+_WAVELET = "db4"
+#: On the same head the peak signal-to-noise ratio changes by 0.1 to 0.2 dB between 100 and 200 iterations.
+_ITERATIONS = 150
+
+
+def resolved(settings: Settings, task: Task) -> Settings:
+    """The same with this method's weight where there is none."""
+    return replace(settings, sparsity_weight=weight_of(settings, task, WEIGHTS))
+
+
+def solve(
+    task: Task,
+    priors: Sequence[Prior],
+    shape: tuple[int, int, int],
+    settings: Settings,
+    callback: Callback | None = None,
+) -> Reconstruction:
+    """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·‖W x‖₁, see `engine.methods.least_squares.solve_least_squares`.
+
+    W is an orthogonal wavelet transform of the volume, which is shifted at random, by another number of voxels at every
+    iteration: what is found should be sparse wherever the transform's grid lies. Without shifts that grid shows (a loss
+    of 3.5 dB for acceleration 4).
+
+    Source: Lustig, Donoho and Pauly, Sparse MRI: the application of compressed sensing for rapid MR imaging, 2007; Beck
+    and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009; Coifman and Donoho, Translation-invariant
+    de-noising, 1995 (shifts).
+    """
+    sigpy, first = sigpy_of("wavelet"), crude(task)
+    prox = sparse_coefficients(sigpy, first.shape, weight_of(settings, task, WEIGHTS), _WAVELET, shifts_of(first.shape))
+    return solve_least_squares(task, first, settings, sigpy, proxg=prox, alpha=1.0, max_iter=_ITERATIONS)
+
+
+def shifts_of(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Random shifts of a periodic volume without end, always the same ones."""
+    generator = np.random.Generator(np.random.Philox(0))
+    while True:
+        yield tuple(int(shift) for shift in generator.integers(0, shape))
+
+
+def sparse_coefficients(
+    sigpy: ModuleType, shape: tuple[int, ...], weight: float, wavelet: str, shifts: Iterator[tuple[int, ...]]
+) -> Any:
+    """The proximal map of w‖W S x‖₁ for sigpy, S the next shift every time it is asked.
+
+    Exact where W is orthogonal; sigpy continues volumes by zeros, so that near borders that are not zero W has a few
+    coefficients too many.
+    """
+    transform = sigpy.linop.Wavelet(shape, wave_name=wavelet)
+    axes = tuple(range(len(shape)))
+
+    class Sparse(sigpy.prox.Prox):  # type: ignore[name-defined,misc]
+        def _prox(self, alpha: float, v: np.ndarray) -> np.ndarray:
+            shift = next(shifts)
+            shrunk = transform.H(shrink(transform(np.roll(v, shift, axes)), alpha * weight))
+            return np.roll(shrunk, [-step for step in shift], axes)
+
+    return Sparse(shape)
