@@ -69,7 +69,13 @@ PROBLEMS = {
         Problem("csmri-8", "CS-MRI ×8", "csmri", {"acceleration": 8.0}),
         Problem("svct-5", "SV-CT, a fifth of the views", "svct", views_part=5, K=2.7),
         Problem("svct-9", "SV-CT, a ninth of the views", "svct", views_part=9, K=2.7),
-        Problem("mrzsr-4", "MR-ZSR ×4, thick axial slices", "mrzsr", {"factor": 4}, planes=("coronal", "axial", "sagittal")),
+        Problem(
+            "mrzsr-4",
+            "MR-ZSR ×4, thick axial slices",
+            "mrzsr",
+            {"factor": 4},
+            planes=("coronal", "axial", "sagittal"),
+        ),
     )
 }
 
