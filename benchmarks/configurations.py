@@ -21,6 +21,7 @@ SEARCH_STEPS = 100
 PC_STEPS = 1000
 #: The published sampler to the letter, but for the limit on its steps, which long runs hardly ever meet.
 _PC = {"sampler": "pc", "guidance": "dps"}
+_ADAPTIVE = f"published sampler, {SEARCH_STEPS} steps, adaptive λ"
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def configurations(pc_steps: int = PC_STEPS) -> dict[str, Configuration]:
         Configuration("fast-one", "fast, one plane", "single", PRESETS["fast"]),
         Configuration("pc", "published sampler", "tpdm", long, is_searched=True),
         Configuration("pc-one", "published sampler, one plane", "single", long, is_searched=True),
+        # Beside the short runs that look for a fixed λ.
+        Configuration("pc-adaptive", _ADAPTIVE, "tpdm", {**_PC, "n_steps": min(SEARCH_STEPS, pc_steps)}),
         # DiffusionMBIR asks twice a step.
         Configuration("dds", "DDS", "dds", {"n_steps": PRESETS["fast"]["n_steps"]}),
         Configuration("dds-100", "DDS, 100 steps", "dds", {"n_steps": 100}, group="steps"),

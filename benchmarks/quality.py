@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(quality_report.tables(report["summaries"]))
         print(f"\n{quality_report.claims_text(report['claims'])}")
-        write(report, records, plan, store, args.results)
+        write(report, records, plan, store, args.results, args.name)
     except InputError as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2
@@ -149,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="for networks and operators")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the output")
+    parser.add_argument("--name", default="quality", help="what the names of the written files begin with")
     parser.add_argument("--list", action="store_true", help="show what would be run")
     return parser
 
@@ -278,9 +279,9 @@ def collected(records: Sequence[Record], command: str, args: argparse.Namespace)
     }
 
 
-def write(report: dict[str, Any], records: Sequence[Record], plan: Plan, store: Store, folder: Path) -> None:
+def write(report: dict[str, Any], records: Sequence[Record], plan: Plan, store: Store, folder: Path, name: str) -> None:
     """The result file, the plot, and a picture of every task's hardest problem on the first volume."""
-    stem = f"quality-{hardware.slug(report['machine'])}-{report['date']}"
+    stem = f"{name}-{hardware.slug(report['machine'])}-{report['date']}"
     (folder / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     written = [f"{stem}.json"]
     caption = f"{hardware.title(report['machine'])}, --threads {report['threads']}, {report['date']}"
@@ -290,9 +291,9 @@ def write(report: dict[str, Any], records: Sequence[Record], plan: Plan, store: 
     truth = plan.truths[0]
     for problem in {problem.task: problem for problem in plan.problems}.values():
         shown = {}
-        for name in _SHOWN:
+        for shown_name in _SHOWN:
             for record in records:
-                wanted = truth.name, problem.name, name, 0
+                wanted = truth.name, problem.name, shown_name, 0
                 if (record["volume"], record["problem"], record["configuration"], record["seed"]) == wanted:
                     volume = store.volume(record["identity"])
                     if volume is not None:

@@ -212,7 +212,8 @@ def build_parser() -> argparse.ArgumentParser:
     sampler.add_argument(
         "--dps-weight",
         type=float,
-        help="dps: step size of data consistency (default: the published one, carried over to size and steps)",
+        help="dps: step size λ of data consistency (default: adaptive, from residual, operator and noise; with "
+        "--unlimited-steps or --preset reference the published one, carried over to size and steps)",
     )
     sampler.add_argument(
         "--unlimited-steps",
@@ -305,6 +306,11 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     return Settings(seed=args.seed, **fields)
 
 
+def _is_adaptive(fields: Mapping[str, Any]) -> bool:
+    """Whether guidance is dps with an adaptive λ."""
+    return fields["guidance"] == "dps" and "dps_weight" not in fields and fields.get("stable", Settings.stable)
+
+
 def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None:
     """Refuse a noise level that nothing would read."""
     without = None
@@ -312,8 +318,8 @@ def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None
         without = "a task with a measurement", args.task
     elif "rho" not in METHODS[args.method].reads:
         without = f"a method that reads it ({_readers('rho')})", args.method
-    elif fields["guidance"] != "proximal":
-        without = "guidance proximal", fields["guidance"]
+    elif fields["guidance"] == "dps" and not _is_adaptive(fields):
+        without = "guidance proximal, or dps with an adaptive λ", "dps with a fixed one"
     elif args.rho is not None:
         without = "no --rho beside it", f"{args.rho:g}"
     if without:
@@ -363,7 +369,8 @@ def _check_effect(args: argparse.Namespace, fields: Mapping[str, Any]) -> None:
                 f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
                 f"drop --{option} or change --{other}"
             )
-    if args.group is not None and fields["sampler"] != "pc" and fields["guidance"] != "dps":
+    if args.group is not None and fields["sampler"] != "pc" and (fields["guidance"] != "dps" or _is_adaptive(fields)):
         raise InputError(
-            "group: expected the sampler pc or the guidance dps, got neither, so that it has no effect; drop --group"
+            "group: expected the sampler pc, or the guidance dps with a fixed λ, got neither, so that it has no "
+            "effect; drop --group"
         )

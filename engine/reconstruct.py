@@ -80,7 +80,7 @@ class Settings:
         Of the methods tv, wavelet, dds and diffusionmbir: weight of what should be sparse, without unit, see
         `engine.methods`. None: the method's default for the task.
     dps_weight : float or None
-        dps: λ; None takes `default_dps_weight`.
+        dps: λ. None: adaptive (`engine.guidance.Dps`), or with `stable` False `default_dps_weight`.
     group : int
         Slices over which pc and dps take norms.
     snr : float
@@ -178,9 +178,11 @@ class Settings:
         is_tied = task.operator is not None and self.guidance == "proximal"
         return NOISE_SCALE if self.sampler == "ddim" and is_tied else 1.0
 
-    def weight(self, task: Task) -> float:
-        """λ of dps."""
-        return default_dps_weight(task, self) if self.dps_weight is None else self.dps_weight
+    def weight(self, task: Task) -> float | None:
+        """λ of dps; None where it is adaptive."""
+        if self.dps_weight is not None or self.stable:
+            return self.dps_weight
+        return default_dps_weight(task, self)
 
     def plan(self, n_priors: int) -> np.ndarray:
         """int (n_steps,): which prior works at each step, see `engine.estimator.Estimator`."""
@@ -365,7 +367,10 @@ def sampler_of(
         if settings.guidance == "proximal":
             proximity = Proximity(task.operator, task.measurement, task.noise_level, settings.rho)
         else:
-            guidance = Dps(task.operator, task.measurement, settings.weight(task), task.residual_scale, settings.stable)
+            weight = settings.weight(task)
+            guidance = Dps(
+                task.operator, task.measurement, weight, task.residual_scale, settings.stable, task.noise_level
+            )
     estimator = Estimator(tuple(priors), settings.plan(n), settings.shares(n), guidance, proximity)
     if settings.sampler == "pc":
         return PredictorCorrector(

@@ -248,7 +248,7 @@ def _guidance(job: Job) -> str:
     if job.task.operator is None:
         return "none"
     if s.guidance == "dps":
-        return f"dps, λ {s.dps_weight:.4g}, groups of {s.group}"
+        return "dps, λ adaptive" if s.dps_weight is None else f"dps, λ {s.dps_weight:.4g}, groups of {s.group}"
     return "proximal, " + ("ρ from the noise of the measurement" if s.rho is None else f"ρ {s.rho:g} ‖A‖²")
 
 

@@ -192,6 +192,57 @@ def test_stable_steps_are_gradient_steps_that_do_not_overshoot(operator):
     np.testing.assert_array_equal(near, dps(operator, y, weight=1e-3, scale=scale)(denoiser, x, SIGMA, groups)[1])
 
 
+class Identity(Denoiser):
+    """x̂₀ = x: then the step of the adaptive λ is the exact steepest descent of the residual."""
+
+    def _denoise(self, x, sigma):
+        return x.copy()
+
+    def _vjp(self, x, sigma, cotangent: CotangentOf):
+        return x.copy(), cotangent(x, slice(0, len(x)))
+
+
+@pytest.mark.parametrize("renoised", [False, True], ids=["plain", "renoised"])
+def test_adaptive_steps_lead_down_to_the_noise_and_no_further(operator, renoised):
+    """Along the gradient a slice's residual is least at the whole step; noise shortens it by its part of the norm."""
+    x, y, scale, level = stack(1), operator.apply(stack(2)), 1.5, 0.03
+    noise = 0.1 * operator.apply(stack(3)) if renoised else None
+    guidance = Dps(operator, y, None, scale, noise_level=level)
+    _, pullback, weights, _ = guidance(Identity(), x, SIGMA, groups_of(N_SLICES, 2), noise)
+
+    A, e = scale * dense(operator), 0.0 if noise is None else flat(noise)
+    r = x.reshape(N_SLICES, -1).astype(np.float64) @ A.T - scale * flat(y) - e
+    gradient = r @ A
+    np.testing.assert_allclose(pullback.reshape(N_SLICES, -1), gradient, rtol=1e-3, atol=1e-4)
+    n_samples = (2 if np.iscomplexobj(y) else 1) * (y.reshape(N_SLICES, -1) != 0).sum(1)
+    floor = np.sqrt(n_samples * (scale * level) ** 2 + np.sum(np.square(e), axis=-1))
+    norms = np.linalg.norm(r, axis=1)
+    assert (floor < norms).all()
+    least = (gradient**2).sum(1) / ((gradient @ A.T) ** 2).sum(1)
+    np.testing.assert_allclose(weights, least * (1 - floor / norms), rtol=1e-4)
+
+
+def test_adaptive_steps_know_no_units(operator):
+    """What a scanner counts in changes the residual and the gradient, but not the step."""
+    steps = []
+    for unit in (1e-3, 1.0, 1e4):
+        y = np.asarray(np.float32(unit) * operator.apply(stack(2)))
+        guidance = Dps(operator, y, None, noise_level=0.05 * unit)
+        _, pullback, weights, _ = guidance(LinearShrinkage(), np.float32(unit) * stack(1), SIGMA, [])
+        steps.append(weights[:, None, None] * pullback / np.float32(unit))
+    for other in steps[1:]:
+        np.testing.assert_allclose(other, steps[0], rtol=1e-3, atol=1e-4)
+
+
+def test_adaptive_steps_stay_where_the_residual_is_noise(operator):
+    x, y = stack(1), operator.apply(stack(2))
+    loud = float(np.abs(y).max()) * 10
+    for measurement, level in ((y, loud), (operator.apply(x), 0.0)):
+        _, pullback, weights, _ = Dps(operator, measurement, None, noise_level=level)(Identity(), x, SIGMA, [])
+        np.testing.assert_array_equal(weights, 0)
+        assert np.isfinite(pullback).all()
+
+
 @pytest.mark.parametrize(
     "x", [np.zeros((1, N_SLICES, *SHAPE), np.float32), np.zeros(SHAPE, np.float32), np.zeros((2, *SHAPE))]
 )
