@@ -1,9 +1,11 @@
-"""Put the newest results into the README's tables: ``python benchmarks/readme.py``."""
+"""Put the newest results into the tables of README and docs: ``python benchmarks/readme.py``."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,27 +129,92 @@ def step_table() -> str:
     return "\n".join([*lines, f"\nMedians; {_source(path, report)}"])
 
 
-def quality_table() -> str:
-    """The fast preset beside what it has to beat, for every volume and problem."""
-    path, report = newest("quality-*.json")
-    lines = ["| | fast | published sampler | fast, one plane | best without a network |", "|---|---|---|---|---|"]
+def quality_table(name: str = "quality", rivals: tuple[str, ...] = ("pc", "fast-one", "dds")) -> str:
+    """The fast preset beside what it has to beat, for every volume and problem of the last report of that name."""
+    path, report = newest(f"{name}-*.json")
+    titles = {entry["configuration"]: entry["title"].split(", λ")[0] for entry in report["summaries"]}
+    columns = ["fast", *[rival for rival in rivals if rival in titles]]
+    lines = [f"| | {' | '.join(titles[column] for column in columns)} | best without a network |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
     for claim in report["claims"]:
-        found = {
-            entry["configuration"]: entry
-            for entry in report["summaries"]
-            if (entry["volume"], entry["problem"]) == (claim["volume"], claim["problem"])
-        }
+        found = _entries(report, claim["volume"], claim["problem"])
         best = claim["best classical"] or WITHOUT_NETWORK[0]
-        cells = [_quality(found.get(name)) for name in ("fast", "pc", "fast-one", best)]
+        cells = [_quality(found.get(column)) for column in (*columns, best)]
         if found.get(best):
             cells[-1] += f" ({found[best]['title']})"
-        lines.append(f"| {PROBLEMS[claim['problem']].title}, {claim['volume']} | {' | '.join(cells)} |")
-    picture = f"![PSNR of the worst plane against seconds](benchmarks/results/{path.stem}.png)"
-    seeds = max(entry["n_seeds"] for entry in report["summaries"])
-    spread = f" ± standard deviation of {seeds} seeds" if seeds > 1 else ""
-    foot = f"PSNR of the worst of three planes{spread}, and time on {report['threads']} of"
+        lines.append(f"| {PROBLEMS[claim['problem']].title} | {' | '.join(cells)} |")
+    foot = f"PSNR of the worst of three planes, and time on {report['threads']} of"
     machine = f"{report['machine']['cores']} cores ({report['machine']['processor']})"
+    picture = f"![PSNR of the worst plane against seconds](benchmarks/results/{path.stem}.png)"
     return "\n".join([*lines, f"\n{foot} {machine}; {_source(path, report)}\n\n{picture}"])
+
+
+def _entries(report: dict[str, Any], volume: str, problem: str) -> dict[str, dict[str, Any]]:
+    return {
+        entry["configuration"]: entry
+        for entry in report["summaries"]
+        if (entry["volume"], entry["problem"]) == (volume, problem)
+    }
+
+
+def weights_table() -> str:
+    """The adaptive λ beside fixed ones, in short runs of the published sampler."""
+    path, report = newest("quality-*.json")
+    fixed = sorted((e for e in _unique(report, "search")), key=lambda e: float(e["configuration"].rpartition("-x")[2]))
+    columns = ["pc-adaptive", *[entry["configuration"] for entry in fixed]]
+    heads = ["adaptive", *[f"fixed × {c.rpartition('-x')[2]}" for c in columns[1:]]]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for claim in report["claims"]:
+        found = _entries(report, claim["volume"], claim["problem"])
+        cells = " | ".join(_psnr(found.get(column)) for column in columns)
+        lines.append(f"| {PROBLEMS[claim['problem']].title} | {cells} |")
+    n_steps = fixed[0]["title"].split(", ")[1]
+    foot = f"PSNR of the volume, published sampler, {n_steps}, multiples of the published λ; {_source(path, report)}"
+    return "\n".join([*lines, f"\n{foot}"])
+
+
+def seeds_table() -> str:
+    """How much a result depends on chance."""
+    path, report = newest("seeds-*.json")
+    lines = ["| | mean | standard deviation | lowest | highest | failed |", "|---|---|---|---|---|---|"]
+    for entry in report["summaries"]:
+        psnr = [
+            cell["figures"][WORST]
+            for cell in report["cells"]
+            if cell["figures"] and all(cell[key] == entry[key] for key in ("volume", "problem", "configuration"))
+        ]
+        spread = statistics.stdev(psnr)
+        cells = f"{statistics.mean(psnr):.2f} dB | {spread:.3f} dB | {min(psnr):.2f} dB | {max(psnr):.2f} dB"
+        title = f"{PROBLEMS[entry['problem']].title}, {entry['title']}, {entry['n_seeds']} seeds"
+        lines.append(f"| {title} | {cells} | {entry['n_failed']} |")
+    return "\n".join([*lines, f"\nPSNR of the worst of three planes; {_source(path, report)}"])
+
+
+def sweeps_table() -> str:
+    """One setting of the fast preset changed, for every problem."""
+    path, report = newest("sweeps-*.json")
+    problems = list(dict.fromkeys(entry["problem"] for entry in report["summaries"]))
+    lines = [f"| | {' | '.join(PROBLEMS[name].title for name in problems)} |", "|---" * (len(problems) + 1) + "|"]
+    swept = [e for group in dict.fromkeys(e["group"] for e in report["summaries"]) for e in _unique(report, group)]
+    for one in swept:
+        if one["configuration"] == "classical":
+            continue
+        of = {e["problem"]: e for e in report["summaries"] if e["configuration"] == one["configuration"]}
+        title = one["title"].removeprefix("fast, ")
+        lines.append(f"| {title} | {' | '.join(_psnr(of.get(name), WORST) for name in problems)} |")
+    return "\n".join([*lines, f"\nPSNR of the worst of three planes in dB; {_source(path, report)}"])
+
+
+def _unique(report: dict[str, Any], group: str) -> list[dict[str, Any]]:
+    """One entry a configuration of a group."""
+    found = {entry["configuration"]: entry for entry in report["summaries"] if entry["group"] == group}
+    return list(found.values())
+
+
+def _psnr(entry: dict[str, Any] | None, figure: str = "psnr_db") -> str:
+    if entry is None:
+        return "–"
+    return "failed" if entry["figures"] is None else number(entry["figures"][figure], ".1f")
 
 
 def noise_table() -> str:
@@ -204,15 +271,34 @@ def fill(text: str, name: str, table: str) -> str:
     return f"{before}{start}\n{table}\n{end}{after}"
 
 
+#: Files with tables, and what fills each table.
+FILES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "demo table": demo_table,
+        "latency table": latency_table,
+        "operator table": operator_table,
+        "quality table": quality_table,
+        "step table": step_table,
+    },
+    "docs/quality.md": {
+        "second head table": lambda: quality_table("second-head"),
+        "seeds table": seeds_table,
+        "sweeps table": sweeps_table,
+        "weights table": weights_table,
+        "noise table": noise_table,
+        "generation table": generation_table,
+    },
+}
+
+
 def main() -> int:
-    readme = HERE.parent / "README.md"
-    text = readme.read_text()
-    text = fill(text, "demo table", demo_table())
-    text = fill(text, "latency table", latency_table())
-    text = fill(text, "operator table", operator_table())
-    text = fill(text, "quality table", quality_table())
-    text = fill(text, "noise table", noise_table())
-    readme.write_text(fill(text, "step table", step_table()))
+    for name, tables in FILES.items():
+        path = HERE.parent / name
+        text = path.read_text()
+        for table, make in tables.items():
+            # Links start from the file's folder.
+            text = fill(text, table, make().replace("](benchmarks/", f"]({'../' * name.count('/')}benchmarks/"))
+        path.write_text(text)
     return 0
 
 

@@ -243,18 +243,62 @@ def test_the_search_takes_the_best_that_did_not_fail():
     assert quality.best_weight([tried[2]]) == 1.0
 
 
-def test_the_readme_gets_a_row_a_problem(tmp_path, monkeypatch):
-    entries = quality_report.summaries(MADE_UP)
-    report = {
-        **{"summaries": entries, "claims": quality_report.claims(entries), "threads": 2, "command": "command"},
-        **{"date": "2026-01-01", "machine": {"cores": 2, "processor": "a processor"}},
-    }
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "quality-2cores-2026-01-01.json").write_text(json.dumps(report))
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    """Writes a report of made-up cells where `benchmarks.readme` looks for it."""
+
+    def write(name: str, cells: list[dict[str, Any]]) -> None:
+        entries = quality_report.summaries(cells)
+        report = {
+            **{"summaries": entries, "claims": quality_report.claims(entries), "cells": cells, "threads": 2},
+            **{"command": "command", "date": "2026-01-01", "machine": {"cores": 2, "processor": "a processor"}},
+        }
+        (tmp_path / "results").mkdir(exist_ok=True)
+        (tmp_path / "results" / f"{name}-2cores-2026-01-01.json").write_text(json.dumps(report))
+
     monkeypatch.setattr(readme, "HERE", tmp_path)
-    row = readme.quality_table().splitlines()[2]
+    return write
+
+
+def test_the_readme_gets_a_row_a_problem(reported):
+    reported("quality", MADE_UP)
+    head, _, row = readme.quality_table().splitlines()[:3]
+    assert head == "| | fast | pc | fast-one | best without a network |"
     expected = "36.0 ± 1.4 dB, 15.0 s | 34.0 dB, 5.0 min | 37.5 dB, 14.0 s | 31.0 dB, 3.0 s (tv)"
-    assert row == f"| CS-MRI ×4, demo | {expected} |"
+    assert row == f"| CS-MRI ×4 | {expected} |"
+
+
+def test_a_table_shows_how_much_seeds_differ(reported):
+    reported("seeds", [record("fast", db, seed=seed) for seed, db in enumerate((35.0, 37.0, None))])
+    row = readme.seeds_table().splitlines()[2]
+    assert row == "| CS-MRI ×4, fast, 3 seeds | 36.00 dB | 1.414 dB | 35.00 dB | 37.00 dB | 1 |"
+
+
+def test_a_table_shows_the_adaptive_weight_beside_fixed_ones(reported):
+    fixed = [
+        {**record(f"pc-100-x{m}", db), "group": "search", "title": f"published sampler, 100 steps, λ × {m}"}
+        for m, db in (("10", 20.0), ("0.3", None), ("1", 30.0))
+    ]
+    reported("quality", [record("pc-adaptive", 31.0), *fixed])
+    head, _, row = readme.weights_table().splitlines()[:3]
+    assert head == "| | adaptive | fixed × 0.3 | fixed × 1 | fixed × 10 |"
+    assert row == "| CS-MRI ×4 | 31.0 | failed | 30.0 | 20.0 |"
+    (claim,) = quality_report.claims(quality_report.summaries([record("pc-adaptive", 31.0), *fixed]))
+    assert claim["adaptive − best fixed λ"] == pytest.approx(1.0)
+
+
+def test_a_table_shows_what_a_setting_changes(reported):
+    swept = [{**record(f"fast K {K}", 30.0 + K), "group": "sweep K", "title": f"fast, K {K}"} for K in (2, 3)]
+    reported("sweeps", [record("fast", 32.5), record("classical", 25.0), *swept])
+    rows = readme.sweeps_table().splitlines()[2:5]
+    assert rows == ["| fast | 32.5 |", "| K 2 | 32.0 |", "| K 3 | 33.0 |"]
+
+
+def test_every_table_has_its_place_in_its_file():
+    for name, tables in readme.FILES.items():
+        text = (readme.HERE.parent / name).read_text()
+        for table in tables:
+            assert text.count(f"<!-- {table} -->") == text.count(f"<!-- end of {table} -->") == 1
 
 
 def test_an_unknown_sweep_is_an_input_error():
