@@ -132,8 +132,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=_word_or_number,
         default="known",
         metavar="LEVEL",
-        help="proximal: noise that the reconstruction expects: known (what --noise added), estimate (from the "
-        "measurement), or a number in the unit of --noise",
+        help="noise that proximal guidance, or dps with an adaptive λ, expects: known (what --noise added), estimate "
+        "(from the measurement), or a number in the unit of --noise",
     )
 
     priors = parser.add_argument_group("priors")
@@ -162,7 +162,8 @@ def build_parser() -> argparse.ArgumentParser:
     sampler.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        help="reference: the published sampler, as slow as published; fast, balanced: more from fewer steps "
+        help="reference: the published sampler, as slow as published; fast: the mean of what is likely, in few steps; "
+        "balanced: samples of it "
         "(default: fast, or what --sampler names)",
     )
     sampler.add_argument(
@@ -223,7 +224,8 @@ def build_parser() -> argparse.ArgumentParser:
     sampler.add_argument(
         "--group",
         type=int,
-        help="pc, dps, diffusionmbir: slices over which norms are taken; changes the result (default: 6)",
+        help="pc, dps with a fixed λ, diffusionmbir: slices over which norms are taken; changes the result "
+        "(default: 6)",
     )
     sampler.add_argument(
         "--snr", type=float, help="pc, diffusionmbir: signal-to-noise ratio of the corrector (default: 0.16)"
