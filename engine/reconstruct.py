@@ -42,7 +42,8 @@ _PUBLISHED_NORM = {"csmri": 256.0, "mrzsr": 1.0, "svct": 94.35}
 START_LEVEL = 0.3
 _SIGMA_MAX = 50.0
 #: How much of the told noise ddim adds: `benchmarks/quality.py --sweep noise_scale=0,0.25,0.5,1`. Less gains much on
-#: the demonstration's head, an average, and some on single ones; below this the curve is flat, and on Colin 27 it falls.
+#: the demonstration's head, an average, and some on single ones; below this the curve is flat, and on Colin 27 it
+#: falls.
 NOISE_SCALE = 0.25
 SAMPLERS = ("pc", "ddim", "heun")
 GUIDANCE = ("dps", "proximal")
