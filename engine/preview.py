@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from engine.errors import InputError
+from engine.io.files import replacing
 from engine.metrics import psnr
 
 # Black, because air is black: the panels then have no edges.
@@ -294,10 +294,5 @@ def _save(figure: Figure, path: Path) -> None:
     buffer = BytesIO()
     # Without a version in it, the same volumes give the same bytes.
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ import nibabel as nib
 import numpy as np
 
 from engine.errors import InputError
+from engine.io.files import replacing
+from engine.io.frame import Frame
 
 #: Intensities above this percentile of the non-zero voxels map above 1: bright vessels must not dim the whole head.
 _WHITE_PERCENTILE = 99.5
@@ -36,12 +37,15 @@ class Volume:
         `data` times this is in the file's own intensity units.
     source : str
         Where it came from, for the run's record.
+    frame : Frame or None
+        How the file's own axes lie in these, so that a result can be put back; None: they are the same.
     """
 
     data: np.ndarray
     affine: np.ndarray
     scale: float
     source: str
+    frame: Frame | None = None
 
     @property
     def voxel_mm(self) -> np.ndarray:
@@ -208,11 +212,5 @@ def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
     path = Path(path)
     image = nib.Nifti1Image(np.asarray(data, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
-    # Not a file of `tempfile`: those are readable by their owner alone, and keep that when renamed.
-    temporary = path.with_name(f".part{os.getpid()}-{path.name}")
-    try:
+    with replacing(path) as temporary:
         nib.save(image, temporary)  # type: ignore[no-untyped-call]
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
