@@ -35,7 +35,8 @@ from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.estimator import Prior
 from engine.methods import solve
-from engine.options import build_parser, settings_of
+from engine.options import settings_of
+from engine.parser import build_parser
 from engine.reconstruct import Settings
 from engine.tasks import Measurement, simulate
 from engine.versions import versions

@@ -91,8 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=10.0, help=f"turns end after about so long, with {_LEAST_REPEATS} done"
     )
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="threads for either side")
+    # Installed without the repository, there is no such folder.
+    kept = Path(__file__).parent / "results"
     parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file and the plot"
+        "--results",
+        type=Path,
+        default=kept if kept.is_dir() else Path("benchmark-results"),
+        help="folder for the JSON file and the plot",
     )
     return parser
 

@@ -9,10 +9,12 @@ from engine.bundle import Bundle
 from engine.errors import InputError
 from engine.estimator import Prior
 from engine.io import Volume, load_volume, resample
+from engine.padding import PaddedDenoiser
 
 #: Side of the demonstration cube, in voxels, and of a voxel, in mm: what the shipped priors were trained on.
 SIZE, VOXEL_MM = 64, 3.0
-#: Planes of the priors that the demonstration uses; there is a sagittal one too.
+#: Planes of the priors that are shipped, and of those that the demonstration uses.
+ALL_PLANES = ("axial", "coronal", "sagittal")
 PLANES = ("axial", "coronal")
 
 
@@ -41,13 +43,13 @@ def volume() -> Volume:
 
 
 def prior(plane: str) -> Prior:
-    """The shipped prior of a plane, axial, coronal or sagittal, on CPU cores."""
+    """The shipped prior of a plane, axial, coronal or sagittal, on CPU cores, for slices of any size."""
     bundle = Bundle.open(bundle_folder(plane))
     if bundle.plane is None:
         raise InputError(
             f"engine: expected a plane in the manifest of '{bundle.folder}', found none; install the package again"
         )
-    return Prior(NativeDenoiser(bundle), bundle.plane)
+    return Prior(PaddedDenoiser(NativeDenoiser(bundle), bundle.divisor), bundle.plane)
 
 
 def priors() -> tuple[Prior, Prior]:

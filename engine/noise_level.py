@@ -33,8 +33,8 @@ def with_noise_level(task: Task, level: float | str) -> Task:
     task : Task
         With a measurement, in NumPy arrays.
     level : float or str
-        "known": that of the simulation. "estimate": see `estimated`. A number: as a part of the root mean square of
-        the samples without noise, which is how noise is simulated.
+        "known": that of the task, by its simulation or its file. "estimate": see `estimated`. A number: as a part of
+        the root mean square of the samples: of a simulation those without noise, which is how noise is simulated.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def with_noise_level(task: Task, level: float | str) -> Task:
         if level not in ("known", "estimate"):
             raise InputError(f"noise-level: expected known, estimate or a number, got '{level}'; choose one")
         value = task.noise_level if level == "known" else estimated(task.operator, task.measurement)
-        source = {"known": "simulation", "estimate": "estimate"}[level]
+        source = level
     else:
         if not (np.isfinite(level) and level >= 0):
             raise InputError(f"noise-level: expected a number of at least 0, got {level}; 0.01 is one per cent")

@@ -196,6 +196,25 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Waypoint:
+    """Where a run is between two steps: with task, priors and settings, all that the rest of it depends on.
+
+    Parameters
+    ----------
+    state : State
+        NumPy or CuPy.
+    residuals : list of float
+        Of the steps so far; NaN before the first comparison.
+    seconds : float
+        Wall time so far.
+    """
+
+    state: State
+    residuals: list[float] = field(default_factory=list, repr=False)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """What a run leaves.
 
@@ -212,6 +231,8 @@ class Reconstruction:
         Passes of the whole volume through a network, those for gradients not counted again.
     seconds : float
         Wall time of the sampling.
+    sigmas : float64 (n_steps,)
+        Noise level of every step; empty without steps.
     """
 
     volume: np.ndarray
@@ -220,6 +241,7 @@ class Reconstruction:
     residuals: list[float] = field(repr=False)
     n_evaluations: int
     seconds: float
+    sigmas: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
 
 
 def reconstruct(
@@ -230,6 +252,7 @@ def reconstruct(
     *,
     callback: Callback | None = None,
     noise: Noise | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Sample a volume that all priors find likely and that agrees with the measurement.
 
@@ -247,6 +270,9 @@ def reconstruct(
         Called after every step.
     noise : Noise, optional
         Instead of counter noise with the settings' seed.
+    waypoint : Waypoint, optional
+        Go on from there instead of from the start. The result is that of an uninterrupted run, bit for bit, if task,
+        priors and settings are its own.
 
     Returns
     -------
@@ -278,23 +304,30 @@ def reconstruct(
         task = task.on(device)
         sampler = sampler_of(task, priors, settings, noise)
         plane = priors[0].plane
-        normal = device.put(noise.draw(0, Phase.START, plane, shape, library=device.library))
-        state = State(plane.volume_of(start_of(task, normal, settings)), 0)
-        volume, residuals, seconds = walk(sampler, state, callback)
+        if waypoint is None:
+            normal = device.put(noise.draw(0, Phase.START, plane, shape, library=device.library))
+            waypoint = Waypoint(State(plane.volume_of(start_of(task, normal, settings)), 0))
+        volume, residuals, seconds = walk(sampler, waypoint, callback, device)
         n_evaluations = sampler.n_estimates * (len(priors) if settings.mix == "sum" else 1)
-        return Reconstruction(volume, sampler.estimator.plan, settings, residuals, n_evaluations, seconds)
+        return Reconstruction(
+            volume, sampler.estimator.plan, settings, residuals, n_evaluations, seconds, sampler.sigmas
+        )
 
 
-def walk(sampler: Sampler, state: State, callback: Callback | None) -> tuple[np.ndarray, list[float], float]:
-    """Do all steps of a sampler.
+def walk(
+    sampler: Sampler, waypoint: Waypoint, callback: Callback | None, device: Device
+) -> tuple[np.ndarray, list[float], float]:
+    """Do the steps of a sampler that are left.
 
     Parameters
     ----------
     sampler : Sampler
-    state : State
-        Before the first step.
+    waypoint : Waypoint
+        Before the first of them.
     callback : function or None
         Called after every step.
+    device : Device
+        Where the sampler works; inside its `working`.
 
     Returns
     -------
@@ -302,11 +335,12 @@ def walk(sampler: Sampler, state: State, callback: Callback | None) -> tuple[np.
     residuals : list of float
         One a step; NaN where a state has none.
     seconds : float
-        Wall time.
+        Wall time, that up to the waypoint included.
     """
     residuals: list[np.ndarray | None] = []
+    state = waypoint.state.on(device)
     started = time.monotonic()
-    for sigma in sampler.sigmas:
+    for sigma in sampler.sigmas[state.step :]:
         state = sampler.step(state)
         residuals.append(state.residual)
         if callback:
@@ -314,7 +348,7 @@ def walk(sampler: Sampler, state: State, callback: Callback | None) -> tuple[np.
     # Read as numbers only now: each would have made the steps wait for a GPU.
     numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
     volume = to_numpy(state.x)
-    return volume, numbers, time.monotonic() - started
+    return volume, [*waypoint.residuals, *numbers], waypoint.seconds + time.monotonic() - started
 
 
 def start_of(task: Task, normal: np.ndarray, settings: Settings) -> np.ndarray:

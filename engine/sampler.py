@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+
+from engine.device import Device
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class State:
     step: int
     residual: np.ndarray | None = None
     splitting: Any = None
+
+    def on(self, device: Device) -> State:
+        """The same with its arrays on a device."""
+        residual = None if self.residual is None else device.put(self.residual)
+        splitting = None if self.splitting is None else self.splitting.on(device)
+        return replace(self, x=device.put(self.x), residual=residual, splitting=splitting)
 
 
 class Sampler(Protocol):

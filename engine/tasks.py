@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import kernels
+from engine.coil_maps import simulated
 from engine.device import Device
 from engine.errors import InputError
 from engine.masks import poisson_disc
-from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.operators.thick_slices import PROFILES
 from engine.volume import Plane
 
 #: Far beyond any scanner's, and within what the kernels accept.
 _MAX_VIEWS = 100_000
+_MAX_COILS = 64
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
 #: What a run's record says of the measurement.
 Details = dict[str, float | str]
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Measurement:
         svct: angles over 180°; None is as sparse as published, 36 for 256 pixels and in proportion.
     seed : int
         Of the sampling mask.
+    coils : int
+        csmri: coils around the patient; 1 sees all alike.
     slice_profile : str
         mrzsr: "box" or "gaussian", see `engine.operators.ThickSlices`.
     gap : float
@@ -129,6 +134,7 @@ class Measurement:
     slice_profile: str = "box"
     gap: float = 0.0
     noise: float = 0.0
+    coils: int = 1
 
 
 def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], plane: Plane, how: Measurement) -> Task:
@@ -160,22 +166,45 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
     slices = plane.slices_of(volume)
     build: Callable[..., tuple[LinearOperator, Details]] = {
         "csmri": _fourier,
-        "mrzsr": _thick,
-        "svct": _radon,
+        "mrzsr": thick_operator,
+        "svct": lambda shape, plane, how: _radon(shape[1:], plane, how),
     }[name]
-    operator, details = build(slices.shape[1:], plane, how)
+    operator, details = build(slices.shape, plane, how)
+    measurement = operator.apply(slices)
+    task = measured(name, plane, operator, measurement, details)
+    if not how.noise:
+        return task
+    level = how.noise * task.sample_rms
+    measurement = measurement + level * _noise(operator, measurement, how.seed)
+    return replace(task, measurement=measurement, details={**details, "noise": how.noise}, noise_level=level)
+
+
+def measured(name: str, plane: Plane, operator: LinearOperator, measurement: np.ndarray, details: Details) -> Task:
+    """The problem that a measurement poses.
+
+    Parameters
+    ----------
+    name : str
+        One of `TASKS`, not "uncond".
+    plane : Plane
+        The plane whose slices the operator measures.
+    operator : LinearOperator
+    measurement : array (n_slices, *operator.data_shape)
+    details : dict
+        For the run's record; what the task's default weights go by (acceleration, factor or views) is among them.
+
+    Returns
+    -------
+    Task
+        With no noise; `engine.noise_level` says otherwise.
+    """
     scale, renoise = 1.0, False
     if isinstance(operator, ThickSlices):
         # The published residual is taken between repeated slices, √factor longer than between single ones.
-        scale, renoise = float(np.sqrt(how.factor)), operator.is_block_mean
-    measurement = operator.apply(slices)
+        scale, renoise = float(np.sqrt(operator.factor)), operator.is_block_mean
     sampled = measurement[measurement != 0]
     rms = float(np.sqrt(np.mean(abs(sampled) ** 2, dtype=np.float64))) if sampled.size else 0.0
-    level = how.noise * rms
-    if how.noise:
-        measurement = measurement + level * _noise(operator, measurement, how.seed)
-        details["noise"] = how.noise
-    return Task(name, plane, operator, measurement, scale, renoise, details, level, rms)
+    return Task(name, plane, operator, measurement, scale, renoise, details, sample_rms=rms)
 
 
 def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.ndarray:
@@ -186,19 +215,38 @@ def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.n
     if not np.iscomplexobj(measurement):
         return z
     noise = (z + 1j * generator.standard_normal(measurement.shape, np.float32)).astype(measurement.dtype)
-    return noise * operator.mask if isinstance(operator, MaskedFourier) else noise
+    return noise * operator.mask if isinstance(operator, (MaskedFourier, CoilFourier)) else noise
 
 
-def _fourier(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
-    mask = poisson_disc(shape, how.acceleration, how.seed)
+def _fourier(shape: Shape, plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
+    if not 1 <= how.coils <= _MAX_COILS:
+        raise InputError(f"coils: expected 1 to {_MAX_COILS}, got {how.coils}; 8 is usual")
+    mask = poisson_disc(shape[1:], how.acceleration, how.seed)
     details: Details = {
         "acceleration": how.acceleration,
         "achieved_acceleration": float(mask.size / mask.sum()),
     }
-    return MaskedFourier(mask), {**details, "mask_seed": how.seed}
+    details["mask_seed"] = how.seed
+    if how.coils == 1:
+        return MaskedFourier(mask), details
+    return CoilFourier(mask, simulated(how.coils, shape)), {**details, "coils": how.coils}
 
 
-def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
+def thick_operator(shape: Shape, plane: Plane, how: Measurement) -> tuple[ThickSlices, Details]:
+    """What thick slices see of a stack, and what the run's record says of it.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Of the stack, in the layout of the plane.
+    plane : Plane
+    how : Measurement
+
+    Raises
+    ------
+    InputError
+        A plane that does not show the thick axis, or a value out of range.
+    """
     if how.thick_axis == plane.slice_axis:
         raise InputError(
             f"primary: expected a prior whose slices show the thick axis {how.thick_axis}, got the plane {plane}, "
@@ -206,8 +254,8 @@ def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[Line
             "swap --primary and --auxiliary"
         )
     axis = plane.axes.index(how.thick_axis)
-    if not 2 <= how.factor <= shape[axis - 1]:
-        raise InputError(f"factor: expected 2 to {shape[axis - 1]}, got {how.factor}; 4 or 5 is usual")
+    if not 2 <= how.factor <= shape[axis]:
+        raise InputError(f"factor: expected 2 to {shape[axis]}, got {how.factor}; 4 or 5 is usual")
     if how.slice_profile not in PROFILES:
         raise InputError(
             f"slice-profile: expected {' or '.join(PROFILES)}, got '{how.slice_profile}'; choose one of them"
@@ -220,16 +268,12 @@ def _thick(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[Line
     details: Details = {"factor": how.factor, "thick_axis": how.thick_axis}
     if (how.slice_profile, how.gap) != ("box", 0):
         details |= {"slice_profile": how.slice_profile, "gap": how.gap}
-    return ThickSlices(shape, how.factor, axis, how.slice_profile, how.gap), details
+    return ThickSlices(shape[1:], how.factor, axis, how.slice_profile, how.gap), details
 
 
 def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
-    if shape[0] != shape[1]:
-        raise InputError(
-            f"volume: expected square slices in the {plane} plane for svct, got {shape[0]}×{shape[1]}; crop or pad "
-            f"the volume"
-        )
-    views = max(1, round(36 * shape[0] / 256)) if how.views is None else how.views
+    side = max(shape)
+    views = max(1, round(36 * side / 256)) if how.views is None else how.views
     if not 1 <= views <= _MAX_VIEWS:
         raise InputError(f"views: expected 1 to {_MAX_VIEWS}, got {views}; 36 is usual for 256 pixels")
-    return Radon(kernels.ParallelGeometry.from_views(shape[0], views)), {"views": views}
+    return Radon(kernels.ParallelGeometry.from_views(side, views), shape), {"views": views}

@@ -1,26 +1,36 @@
-"""Read NIfTI, NumPy and slice-folder volumes; write NIfTI."""
+"""Volumes, from files of any kind and back."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from engine.errors import InputError
-from engine.io.files import replacing
 from engine.io.frame import Frame
 
 #: Intensities above this percentile of the non-zero voxels map above 1: bright vessels must not dim the whole head.
-_WHITE_PERCENTILE = 99.5
+WHITE_PERCENTILE = 99.5
+#: Where negative values mean something, this percentile of all voxels is air.
+_AIR_PERCENTILE = 100 - WHITE_PERCENTILE
+#: Filters leave ripples below zero beside edges. Negative values mean something where more than this part of the voxels
+#: lies further below zero than this part of white.
+_NEGATIVE_PART = 0.01
+_NEGATIVE_LEVEL = -0.02
 #: More than any scanner makes: 1024 cubed, 4 GiB as float32.
-_MAX_VOXELS = 2**30
+MAX_VOXELS = 2**30
 #: Deflate cannot shrink anything further (zlib, "Maximum Expansion Factor").
-_MAX_GZIP_RATIO = 1032
+MAX_DEFLATE_RATIO = 1032
+#: Voxel sizes in mm, from a nanometre to a kilometre: what lies outside is damage.
+_VOXEL_SIZES_MM = (1e-6, 1e6)
+#: Below this, the axes of a voxel of unit edges lie in a plane (smallest singular value).
+_FLAT = 1e-4
+_NIFTI, _TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
+_KINDS = ".nii, .nii.gz, .npy, .npz, .tif or .tiff"
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,13 @@ class Volume:
     affine : float64 (4, 4)
         Voxel indices of `data` to millimetres (right, anterior, superior).
     scale : float
-        `data` times this is in the file's own intensity units.
+        `data` times this, plus `offset`, is in the file's own intensity units.
     source : str
         Where it came from, for the run's record.
     frame : Frame or None
         How the file's own axes lie in these, so that a result can be put back; None: they are the same.
+    offset : float
+        What 0 in `data` is in the file's units: 0, or the intensity of air where negative values mean something.
     """
 
     data: np.ndarray
@@ -46,150 +58,245 @@ class Volume:
     scale: float
     source: str
     frame: Frame | None = None
+    offset: float = 0.0
 
     @property
     def voxel_mm(self) -> np.ndarray:
         """Edge lengths of a voxel along the three axes, in mm."""
         return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
 
+    def in_file_units(self, data: np.ndarray) -> np.ndarray:
+        """Undo the scaling of `load_volume`: `data` times scale plus offset.
 
-def load_volume(path: str | Path, stack_axis: int = 2) -> Volume:
+        Parameters
+        ----------
+        data : float32, any shape
+            In the units of `self.data`.
+
+        Returns
+        -------
+        float32
+        """
+        scaled = np.asarray(data, dtype=np.float32) * np.float32(self.scale)
+        return np.asarray(scaled + np.float32(self.offset) if self.offset else scaled, dtype=np.float32)
+
+
+def load_volume(
+    path: str | Path, stack_axis: int = 2, *, argument: str = "volume", white: float | None = None
+) -> Volume:
     """Read a volume and scale it so that tissue lies in [0, 1].
 
     Parameters
     ----------
     path : path
-        ``.nii`` or ``.nii.gz`` (brought to the closest canonical orientation), ``.npy`` of rank 3 in (x, y, z) order,
-        or a folder of ``.npy`` slices, stacked in the order of their names, where numbers count by value: 2 before 10.
+        ``.nii`` or ``.nii.gz`` in any orientation; ``.npy`` of rank 3 in (x, y, z) order; ``.npz`` of one such array,
+        or one of the name "volume"; a TIFF stack; a folder of ``.npy`` or TIFF slices, stacked in the order of their
+        names, where numbers count by value: 2 before 10; or the folder of a DICOM series.
     stack_axis : int
-        Volume axis, 0, 1 or 2, along which a folder's slices are stacked; rows and columns take the other two in order.
+        Volume axis, 0, 1 or 2, along which slices and the pages of a TIFF stack are stacked; their rows and columns
+        take the other two in order.
+    argument : str
+        The option that named the path: messages begin with it.
+    white : float or None
+        Intensity, in the file's units, that becomes 1; None: the 99.5th percentile of the positive voxels.
 
     Returns
     -------
     Volume
+        0 is 0 in the file, too, unless more than 1 % of the voxels lie below -2 % of the estimated white, as in CT;
+        then it is the 0.5th percentile of all voxels, which is air wherever there is some.
 
     Raises
     ------
     InputError
         Nothing there, unreadable, not of rank 3, complex, NaN or infinite values, or constant; an affine that is not
-        finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed.
+        finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed; a folder
+        of several kinds of slices; a `white` that is not finite or not above the offset.
     """
-    path = Path(path)
-    if path.is_dir():
-        data, affine = _read_slices(path, stack_axis), np.eye(4)
-    elif not path.is_file():
-        raise InputError(
-            "volume: expected a .nii, .nii.gz or .npy file or a folder of .npy slices, "
-            f"found nothing at '{path}'; check the path"
-        )
-    elif path.name.endswith((".nii", ".nii.gz")):
-        data, affine = _read_nifti(path)
-    elif path.suffix == ".npy":
-        data, affine = _read_npy(path), np.eye(4)
-    else:
-        raise InputError(f"volume: expected .nii, .nii.gz or .npy, got '{path.name}'; convert the file to one of these")
-    return normalised(data, affine, str(path))
-
-
-def normalised(data: np.ndarray, affine: np.ndarray, source: str) -> Volume:
-    """Check an array and its affine, and scale its intensities; errors as in `load_volume`."""
-    _check_shape(data.shape, source)
-    if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
-        raise InputError(f"volume: expected real numbers, got {data.dtype} in '{source}'; save the magnitude")
-    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-        raise InputError(
-            f"affine: expected finite, independent axes, got {np.asarray(affine)[:3].tolist()} in '{source}'; "
-            "mend the header's voxel sizes and orientation"
-        )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported below
-        data = np.ascontiguousarray(data, dtype=np.float32)
-    if not np.isfinite(data).all():
-        n_bad = int((~np.isfinite(data)).sum())
-        raise InputError(
-            f"volume: expected finite float32 values, got {n_bad} NaN or infinite voxels in '{source}'; "
-            "replace them before the run"
-        )
-    tissue = data[data > 0]
-    scale = float(np.percentile(tissue, _WHITE_PERCENTILE)) if tissue.size else 0.0
-    if not scale > 0 or data.max() == data.min():
-        raise InputError(
-            f"volume: expected positive, varying intensities, got {data.min():g} to {data.max():g} in '{source}'; "
-            "check the file"
-        )
-    return Volume(data / np.float32(scale), affine, scale, source)
-
-
-def _check_shape(shape: tuple[int, ...], source: str) -> None:
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(
-            f"volume: expected rank 3 with no empty axis, got shape {shape} in '{source}'; give a single 3D volume"
-        )
-    if math.prod(shape) > _MAX_VOXELS:
-        raise InputError(
-            f"volume: expected at most {_MAX_VOXELS} voxels, got shape {shape} in '{source}'; crop or resample it"
-        )
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        image: Any = nib.load(path)  # type: ignore[attr-defined]
-        shape = tuple(int(n) for n in image.shape)
-        n_bytes = math.prod(shape) * image.get_data_dtype().itemsize
-    except Exception as error:  # nibabel lets its readers' own errors through: zlib, struct, OSError, ValueError
-        raise _unreadable(path, "a NIfTI image", error) from error
-    # Before anything is read: the reader allocates what the header claims, and only then looks into the file.
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    _check_shape(shape, str(path))
-    n_room = path.stat().st_size * (_MAX_GZIP_RATIO if path.name.endswith(".gz") else 1)
-    if n_bytes > n_room:
-        raise InputError(
-            f"volume: expected {n_bytes} bytes of voxels for the header's shape {shape}, "
-            f"got at most {n_room} in '{path}'; export the file again"
-        )
-    try:
-        image = nib.as_closest_canonical(image)  # type: ignore[attr-defined]
-        data = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except Exception as error:
-        raise _unreadable(path, "a NIfTI image", error) from error
-    return data.reshape(data.shape[:3]), affine
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        # Mapped, a file too short for its header is refused before anything is allocated.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except Exception as error:  # NumPy raises ValueError, OSError or EOFError, as the damage goes
-        raise _unreadable(path, "a .npy array of numbers", error) from error
-
-
-def _unreadable(path: Path, expected: str, error: Exception) -> InputError:
-    # Readers put pages into their messages; the first sentence says what is wrong.
-    reason = re.split(r"\n|\.\s", str(error).strip())[0].rstrip(" .")
-    return InputError(
-        f"volume: expected {expected}, '{path}' cannot be read ({type(error).__name__}: {reason}); save it again"
-    )
-
-
-def _read_slices(folder: Path, stack_axis: int) -> np.ndarray:
+    # Each reader's library is imported where it is needed, for it takes as long as reading does.
+    path, affine = Path(path), np.eye(4)
+    frame: Frame | None = None
     if stack_axis not in (0, 1, 2):
         raise InputError(
             f"stack_axis: expected 0, 1 or 2, got {stack_axis}; name the axis that slices follow each other on"
         )
-    files = sorted(folder.glob("*.npy"), key=_by_number)
-    if not files:
+    name = path.name.lower()
+    if path.is_dir():
+        data, affine, frame = _read_folder(path, stack_axis, argument)
+    elif not path.is_file():
         raise InputError(
-            f"volume: expected .npy slices in the folder '{folder}', found none; give a folder of 2D arrays"
+            f"{argument}: expected a {_KINDS} file or a folder of slices, found nothing at '{path}'; check the path"
         )
-    slices = [np.squeeze(_read_npy(f)) for f in files]
-    shapes = {s.shape for s in slices}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
+    elif name.endswith(_NIFTI):
+        from engine.io import nifti
+
+        data, frame = nifti.read(path, argument)
+        affine = frame.volume_affine
+    elif name.endswith((".npy", ".npz")):
+        from engine.io import numpy_files
+
+        data = (numpy_files.read_npy if name.endswith(".npy") else numpy_files.read_npz)(path, argument)
+    elif name.endswith(_TIFF):
+        from engine.io import tiff
+
+        data, voxel_mm = tiff.read(path, stack_axis, argument)
+        affine = np.diag([*voxel_mm, 1.0])
+    else:
+        raise InputError(f"{argument}: expected {_KINDS}, got '{path.name}'; convert the file to one of these")
+    return normalised(data, affine, str(path), argument=argument, white=white, frame=frame)
+
+
+def normalised(
+    data: np.ndarray,
+    affine: np.ndarray,
+    source: str,
+    *,
+    argument: str = "volume",
+    white: float | None = None,
+    frame: Frame | None = None,
+) -> Volume:
+    """Check an array and its affine, and scale its intensities; arguments and errors as in `load_volume`."""
+    check_shape(data.shape, source, argument)
+    check_numbers(data.dtype, source, argument)
+    check_affine(affine, source, argument)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite: reported below
+        data = np.ascontiguousarray(data, dtype=np.float32)
+    finite = np.isfinite(data)
+    if not finite.all():
         raise InputError(
-            f"volume: expected 2D slices of one shape in '{folder}', got shapes {sorted(shapes)[:4]}; "
-            "remove what does not belong"
+            f"{argument}: expected finite float32 values, got {data.size - np.count_nonzero(finite)} NaN or infinite "
+            f"voxels in '{source}'; replace them before the run"
         )
-    return np.stack(slices, axis=stack_axis)
+    del finite
+    low, high = data.min(), data.max()
+    if not high > 0 or low == high:
+        raise InputError(
+            f"{argument}: expected positive, varying intensities, got {low:g} to {high:g} in '{source}'; check the file"
+        )
+    top, offset = _white_and_air(data)
+    if white is not None:
+        if not (math.isfinite(white) and white > offset):
+            raise InputError(
+                f"white: expected a finite intensity above {offset:g}, which becomes 0, got {white}; "
+                "give the intensity, in the file's units, that is to become 1"
+            )
+        top = float(white)
+    scale = top - offset
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        # One copy of the volume in either case.
+        result = data - np.float32(offset) if offset else data.copy()
+        result /= np.float32(scale)
+        in_range = 0 < np.float32(scale) < np.inf and bool(np.isfinite(result).all())
+    if not in_range:
+        raise InputError(
+            f"{argument}: expected intensities that float32 can hold in units of white, got {low:g} to {high:g} with "
+            f"white {top:g} in '{source}'; scale the file's values"
+        )
+    return Volume(result, np.asarray(affine, np.float64), scale, source, frame, offset)
+
+
+def _white_and_air(data: np.ndarray) -> tuple[float, float]:
+    """Robust estimates of the intensities that become 1 and 0; `load_volume` has the rule.
+
+    Percentiles are those of a copy that they may sort: one copy of the volume at a time.
+    """
+    white = float(np.percentile(data[data > 0], WHITE_PERCENTILE, overwrite_input=True))
+    if np.count_nonzero(data < _NEGATIVE_LEVEL * white) <= _NEGATIVE_PART * data.size:
+        return white, 0.0
+    return white, float(np.percentile(data, _AIR_PERCENTILE))
+
+
+def check_shape(shape: tuple[int, ...], source: str, argument: str) -> None:
+    """Refuse what is not of rank 3, is empty, or has more than 1024 cubed voxels."""
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(
+            f"{argument}: expected rank 3 with no empty axis, got shape {shape} in '{source}'; give a single 3D volume"
+        )
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(
+            f"{argument}: expected at most {MAX_VOXELS} voxels, got shape {shape} in '{source}'; crop or resample it"
+        )
+
+
+def check_numbers(dtype: np.dtype, source: str, argument: str) -> None:
+    """Refuse complex numbers, and what is no number."""
+    if dtype.kind not in "iuf":
+        raise InputError(f"{argument}: expected real numbers, got {dtype} in '{source}'; save the magnitude")
+
+
+def check_affine(affine: np.ndarray, source: str, argument: str) -> None:
+    """Refuse an affine that is not finite, whose axes lie in a plane, or whose voxels have no possible size."""
+    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
+    low, high = _VOXEL_SIZES_MM
+    usable = bool(np.isfinite(affine).all())
+    if usable:
+        edges = np.hypot(np.hypot(axes[0], axes[1]), axes[2])
+        usable = edges.min() >= low and edges.max() <= high
+    if not usable or np.linalg.svd(axes / edges, compute_uv=False)[-1] < _FLAT:
+        raise InputError(
+            f"{argument}: expected an affine of finite, independent axes and voxels of {low:g} to {high:g} mm, "
+            f"got {np.asarray(affine)[:3].tolist()} in '{source}'; mend the header's voxel sizes and orientation"
+        )
+
+
+def unreadable(path: Path, expected: str, error: Exception, argument: str) -> InputError:
+    """What a library says about a damaged file, as one sentence."""
+    # Readers put pages into their messages; the first sentence says what is wrong.
+    reason = re.split(r"[\r\n]|\.\s", str(error).strip())[0].rstrip(" .")[:200]
+    reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
+    return InputError(
+        f"{argument}: expected {expected}, '{path}' cannot be read ({type(error).__name__}: {reason}); save it again"
+    )
+
+
+def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarray, np.ndarray, Frame | None]:
+    """Voxels, affine and frame of a folder's slices, all of one kind."""
+    from engine.io import dicom, numpy_files, tiff
+
+    # Hidden files are those of file managers, and what a stopped program left.
+    files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=_by_number)
+    arrays = [f for f in files if f.suffix.lower() == ".npy"]
+    images = [f for f in files if f.suffix.lower() in _TIFF]
+    series = bool(dicom.is_series(folder))
+    if bool(arrays) + bool(images) + series != 1:
+        found = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
+        raise InputError(
+            f"{argument}: expected slices of one kind, .npy, .tif or DICOM, in the folder '{folder}', "
+            f"found {' and '.join(found) or 'none'}; give a folder of slices alone"
+        )
+    if series:
+        data, affine = dicom.read_series(folder, argument)
+        check_shape(data.shape, str(folder), argument)
+        check_affine(affine, str(folder), argument)
+        frame = Frame.of(data.shape, affine)
+        return frame.volume_of(data), frame.volume_affine, frame
+    if arrays:
+        return _stacked(arrays, numpy_files.read_npy, stack_axis, argument), np.eye(4), None
+    data = _stacked(images, tiff.read_slice, stack_axis, argument)
+    return data, np.diag([*tiff.voxel_mm(images[0], stack_axis, argument), 1.0]), None
+
+
+def _stacked(files: list[Path], read: Callable[[Path, str], np.ndarray], stack_axis: int, argument: str) -> np.ndarray:
+    """Slices as one float32 array; no more than one is open at a time."""
+    volume = stack = np.empty((0, 0, 0), dtype=np.float32)
+    for i, file in enumerate(files):
+        array = np.squeeze(read(file, argument))
+        if array.ndim != 2 or (i and array.shape != stack.shape[1:]):
+            expected = f"2D slices of shape {stack.shape[1:]}" if i else "2D slices"
+            raise InputError(
+                f"{argument}: expected {expected} in '{file.parent}', got shape {array.shape} in '{file.name}'; "
+                "remove what does not belong"
+            )
+        check_numbers(array.dtype, str(file), argument)
+        if not i:
+            check_shape((len(files), *array.shape), str(file.parent), argument)
+            sides = list(array.shape)
+            sides.insert(stack_axis, len(files))
+            volume = np.empty(sides, dtype=np.float32)
+            stack = np.moveaxis(volume, stack_axis, 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            stack[i] = array
+    return volume
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:
@@ -198,19 +305,55 @@ def _by_number(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
-    """Write a float32 volume as NIfTI, atomically.
+def save_volume(
+    path: str | Path, data: np.ndarray, affine: np.ndarray, frame: Frame | None = None, *, argument: str = "out"
+) -> None:
+    """Write a volume, whole or not at all; the same volume gives the same bytes.
 
     Parameters
     ----------
     path : path
-        Ends in ``.nii`` or ``.nii.gz``.
+        ``.nii``, ``.nii.gz``, ``.npy`` (without its place) or ``.tif``, ``.tiff`` (for ImageJ: with voxel sizes, pages
+        along axis 2).
     data : float32 (d0, d1, d2)
+        In the units that the file is to have.
     affine : float64 (4, 4)
-        Voxel indices to mm (right, anterior, superior).
+        Voxel indices of `data` to mm (right, anterior, superior).
+    frame : Frame or None
+        That of the volume which was read: the file gets its axes, and NIfTI its coordinate systems.
+    argument : str
+        The option that named the path: messages begin with it.
+
+    Raises
+    ------
+    InputError
+        Another ending; no such folder.
     """
     path = Path(path)
-    image = nib.Nifti1Image(np.asarray(data, dtype=np.float32), affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        nib.save(image, temporary)  # type: ignore[no-untyped-call]
+    name = path.name.lower()
+    if not name.endswith((*_NIFTI, *_TIFF, ".npy")):
+        raise InputError(f"{argument}: expected .nii, .nii.gz, .npy or .tif, got '{path.name}'; name one of these")
+    if not path.parent.is_dir():
+        raise InputError(f"{argument}: expected an existing folder, found none at '{path.parent}'; make it first")
+    data = np.asarray(data, dtype=np.float32)
+    if frame is not None:
+        data, affine = frame.file_of(data, affine)
+    if name.endswith(_NIFTI):
+        from engine.io import nifti
+
+        nifti.write(path, data, affine, frame)
+    elif name.endswith(".npy"):
+        from engine.io import numpy_files
+
+        numpy_files.write_npy(path, data)
+    else:
+        from engine.io import tiff
+
+        tiff.write(path, data, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write a float32 volume as NIfTI, atomically; arguments as in `save_volume`."""
+    from engine.io import nifti
+
+    nifti.write(Path(path), np.asarray(data, dtype=np.float32), affine)

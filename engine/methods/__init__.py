@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from engine.errors import InputError
 from engine.estimator import Prior
 from engine.methods import classical, dds, diffusion_mbir, single, total_variation, tpdm, wavelet
-from engine.reconstruct import Callback, Reconstruction, Settings
+from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
 from engine.tasks import Task
 
 #: Settings that are read by several priors, by one, and by whatever walks down noise levels.
@@ -16,6 +16,11 @@ _SEVERAL = frozenset(field.name for field in fields(Settings)) - {"sparsity_weig
 _ONE = _SEVERAL - {"K", "mix", "alpha"}
 _LEVELS = frozenset({"n_steps", "sigma_min", "sigma_max", "seed"})
 _WEIGHT = frozenset({"sparsity_weight"})
+
+
+Solve = Callable[
+    [Task, Sequence[Prior], tuple[int, int, int], Settings, Callback | None, Waypoint | None], Reconstruction
+]
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Method:
     n_priors : int or None
         How many priors it takes, the first of those given; None takes all.
     solve : function
-        Of task, priors, shape, settings and callback. Its arguments have been checked by `solve` below, and its
-        settings are resolved.
+        Of task, priors, shape, settings, callback and waypoint. Its arguments have been checked by `solve` below, and
+        its settings are resolved.
     reads : frozenset of str
         Names of the settings that it reads; others have no effect.
     resolved : function
@@ -43,7 +48,7 @@ class Method:
 
     title: str
     n_priors: int | None
-    solve: Callable[[Task, Sequence[Prior], tuple[int, int, int], Settings, Callback | None], Reconstruction]
+    solve: Solve
     reads: frozenset[str] = frozenset()
     resolved: Callable[[Settings, Task], Settings] = Settings.resolved
     n_steps: int | None = None
@@ -81,6 +86,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Reconstruct a volume by the method of that name.
 
@@ -98,6 +104,8 @@ def solve(
         A method reads those that concern it. In the result are those that were used.
     callback : function, optional
         Called after every noise level; never by methods without a prior.
+    waypoint : Waypoint, optional
+        Go on from there, see `engine.reconstruct.reconstruct`; methods without a prior have none.
 
     Returns
     -------
@@ -110,7 +118,7 @@ def solve(
     """
     check(name, task, len(priors))
     method = METHODS[name]
-    return method.solve(task, priors[: method.n_priors], shape, method.resolved(settings, task), callback)
+    return method.solve(task, priors[: method.n_priors], shape, method.resolved(settings, task), callback, waypoint)
 
 
 def check(name: str, task: Task, n_priors: int) -> None:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from engine.estimator import Prior
 from engine.methods.outcome import measured, outcome_of
 from engine.operators import ThickSlices
-from engine.reconstruct import Callback, Reconstruction, Settings
+from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
 from engine.tasks import Task
 
 
@@ -21,6 +21,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Fill k-space with zeros, back-project filtered data, or interpolate between thick slices."""
     started = time.monotonic()

@@ -13,7 +13,7 @@ from engine.methods.outcome import weight_of
 from engine.methods.slice_run import first_level, run
 from engine.methods.slice_tv import SliceTv
 from engine.noise import Noise, Phase
-from engine.reconstruct import Callback, Reconstruction, Settings
+from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
 from engine.sampler import State
 from engine.schedule import Levels
 from engine.tasks import Task
@@ -93,6 +93,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `Dds`."""
     prior, weight = priors[0], weight_of(settings, task, WEIGHTS)
@@ -101,7 +102,7 @@ def solve(
     def sampler_of(task: Task, noise: Noise) -> Dds:
         return Dds(prior, SliceTv.of(task, weight, _RHO, _N_CONJUGATE), levels, noise, _eta(settings))
 
-    return run(sampler_of, task, prior, shape, settings, callback)
+    return run(sampler_of, task, prior, shape, settings, callback, waypoint)
 
 
 def _eta(settings: Settings) -> float:

@@ -13,7 +13,7 @@ from engine.methods.slice_run import first_level, run
 from engine.methods.slice_tv import SliceTv
 from engine.noise import Noise
 from engine.predictor_corrector import PredictorCorrector
-from engine.reconstruct import Callback, Reconstruction, Settings
+from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
 from engine.sampler import State
 from engine.schedule import Schedule
 from engine.tasks import Task
@@ -75,6 +75,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `DiffusionMbir`."""
     prior, weight = priors[0], weight_of(settings, task, WEIGHTS)
@@ -85,4 +86,4 @@ def solve(
         inner = PredictorCorrector(estimator, schedule, noise, settings.group, settings.snr)
         return DiffusionMbir(inner, SliceTv.of(task, weight, _RHO, _N_CONJUGATE))
 
-    return run(sampler_of, task, prior, shape, settings, callback)
+    return run(sampler_of, task, prior, shape, settings, callback, waypoint)

@@ -15,6 +15,7 @@ from engine.reconstruct import (
     Callback,
     Reconstruction,
     Settings,
+    Waypoint,
     check_task_plane,
     device_of,
     start_of,
@@ -36,6 +37,7 @@ def run(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None,
+    waypoint: Waypoint | None,
 ) -> Reconstruction:
     """Walk down the noise levels from noise around a crude reconstruction.
 
@@ -48,6 +50,8 @@ def run(
     settings : Settings
         With numbers for what the method reads.
     callback : function or None
+    waypoint : Waypoint or None
+        Where to go on; None: at the start.
 
     Raises
     ------
@@ -59,9 +63,10 @@ def run(
     with device.working():
         task = task.on(device)
         sampler = sampler_of(task, noise)
-        normal = noise.draw(0, Phase.START, prior.plane, shape, library=device.library)
-        x = start_of(task, normal, replace(settings, sampler="ddim"))
-        state = State(prior.plane.volume_of(x), 0, splitting=Splitting.of(x))
-        volume, residuals, seconds = walk(sampler, state, callback)
+        if waypoint is None:
+            normal = noise.draw(0, Phase.START, prior.plane, shape, library=device.library)
+            x = start_of(task, normal, replace(settings, sampler="ddim"))
+            waypoint = Waypoint(State(prior.plane.volume_of(x), 0, splitting=Splitting.of(x)))
+        volume, residuals, seconds = walk(sampler, waypoint, callback, device)
     plan = np.zeros(settings.n_steps, int)
-    return Reconstruction(volume, plan, settings, residuals, sampler.n_estimates, seconds)
+    return Reconstruction(volume, plan, settings, residuals, sampler.n_estimates, seconds, sampler.sigmas)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.device import Device
 from engine.methods.outcome import measured
 from engine.operators import LinearOperator
 from engine.tasks import Task
@@ -36,6 +37,10 @@ class Splitting:
         """Zeros, for a stack of slices (n, h, w)."""
         nothing = library_of(x=x).zeros((max(0, len(x) - 1), *x.shape[1:]), np.float32)
         return cls(nothing, nothing)
+
+    def on(self, device: Device) -> Splitting:
+        """The same with its arrays on a device."""
+        return Splitting(device.put(self.z), device.put(self.u))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.estimator import Prior
-from engine.reconstruct import Callback, Reconstruction, Settings, reconstruct
+from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint, reconstruct
 from engine.tasks import Task
 
 
@@ -15,6 +15,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Sample the product of the priors: see `engine.reconstruct.reconstruct`."""
-    return reconstruct(task, priors, shape, settings, callback=callback)
+    return reconstruct(task, priors, shape, settings, callback=callback, waypoint=waypoint)

@@ -14,7 +14,7 @@ from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
 from engine.methods.outcome import weight_of
 from engine.methods.slice_tv import shrink
-from engine.reconstruct import Callback, Reconstruction, Settings
+from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
 from engine.tasks import Task
 
 #: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4 and 1e-4 the best
@@ -37,6 +37,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
+    waypoint: Waypoint | None = None,
 ) -> Reconstruction:
     """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·‖W x‖₁, see `engine.methods.least_squares.solve_least_squares`.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.io.resample import resample, tissue_centre
+from engine.errors import InputError
+from engine.io.frame import Frame
+from engine.io.resample import resample, resample_isotropic, tissue_centre
 from engine.io.volumes import Volume
 
 SHAPE = (40, 48, 36)
@@ -109,3 +111,67 @@ def test_tissue_centre_is_the_middle_of_its_box():
     data[2:7, 10, 5:15] = 1
     data[15:, 15:, 15:] = 0.04  # air that is not quite zero
     np.testing.assert_array_equal(tissue_centre(Volume(data, np.eye(4), 1.0, "box")), [4, 10, 9.5])
+
+
+def corners_mm(volume):
+    """The field of view's first and last corner, in mm."""
+    first, last = np.full(3, -0.5), np.array(volume.data.shape) - 0.5
+    return (volume.affine @ [*first, 1])[:3], (volume.affine @ [*last, 1])[:3]
+
+
+@pytest.mark.parametrize("target_mm", [0.8, 1.0, 1.7, 4.0])
+def test_isotropic_keeps_the_field_of_view(target_mm):
+    volume = blob((1.0, 1.2, 1.6))
+    result = resample_isotropic(volume, target_mm)
+    np.testing.assert_allclose(result.voxel_mm, target_mm)
+    (first, last), (ours, end) = corners_mm(volume), corners_mm(result)
+    np.testing.assert_allclose(ours, first, atol=1e-9)
+    # Along each of the volume's axes the end is less than a voxel further out.
+    beyond = np.linalg.solve(volume.affine[:3, :3] / volume.voxel_mm, end - last)
+    assert (beyond >= -0.011 * target_mm).all()
+    assert (beyond < target_mm).all()
+    assert result.data.dtype == np.float32
+    assert result.data.flags.c_contiguous
+    np.testing.assert_allclose(centre_of_mass_mm(result), centre_of_mass_mm(volume), atol=0.08)
+    assert (result.scale, result.source, result.offset) == (volume.scale, volume.source, volume.offset)
+
+
+def test_isotropic_of_the_same_grid_changes_nothing():
+    data = np.random.default_rng(0).random((9, 10, 11), dtype=np.float32)
+    volume = Volume(data, np.diag([2.0, 2.0, 2.0, 1.0]), 1.0, "noise")
+    result = resample_isotropic(volume, 2.0)
+    np.testing.assert_array_equal(result.data, data)
+    np.testing.assert_array_equal(result.affine, volume.affine)
+
+
+@pytest.mark.parametrize("target_mm", [0.7, 1.5, 3.3])
+def test_isotropic_leaves_a_constant_alone_up_to_its_borders(target_mm):
+    volume = Volume(np.ones((14, 15, 16), dtype=np.float32), np.diag([1.0, 1.5, 2.0, 1.0]), 1.0, "ones")
+    np.testing.assert_allclose(resample_isotropic(volume, target_mm).data, 1, atol=1e-6)
+
+
+def test_isotropic_does_not_alias():
+    data = np.zeros((60, 60, 60), dtype=np.float32)
+    data[:] = (0.5 + 0.5 * np.cos(2 * np.pi * np.arange(60) / 3)).astype(np.float32)[:, None, None]
+    result = resample_isotropic(Volume(data, np.eye(4), 1.0, "stripes"), 4.0).data[3:-3]
+    assert np.ptp(data[3:60:4, 30, 30]) > 0.7
+    assert np.ptp(result) < 0.08
+
+
+def test_frame_and_offset_stay_with_both():
+    frame = Frame.of((16, 15, 14), np.diag([-2.0, 1.0, 1.0, 1.0]))
+    data = frame.volume_of(np.random.default_rng(0).random((16, 15, 14), dtype=np.float32))
+    volume = Volume(np.ascontiguousarray(data), frame.volume_affine, 10.0, "noise", frame, -5.0)
+    for result in (resample_isotropic(volume, 1.5), resample(volume, 12, 1.5)):
+        assert result.frame is frame
+        assert result.offset == -5.0
+        of_file, affine = result.frame.file_of(result.data, result.affine)
+        np.testing.assert_array_equal(of_file[::-1], result.data)
+        assert affine[0, 0] == pytest.approx(-1.5)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf, 1e-300, 1e-3, 0.02, 11.0, 1e12])
+def test_isotropic_refuses_sizes_that_make_no_volume(bad):
+    volume = Volume(np.ones((10, 40, 40), dtype=np.float32), np.eye(4), 1.0, "ones")
+    with pytest.raises(InputError, match=r"^voxel_mm: expected [^\n]*; [^\n]*$"):
+        resample_isotropic(volume, bad)

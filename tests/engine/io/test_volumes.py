@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io.volumes import load_volume, normalised, save_nifti
+from engine.io.volumes import load_volume, normalised, save_nifti, save_volume
 
 SHAPE = (6, 7, 8)
 
@@ -94,6 +95,158 @@ def test_trailing_axes_of_one_are_dropped(tmp_path, extra):
     nib.save(nib.Nifti1Image(numbers().reshape(*SHAPE, *extra), np.eye(4)), tmp_path / "a.nii.gz")
     volume = load_volume(tmp_path / "a.nii.gz")
     np.testing.assert_allclose(volume.data * volume.scale, numbers(), rtol=1e-6)
+
+
+def ct():
+    """A head in Hounsfield units: air, soft tissue, some bone, noise."""
+    rng = np.random.default_rng(0)
+    data = np.full((20, 20, 20), -1000.0)
+    data[4:16, 4:16, 4:16] = 40
+    data[4:6, 4:16, 4:16] = 1500
+    return (data + rng.normal(0, 5, data.shape)).astype(np.float32)
+
+
+def test_hounsfield_units_begin_at_air():
+    data = ct()
+    volume = normalised(data, np.eye(4), "test")
+    assert volume.offset == pytest.approx(-1000, abs=30)
+    assert volume.offset + volume.scale == pytest.approx(np.percentile(data[data > 0], 99.5))
+    assert np.percentile(volume.data, 1) == pytest.approx(0, abs=0.02)
+    assert np.median(volume.data[5:15, 5:15, 5:15]) == pytest.approx(1040 / 2500, abs=0.02)
+    np.testing.assert_allclose(volume.in_file_units(volume.data), data, atol=1e-6 * np.abs(data).max())
+    assert volume.in_file_units(volume.data).dtype == np.float32
+
+
+@pytest.mark.parametrize(("part", "level", "moved"), [(0.009, -1.0, False), (0.02, -0.01, False), (0.02, -0.05, True)])
+def test_few_or_small_negative_values_move_nothing(part, level, moved):
+    rng = np.random.default_rng(0)
+    data = rng.uniform(0.01, 100, (20, 20, 20)).astype(np.float32)
+    expected = float(np.percentile(data[data > 0], 99.5))
+    data.ravel()[rng.permutation(data.size)[: int(part * data.size)]] = level * expected
+    volume = normalised(data, np.eye(4), "test")
+    assert (volume.offset != 0) == moved
+    if not moved:
+        # As before there were offsets, to the bit.
+        scale = float(np.percentile(data[data > 0], 99.5))
+        assert volume.scale == scale
+        np.testing.assert_array_equal(volume.data, data / np.float32(scale))
+        np.testing.assert_array_equal(volume.in_file_units(volume.data), volume.data * np.float32(scale))
+
+
+def test_white_that_is_given_becomes_one(tmp_path):
+    np.save(tmp_path / "a.npy", numbers())
+    volume = load_volume(tmp_path / "a.npy", white=84.0)
+    assert (volume.scale, volume.offset) == (84.0, 0.0)
+    assert volume.data[numbers() == 84] == 1
+    np.save(tmp_path / "ct.npy", ct())
+    volume = load_volume(tmp_path / "ct.npy", white=240.0)
+    np.testing.assert_allclose(volume.in_file_units(np.ones(3, np.float32)), 240, rtol=1e-6)
+    assert volume.offset == load_volume(tmp_path / "ct.npy").offset
+    assert load_volume(tmp_path / "ct.npy", white=-500).scale == pytest.approx(500, abs=30)
+
+
+@pytest.mark.parametrize("white", [0.0, -5.0, np.nan, np.inf, -np.inf])
+def test_white_that_is_no_white_is_refused(tmp_path, white):
+    np.save(tmp_path / "a.npy", numbers())
+    with refused("white"):
+        load_volume(tmp_path / "a.npy", white=white)
+
+
+@pytest.mark.parametrize("white", [1e-300, 1e300, 1e-42])
+def test_white_that_float32_cannot_divide_by_is_refused(tmp_path, white):
+    np.save(tmp_path / "a.npy", numbers())
+    with refused():
+        load_volume(tmp_path / "a.npy", white=white)
+
+
+def test_a_range_wider_than_float32_is_refused():
+    data = np.where(numbers() > 100, np.float32(3e38), np.float32(-3e38))
+    with refused():
+        normalised(data, np.eye(4), "test")
+
+
+@pytest.mark.parametrize(
+    "name", ["missing.nii", "a.mat", "a.nii", "a.nii.gz", "a.npy", "a.npz", "a.tif", "empty", "mixed", "bad.npy"]
+)
+def test_messages_begin_with_the_option(tmp_path, name):
+    for file in ("a.mat", "a.nii", "a.nii.gz", "a.npy", "a.npz", "a.tif"):
+        (tmp_path / file).write_bytes(b"nothing")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    np.save(tmp_path / "mixed" / "1.npy", numbers((5, 6)))
+    (tmp_path / "mixed" / "1.tif").write_bytes(b"")
+    np.save(tmp_path / "bad.npy", numbers() * np.nan)
+    with refused("thick"):
+        load_volume(tmp_path / name, argument="thick")
+
+
+def test_endings_in_capitals_are_the_same(tmp_path):
+    for name in ("A.NII", "A.NII.GZ", "A.NPY", "A.TIF"):
+        save_volume(tmp_path / name, numbers(), np.eye(4))
+        volume = load_volume(tmp_path / name)
+        np.testing.assert_allclose(volume.data * volume.scale, numbers(), rtol=1e-6)
+    assert (tmp_path / "A.NII.GZ").read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_saving_elsewhere_or_as_something_else_is_refused(tmp_path):
+    for path in (tmp_path / "a.mgz", tmp_path / "a", tmp_path / "a.npz", tmp_path / "missing" / "a.nii"):
+        with refused("out"):
+            save_volume(path, numbers(), np.eye(4))
+    with refused("save"):
+        save_volume(tmp_path / "a.mgz", numbers(), np.eye(4), argument="save")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.npy", "a.tif"])
+def test_a_save_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disc full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disc full"):
+        save_volume(tmp_path / name, numbers(), np.eye(4))
+    assert (tmp_path / name).read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_hidden_files_in_a_folder_are_no_slices(tmp_path):
+    for i in range(8):
+        np.save(tmp_path / f"{i}.npy", numbers()[:, :, i])
+    (tmp_path / ".part17-3.npy").write_bytes(b"half")
+    (tmp_path / "._3.tif").write_bytes(b"half")
+    volume = load_volume(tmp_path)
+    np.testing.assert_allclose(volume.data * volume.scale, numbers(), rtol=1e-6)
+
+
+def test_a_dicom_series_comes_with_its_place(tmp_path, monkeypatch):
+    affine = np.diag([-1.0, -2.0, 3.0, 1.0])
+    (tmp_path / "1.dcm").write_bytes(b"")
+    monkeypatch.setattr("engine.io.dicom.is_series", lambda folder: folder == tmp_path)
+    monkeypatch.setattr("engine.io.dicom.read_series", lambda folder, argument: (numbers(), affine))
+    volume = load_volume(tmp_path)
+    np.testing.assert_allclose(volume.in_file_units(volume.data), numbers()[::-1, ::-1], rtol=1e-6)
+    assert volume.data.flags.c_contiguous
+    np.testing.assert_array_equal(np.diag(volume.affine), [1, 2, 3, 1])
+    data, back = volume.frame.file_of(volume.in_file_units(volume.data), volume.affine)
+    np.testing.assert_allclose(data, numbers(), rtol=1e-6)
+    np.testing.assert_array_equal(back, affine)
+    np.save(tmp_path / "1.npy", numbers((5, 6)))
+    with refused() as caught:
+        load_volume(tmp_path)
+    assert ".npy and DICOM" in str(caught.value)
+
+
+def test_peak_memory_is_a_small_multiple_of_the_volume(tmp_path):
+    data = np.random.default_rng(0).normal(1, 1, (100, 100, 100)).astype(np.float32)
+    for name in ("a.nii", "a.nii.gz", "a.npy", "a.tif"):
+        save_volume(tmp_path / name, data, np.diag([-1.0, 1, 1, 1]))
+        tracemalloc.start()
+        load_volume(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2.6 * data.nbytes + 2**24, name
 
 
 def test_white_is_a_high_percentile_of_the_tissue():
@@ -286,7 +439,7 @@ def test_volumes_that_compress_well_are_still_read(tmp_path):
 
 @pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1.0]), np.full((4, 4), np.nan)])
 def test_affines_that_place_voxels_nowhere_are_refused(affine):
-    with refused("affine"):
+    with refused():
         normalised(numbers(), affine, "test")
 
 

@@ -1,0 +1,268 @@
+"""Open HDF5 files that may be damaged or made to do harm: nothing outside the file is read, nothing outgrows its claim.
+
+HDF5 can point to other files (external and soft links, external storage, virtual datasets), load code for unknown
+compressions, and expand a few bytes to gigabytes. Each of these is refused before any of it happens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InputError
+
+#: More than any scan: 8 GiB.
+MAX_BYTES = 2**33
+#: Samples over what is stored of them: measured numbers hardly shrink, and nobody skips more than 99 lines of 100.
+MAX_RATIO = 100
+#: Chunks; more would take minutes to look through.
+_MAX_CHUNKS = 2**20
+#: A header of ISMRMRD has some ten thousand characters.
+_MAX_TEXT = 2**20
+#: HDF5's numbers of the filters that every build has: deflate, shuffle, checksum, and h5py's own, LZF.
+_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file, and the argument that named it: what a refusal has to say.
+
+    Parameters
+    ----------
+    path : Path
+    argument : str
+    """
+
+    path: Path
+    argument: str
+
+    def refusal(self, expected: str, got: str, remedy: str) -> InputError:
+        """Return the error: expected this, got that in the file; do this."""
+        return InputError(f"{self.argument}: expected {expected}, got {got} in '{self.path}'; {remedy}")
+
+    def unreadable(self, expected: str, error: Exception) -> InputError:
+        """Return the error for what a library could not read."""
+        # Libraries put pages into their messages; the first sentence says what is wrong.
+        reason = re.split(r"\n|\.\s", str(error).strip())[0].rstrip(" .")
+        reason = "".join(c if c.isprintable() else "?" for c in reason[:200])
+        return InputError(
+            f"{self.argument}: expected {expected}, '{self.path}' cannot be read ({type(error).__name__}: {reason}); "
+            "save it again"
+        )
+
+    @contextmanager
+    def reading(self, expected: str) -> Iterator[None]:
+        """Turn whatever a library raises in the block into `unreadable`; let refusals through."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError
+            raise self.unreadable(expected, error) from error
+
+
+@contextmanager
+def opened(origin: Origin) -> Iterator[Any]:
+    """Yield the `h5py.File` at `origin`, for reading.
+
+    Raises
+    ------
+    InputError
+        No file there, or none of HDF5.
+    """
+    import h5py
+
+    if not origin.path.is_file():
+        raise InputError(f"{origin.argument}: expected an HDF5 file, found nothing at '{origin.path}'; check the path")
+    with origin.reading("an HDF5 file"):
+        file = h5py.File(origin.path, "r")
+    try:
+        if file.userblock_size:
+            # `vlen_lengths` looks into the file itself.
+            raise origin.refusal("an HDF5 file", f"one behind {file.userblock_size} bytes", "take those bytes out")
+        yield file
+    finally:
+        file.close()
+
+
+def has(group: Any, name: str, origin: Origin) -> bool:
+    """Whether a group has a member of that name; where it points is not looked at."""
+    with origin.reading("an HDF5 file"):
+        return bool(group.id.links.exists(name.encode()))
+
+
+def member_of(group: Any, name: str, origin: Origin) -> Any:
+    """Return a group or dataset that lies in the group itself, a dataset after all checks of its storage.
+
+    Raises
+    ------
+    InputError
+        Not there, a link that could lead elsewhere, or a dataset whose samples are stored in other files, compressed by
+        an unknown method, or claimed to be more than the file can hold.
+    """
+    import h5py
+
+    with origin.reading(f"'{name}' in an HDF5 file"):
+        if not has(group, name, origin):
+            raise origin.refusal(f"'{name}'", "none", "check how the file was written")
+        if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            raise origin.refusal(f"'{name}' itself", "a link", "write a file that holds its data")
+        found = group[name]
+        if isinstance(found, h5py.Dataset):
+            _check_storage(found, name, origin)
+        elif not isinstance(found, h5py.Group):
+            raise origin.refusal(f"'{name}' as group or dataset", type(found).__name__, "write the file again")
+        return found
+
+
+def text_of(dataset: Any, name: str, origin: Origin) -> bytes:
+    """Return the only string of a dataset, of at most 1 MiB."""
+    import h5py
+
+    with origin.reading(f"one text in '{name}'"):
+        info = h5py.check_string_dtype(dataset.dtype)
+        n = -1
+        if info is not None and math.prod(dataset.shape) == 1:
+            n = int(vlen_lengths(dataset, name, 0, origin)[0]) if info.length is None else info.length
+        if not 0 <= n <= _MAX_TEXT:
+            raise origin.refusal(
+                f"one text of at most {_MAX_TEXT} bytes in '{name}'",
+                f"{dataset.shape} of {dataset.dtype.kind}, {n}",
+                "write its header again",
+            )
+        value = dataset[()]
+        value = value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
+        return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def vlen_lengths(dataset: Any, name: str, offset: int, origin: Origin) -> np.ndarray:
+    """Return how many elements each entry claims to have, before memory is given to it: HDF5 does that first.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Checked, of rank 0 or 1, not compressed.
+    name : str
+    offset : int
+        Of a field of variable length in the bytes of an entry: its length is 32 bits, then comes where it lies.
+    origin : Origin
+
+    Returns
+    -------
+    int64 (n,)
+
+    Raises
+    ------
+    InputError
+        Stored in another way, or entries that are not in the file.
+    """
+    with origin.reading(f"the lengths of '{name}'"):
+        stride, n = dataset.id.get_type().get_size(), math.prod(dataset.shape)
+        lengths = np.zeros(n, np.int64)
+        if dataset.chunks is None:
+            blocks = [] if dataset.id.get_offset() is None else [(0, dataset.id.get_offset(), n)]
+        else:
+            found: list[Any] = []
+            dataset.id.chunk_iter(found.append)
+            blocks = [(c.chunk_offset[0], c.byte_offset, min(dataset.chunks[0], n - c.chunk_offset[0])) for c in found]
+        if dataset.id.get_create_plist().get_nfilters() or sum(max(0, count) for _, _, count in blocks) != n:
+            raise origin.refusal(f"'{name}' whole and not compressed", "another storage", "repack the file")
+        with origin.path.open("rb") as stream:
+            for first, where, count in blocks:
+                stream.seek(where)
+                entries = np.frombuffer(stream.read(count * stride), np.uint8).reshape(count, stride)
+                lengths[first : first + count] = np.ascontiguousarray(entries[:, offset : offset + 4]).view("<u4")[:, 0]
+    return lengths
+
+
+def attribute_of(file: Any, name: str, shape: tuple[int, ...], origin: Origin) -> np.ndarray | None:
+    """Return an attribute of numbers with that shape as float64; None where there is none."""
+    with origin.reading(f"the attribute '{name}'"):
+        if name not in file.attrs:
+            return None
+        kept = file.attrs.get_id(name)
+        if kept.shape != shape or kept.dtype.kind not in "iuf":
+            raise origin.refusal(f"an attribute '{name}' {shape} of numbers", f"{kept.shape}", "save the file again")
+        value = np.asarray(file.attrs[name], np.float64)
+    if not np.isfinite(value).all():
+        raise origin.refusal(f"a finite attribute '{name}'", "NaN or infinite values", "save the file again")
+    return value
+
+
+def word_of(file: Any, name: str, origin: Origin) -> str | None:
+    """Return an attribute that is one text of fixed length; None where there is none."""
+    with origin.reading(f"the attribute '{name}'"):
+        if name not in file.attrs:
+            return None
+        kept = file.attrs.get_id(name)
+        # Nothing vouches for the length of another one.
+        if kept.shape != () or kept.dtype.kind != "S":
+            raise origin.refusal(
+                f"a text of fixed length as attribute '{name}'", f"{kept.dtype}", "save the file again"
+            )
+        return bytes(file.attrs[name]).decode("ascii", "replace")
+
+
+def _check_storage(dataset: Any, name: str, origin: Origin) -> None:
+    import h5py
+
+    created = dataset.id.get_create_plist()
+    # Before the shape is asked for: that of a virtual dataset is looked up in the files that it points to.
+    if created.get_layout() == h5py.h5d.VIRTUAL or created.get_external_count():
+        raise origin.refusal(f"'{name}' stored in the file", "parts of other files", "write a file that holds its data")
+    filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    if len(set(filters)) < len(filters) or not set(filters) <= {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}:
+        raise origin.refusal(
+            f"'{name}' compressed by gzip or lzf, or not at all", f"HDF5's filters {filters[:8]}", "repack the file"
+        )
+    if dataset.shape is None:
+        raise origin.refusal(f"samples in '{name}'", "a dataset without space", "write the file again")
+    n_bytes = math.prod(dataset.shape) * dataset.id.get_type().get_size()
+    if n_bytes > MAX_BYTES:
+        raise origin.refusal(
+            f"at most {MAX_BYTES} bytes in '{name}'", f"{n_bytes} for the shape {dataset.shape}", "split the scan"
+        )
+    size = origin.path.stat().st_size
+    if dataset.chunks is not None:
+        _check_chunks(dataset, name, filters, size, n_bytes, origin)
+    n_stored = min(dataset.id.get_storage_size(), size)
+    if n_bytes > n_stored * (MAX_RATIO if dataset.chunks is not None else 1):
+        raise origin.refusal(
+            f"{n_bytes} bytes for the shape {dataset.shape} of '{name}'", f"{n_stored} stored", "write the file again"
+        )
+
+
+def _check_chunks(dataset: Any, name: str, filters: list[int], size: int, n_bytes: int, origin: Origin) -> None:
+    n_chunks = math.prod(-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    of_chunk = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    # h5py's chunks of growing datasets may exceed a small dataset, by little.
+    if n_chunks > _MAX_CHUNKS or of_chunk > max(n_bytes, _MAX_TEXT):
+        raise origin.refusal(
+            f"'{name}' in at most {_MAX_CHUNKS} chunks, none larger than all samples",
+            f"{n_chunks} of {of_chunk} bytes",
+            "repack the file",
+        )
+    found: list[Any] = []
+    # Its answer None means: go on.
+    dataset.id.chunk_iter(found.append)
+    for chunk in found:
+        # HDF5 trusts that a chunk holds the checksum that a filter puts behind it.
+        is_whole = chunk.size > 4 if filters else chunk.size == of_chunk
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size or not is_whole:
+            raise origin.refusal(f"the chunks of '{name}'", "some cut off", "copy or write the file again")
+        if _DEFLATE not in filters or chunk.filter_mask & (1 << filters.index(_DEFLATE)):
+            continue
+        # HDF5 inflates whatever a chunk holds, and only then compares with the chunk's size.
+        _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
+        if len(zlib.decompressobj().decompress(packed, of_chunk + 5)) > of_chunk + 4:  # a checksum may follow
+            raise origin.refusal(
+                f"chunks of {of_chunk} bytes in '{name}'", "one that inflates to more", "write the file again"
+            )

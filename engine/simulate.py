@@ -1,0 +1,149 @@
+"""Turn a volume into a file with a measurement: ``python -m engine.simulate --task csmri --out scan.h5``.
+
+So every way of reading measurements can be tried from one volume. The command that reconstructs the file is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine import demo
+from engine.cli import HelpFormatter
+from engine.errors import InputError
+from engine.io import save_volume
+from engine.io.fastmri import save_fastmri
+from engine.io.files import replacing
+from engine.io.geometry import save_geometry
+from engine.io.kspace import KSpace
+from engine.io.sinogram import Sinogram, save_sinogram
+from engine.job import open_simulated
+from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
+from engine.parser import add_simulation
+from engine.scan import Scan
+from engine.tasks import TASKS, Task, measured
+from engine.volume import NAMED_PLANES, Plane
+
+#: Endings of the file by task.
+_SUFFIXES = {
+    "csmri": (".h5",),
+    "mrzsr": (".nii.gz", ".nii", ".npy", ".tif"),
+    "svct": (".npy", ".h5", ".tif"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.simulate",
+        description="Simulate a measurement of a volume, and write it to a file.",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--task", choices=[task for task in TASKS if task != "uncond"], required=True, help="what is measured"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="file to write: csmri .h5 (the layout of fastMRI), mrzsr .nii.gz, .npy or .tif, svct .npy, .h5 or .tif "
+        "with the geometry beside it in .json",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling mask and noise")
+    parser.add_argument(
+        "--plane",
+        choices=tuple(NAMED_PLANES),
+        help="plane of the slices that are measured (default: axial; mrzsr one that shows the thick axis)",
+    )
+    add_simulation(parser.add_argument_group("volume and measurement"))
+    return parser
+
+
+def write(scan: Scan, task: Task, out: Path) -> list[str]:
+    """Write a simulated measurement in the units of the volume's file; return the options that read it.
+
+    Parameters
+    ----------
+    scan : Scan
+    task : Task
+        The scan's.
+    out : Path
+        Its ending has to suit the task.
+
+    Raises
+    ------
+    InputError
+        Another ending.
+    """
+    if not out.name.endswith(_SUFFIXES[task.name]):
+        raise InputError(
+            f"out: expected a name that ends in {' or '.join(_SUFFIXES[task.name])} for {task.name}, got '{out.name}'; "
+            "rename it"
+        )
+    operator, y = task.operator, task.measurement
+    assert operator is not None and y is not None
+    scale = np.float32(scan.scale)
+    if isinstance(operator, ThickSlices):
+        axis, factor = scan.thick_axis, operator.factor
+        assert axis is not None
+        coarser = np.eye(4)
+        coarser[axis, axis], coarser[axis, 3] = factor, (factor - 1) / 2
+        save_volume(out, scan.in_file_units(task.plane.volume_of(y)), scan.affine @ coarser, scan.frame)
+        options = ["--thick", out, "--factor", factor, "--thick-axis", axis]
+        if not operator.is_block_mean:
+            options += ["--slice-profile", operator.profile, "--gap", operator.gap]
+    elif isinstance(operator, (MaskedFourier, CoilFourier)):
+        h, w = operator.slice_shape
+        kspace = KSpace(y * scale, operator.mask, task.plane, scan.affine, ((0, h), (0, w)), scan.source)
+        save_fastmri(out, kspace)
+        options = ["--kspace", out, "--phase", "none"]
+        if isinstance(operator, CoilFourier):
+            maps = out.with_name(f"{out.stem}-maps.npy")
+            with replacing(maps) as temporary:
+                np.save(temporary, operator.maps)
+            options += ["--coil-maps", maps]
+    elif isinstance(operator, Radon):
+        sinogram = Sinogram(y * scale, operator.geometry, operator.slice_shape, task.plane, scan.affine, scan.source)
+        geometry = out.with_suffix(".json")
+        save_sinogram(out, sinogram)
+        save_geometry(geometry, operator.geometry, operator.slice_shape, task.plane, scan.affine)
+        options = ["--sinogram", out, "--geometry", geometry]
+    else:
+        raise TypeError(f"no file for {type(operator).__name__}")
+    # In the unit that whoever reads the file knows: of samples with their noise.
+    rms = measured(task.name, task.plane, operator, y, {}).sample_rms
+    level = task.noise_level / rms if rms else 0.0
+    return [str(word) for word in (*options, "--white", repr(scan.scale + scan.offset), "--noise-level", level)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        scan = open_simulated(args)
+        assert scan is not None
+        names = [args.plane] if args.plane else demo.ALL_PLANES
+        plane = next((p for p in map(Plane.parse, names) if not scan.unsuitable(p)), Plane.parse(names[0]))
+        task = scan.task(plane)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        options = write(scan, task, args.out)
+    except InputError as error:
+        print(f"engine.simulate: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"engine.simulate: out: expected room and permission to write '{args.out}', got "
+            f"'{error.strerror or error}'; make room or choose another with --out",
+            file=sys.stderr,
+        )
+        return 2
+    print(f"{args.out}: {task.name} {task.details}")
+    print("python -m engine.run --task", task.name, shlex.join(options))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

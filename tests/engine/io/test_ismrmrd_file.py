@@ -1,0 +1,370 @@
+"""Scans from ISMRMRD files, written with its own package: sorting, averages, slabs, geometry, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from engine.errors import InputError
+from engine.io.kspace import load_kspace
+from engine.operators import MaskedFourier
+
+ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in the extra `mri`")
+
+#: Slices, coils, readout, phase encoding.
+SHAPE = (3, 2, 8, 7)
+
+
+@contextmanager
+def refused(name="kspace"):
+    """Expect an InputError of one sentence that begins with the argument."""
+    with pytest.raises(InputError) as caught:
+        yield caught
+    message = str(caught.value)
+    assert message.startswith(f"{name}: expected ")
+    assert "\n" not in message
+    assert not re.search(r"\. |\.$", message), message
+    assert "; " in message
+
+
+def coil_images(shape=SHAPE, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.random(shape) + 0.5) * np.exp(1j * rng.random(shape))
+
+
+def centred(images, axes=(-2, -1)):
+    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(images, axes=axes), norm="ortho", axes=axes), axes=axes)
+
+
+def header(encoded, recon=None, encoded_mm=None, recon_mm=None, centres=(None, None), trajectory="cartesian", mode=""):
+    xsd = ismrmrd.xsd
+    recon = recon or encoded
+    encoded_mm = encoded_mm or [float(n) for n in encoded]
+    # Pixels of the same size.
+    recon_mm = recon_mm or [float(mm) * m / n for mm, m, n in zip(encoded_mm, recon, encoded, strict=True)]
+
+    def space(matrix, fov):
+        box = [dict(zip("xyz", values, strict=True)) for values in (matrix, map(float, fov))]
+        return xsd.encodingSpaceType(
+            matrixSize=xsd.matrixSizeType(**box[0]), fieldOfView_mm=xsd.fieldOfViewMm(**box[1])
+        )
+
+    def limit(centre, n):
+        return None if centre is None else xsd.limitType(minimum=0, maximum=n - 1, center=centre)
+
+    limits = xsd.encodingLimitsType(
+        kspace_encoding_step_1=limit(centres[0], encoded[1]), kspace_encoding_step_2=limit(centres[1], encoded[2])
+    )
+    encoding = xsd.encodingType(
+        encodedSpace=space(encoded, encoded_mm),
+        reconSpace=space(recon, recon_mm),
+        encodingLimits=limits,
+        trajectory=xsd.trajectoryType(trajectory),
+    )
+    if mode:
+        factor = xsd.accelerationFactorType(kspace_encoding_step_1=2, kspace_encoding_step_2=1)
+        encoding.parallelImaging = xsd.parallelImagingType(
+            accelerationFactor=factor, calibrationMode=xsd.calibrationModeType(mode)
+        )
+    conditions = xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63870000)
+    return xsd.ToXML(xsd.ismrmrdHeader(experimentalConditions=conditions, encoding=[encoding]))
+
+
+def readout(samples, line, *, partition=0, flags=(), directions=None, position=(0, 0, 0), counters=None, **head):
+    """An acquisition of samples (n_coils, n)."""
+    acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(samples, np.complex64))
+    acquisition.center_sample = samples.shape[1] // 2
+    acquisition.idx.kspace_encode_step_1 = line
+    acquisition.idx.kspace_encode_step_2 = partition
+    for name, value in (counters or {}).items():
+        setattr(acquisition.idx, name, value)
+    for name, value in head.items():
+        setattr(acquisition, name, value)
+    for flag in flags:
+        acquisition.setFlag(flag)
+    if directions is not None:
+        for name, direction in zip(("slice_dir", "read_dir", "phase_dir"), directions, strict=True):
+            getattr(acquisition, name)[:] = direction
+    acquisition.position[:] = position
+    return acquisition
+
+
+def write(path, xml, acquisitions):
+    path.unlink(missing_ok=True)
+    with ismrmrd.File(str(path), mode="w") as file:
+        group = file["dataset"]
+        group.header = ismrmrd.xsd.CreateFromDocument(xml)
+        group.acquisitions = acquisitions
+    return path
+
+
+def lines_of(samples, lines=None, **how):
+    """Every readout of k-space (n_slices, n_coils, readout, phase encoding), the slices interleaved."""
+    n = samples.shape[3]
+    return [
+        readout(samples[s, :, :, line], line, counters={"slice": s}, **how)
+        for line in (range(n) if lines is None else lines)
+        for s in (*range(0, len(samples), 2), *range(1, len(samples), 2))
+    ]
+
+
+def images_of(loaded):
+    return np.fft.ifft2(np.fft.ifftshift(loaded.data, axes=(-2, -1)))
+
+
+def test_slices_and_lines_are_sorted(tmp_path):
+    images = coil_images()
+    xml = header((8, 7, 1), encoded_mm=(16, 7, 4))
+    loaded = load_kspace(write(tmp_path / "a.mrd", xml, lines_of(centred(images))), orientation="SRA")
+    np.testing.assert_allclose(images_of(loaded), images, rtol=1e-4)
+    np.testing.assert_allclose(loaded.voxel_mm, (2, 1, 4))
+    np.testing.assert_array_equal(loaded.mask, np.ones((8, 7)))
+
+
+def test_files_written_acquisition_by_acquisition(tmp_path):
+    images = coil_images()
+    with ismrmrd.Dataset(str(tmp_path / "a.h5")) as file:
+        file.write_xml_header(header((8, 7, 1)))
+        for acquisition in lines_of(centred(images)):
+            file.append_acquisition(acquisition)
+    np.testing.assert_allclose(images_of(load_kspace(tmp_path / "a.h5", orientation="SRA")), images, rtol=1e-4)
+
+
+def test_one_channel_has_no_axis(tmp_path):
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), lines_of(centred(coil_images((3, 1, 8, 7))))))
+    assert loaded.data.shape == (3, 7, 8)  # SPL: columns along x, rows along y
+
+
+def test_lines_not_taken_are_not_in_the_mask(tmp_path):
+    samples = centred(coil_images())
+    samples[:, :, :, 3] = 0  # measured, and zero
+    lines = [1, 3, 4, 6]
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), lines_of(samples, lines)), orientation="SRA")
+    np.testing.assert_array_equal(loaded.mask, np.tile(np.isin(np.arange(7), lines), (8, 1)))
+    chosen = np.arange(7) < 4
+    np.save(tmp_path / "m.npy", chosen)
+    loaded = load_kspace(tmp_path / "a.mrd", orientation="SRA", mask=tmp_path / "m.npy")
+    np.testing.assert_array_equal(loaded.mask, np.tile(np.isin(np.arange(7), [1, 3]), (8, 1)))
+
+
+def test_averages_are_averaged_and_other_scans_left_out(tmp_path):
+    samples, noise = centred(coil_images()), centred(coil_images(seed=1))
+    acquisitions = []
+    for average, sign in enumerate((1, -1)):
+        for one in lines_of(samples + sign * noise):
+            one.idx.average = average
+            acquisitions.append(one)
+    for name in ("NOISE_MEASUREMENT", "NAVIGATION_DATA", "PHASECORR_DATA", "DUMMYSCAN_DATA", "PARALLEL_CALIBRATION"):
+        acquisitions.append(readout(noise[0, :, :, 0] * 1e3, 3, flags=[getattr(ismrmrd, f"ACQ_IS_{name}")]))
+    acquisitions.insert(0, readout(np.ones((2, 200)), 60000, flags=[ismrmrd.ACQ_IS_NOISE_MEASUREMENT]))
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions), orientation="SRA")
+    np.testing.assert_allclose(images_of(loaded), coil_images(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("mode", "n_lines"), [("embedded", 7), ("separate", 5)])
+def test_calibration_lines_count_where_they_belong_to_the_scan(tmp_path, mode, n_lines):
+    samples = centred(coil_images())
+    acquisitions = lines_of(samples, [0, 1, 2, 4, 6])
+    acquisitions += lines_of(samples, [3, 5], flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION])
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1), mode=mode), acquisitions), orientation="SRA")
+    assert loaded.mask[0].sum() == n_lines
+
+
+def test_the_centre_of_the_limits_places_lines(tmp_path):
+    samples = centred(coil_images())
+    acquisitions = lines_of(samples[:, :, :, 2:])  # partial Fourier: counts from 0 at line 2
+    loaded = load_kspace(
+        write(tmp_path / "a.mrd", header((8, 7, 1), centres=(1, None)), acquisitions), orientation="SRA"
+    )
+    np.testing.assert_array_equal(loaded.mask, np.tile(np.arange(7) >= 2, (8, 1)))
+    expected = MaskedFourier(loaded.mask, np.complex64).apply(coil_images()[:, 0].astype(np.complex64))
+    np.testing.assert_allclose(loaded.data[:, 0], expected, atol=1e-4)
+
+
+def test_partial_echoes_are_placed_by_their_centre(tmp_path):
+    samples = centred(coil_images())
+    acquisitions = lines_of(samples[:, :, 3:], center_sample=1)
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions), orientation="SRA")
+    np.testing.assert_array_equal(loaded.mask, np.tile((np.arange(8) >= 3)[:, None], (1, 7)))
+    expected = MaskedFourier(loaded.mask, np.complex64).apply(coil_images()[:, 1].astype(np.complex64))
+    np.testing.assert_allclose(loaded.data[:, 1], expected, atol=1e-4)
+
+
+def test_samples_to_discard_are_discarded(tmp_path):
+    samples = centred(coil_images())
+    longer = np.concatenate([np.full_like(samples[:, :, :2], 99), samples, samples[:, :, :1] * 99], axis=2)
+    acquisitions = lines_of(longer, center_sample=6, discard_pre=2, discard_post=1)
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions), orientation="SRA")
+    np.testing.assert_allclose(images_of(loaded), coil_images(), rtol=1e-4)
+
+
+def test_whole_readouts_without_a_centre_are_centred(tmp_path):
+    acquisitions = lines_of(centred(coil_images()), center_sample=0)
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions), orientation="SRA")
+    np.testing.assert_allclose(images_of(loaded), coil_images(), rtol=1e-4)
+
+
+def test_readout_oversampling_is_removed(tmp_path):
+    images = coil_images((2, 2, 16, 7))
+    xml = header((16, 7, 1), (8, 7, 1))
+    loaded = load_kspace(write(tmp_path / "a.mrd", xml, lines_of(centred(images))), orientation="SRA")
+    np.testing.assert_allclose(images_of(loaded), images[:, :, 4:12], rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_partitions_become_slices(tmp_path, n):
+    images = coil_images((n, 2, 8, 7))
+    samples = centred(images, axes=(0, 2, 3))
+    lines = [1, 2, 3, 6]
+    acquisitions = [
+        readout(samples[partition, :, :, line], line, partition=partition) for line in lines for partition in range(n)
+    ]
+    xml = header((8, 7, n), (8, 7, n - 2), (8, 7, 3.0 * n), (8, 7, 3.0 * (n - 2)))
+    loaded = load_kspace(write(tmp_path / "a.mrd", xml, acquisitions), orientation="SRA")
+    start = n // 2 - (n - 2) // 2
+    inner = images[start : start + n - 2, 0].astype(np.complex64)
+    np.testing.assert_allclose(loaded.data[:, 0], MaskedFourier(loaded.mask, np.complex64).apply(inner), atol=1e-4)
+    np.testing.assert_allclose(loaded.affine @ [4, 3, (n - 2) // 2, 1], [0, 0, 0, 1], atol=1e-6)
+
+
+def test_partitions_that_are_missing_are_refused(tmp_path):
+    samples = centred(coil_images((4, 2, 8, 7)), axes=(0, 2, 3))
+    acquisitions = [
+        readout(samples[k, :, :, line], line, partition=k) for line in range(7) for k in range(4) if (line, k) != (2, 3)
+    ]
+    with refused() as caught:
+        load_kspace(write(tmp_path / "a.mrd", header((8, 7, 4)), acquisitions))
+    assert "partition 3" in str(caught.value)
+
+
+def turned():
+    """Perpendicular axes that lie along none of the patient's."""
+    a, b = np.deg2rad([20, 35])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    return about_z @ about_x
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_geometry_places_every_voxel(tmp_path, order, signs):
+    # Rows: slice, readout and phase directions, in LPS.
+    directions = np.array([turned()[:, axis] * sign for axis, sign in zip(order, signs, strict=True)])
+    images, middle, step = coil_images((3, 1, 8, 7)), np.array([10.0, -20, 30]), 4.5
+    samples = centred(images)
+    # Slices are counted backwards.
+    acquisitions = [
+        readout(
+            samples[s, :, :, line],
+            line,
+            counters={"slice": 2 - s},
+            directions=directions,
+            position=middle + s * step * directions[0],
+        )
+        for line in range(7)
+        for s in range(3)
+    ]
+    xml = header((8, 7, 1), encoded_mm=(16, 21, 3))
+    loaded = load_kspace(write(tmp_path / "a.mrd", xml, acquisitions))
+    volume = loaded.plane.volume_of(loaded.zero_filled())
+    assert (np.diag(loaded.affine)[:3] > 0).all()
+    for s, row, column in ((0, 4, 3), (2, 0, 0), (1, 7, 2)):
+        lps = middle + directions.T @ [s * step, (row - 4) * 2, (column - 3) * 3]
+        ras = [-lps[0], -lps[1], lps[2], 1]
+        index = np.linalg.solve(loaded.affine, ras)[:3]
+        np.testing.assert_allclose(index, index.round(), atol=1e-4)
+        assert volume[tuple(index.round().astype(int))] == pytest.approx(abs(images[s, 0, row, column]), rel=1e-4)
+
+
+def refuse(path, acquisitions, xml=None):
+    with refused() as caught:
+        load_kspace(write(path, xml or header((8, 7, 1)), acquisitions))
+    return str(caught.value)
+
+
+def test_slabs_have_their_middle_at_their_position(tmp_path):
+    samples = centred(coil_images((4, 2, 8, 7)), axes=(0, 2, 3))
+    acquisitions = [
+        readout(samples[k, :, :, line], line, partition=k, directions=np.eye(3)[[2, 0, 1]], position=(1, 2, 3))
+        for line in range(7)
+        for k in range(4)
+    ]
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 4)), acquisitions))
+    index = np.linalg.solve(loaded.affine, [-1, -2, 3, 1])
+    # LPS runs against x and y.
+    np.testing.assert_allclose(index[:3], [8 - 1 - 4, 7 - 1 - 3, 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["contrast", "phase", "repetition", "set"])
+def test_several_images_are_refused(tmp_path, name):
+    acquisitions = lines_of(centred(coil_images()))
+    setattr(acquisitions[-1].idx, name, 1)
+    assert f"one {name}" in refuse(tmp_path / "a.mrd", acquisitions)
+
+
+def test_slices_sampled_differently_are_refused_by_number(tmp_path):
+    acquisitions = [a for a in lines_of(centred(coil_images())) if (a.idx.slice, a.idx.kspace_encode_step_1) != (2, 3)]
+    assert "slice 2" in refuse(tmp_path / "a.mrd", acquisitions)
+
+
+@pytest.mark.parametrize("trajectory", ["radial", "spiral", "epi", "other"])
+def test_other_trajectories_are_refused(tmp_path, trajectory):
+    xml = header((8, 7, 1), trajectory=trajectory)
+    assert trajectory in refuse(tmp_path / "a.mrd", lines_of(centred(coil_images())), xml)
+
+
+def test_what_does_not_belong_is_refused(tmp_path):
+    samples = centred(coil_images())
+    line = samples[0, :, :, 0]
+    for what, extra in {
+        "twice": readout(line, 3, counters={"slice": 1}),
+        "line 7": readout(line, 7),
+        "one encoding": readout(line, 3, encoding_space_ref=1),
+        "one direction": readout(line, 3, flags=[ismrmrd.ACQ_IS_REVERSE]),
+        "channels": readout(line[:1], 3, counters={"average": 1}),
+        "samples 0 to 15": readout(np.tile(line, 2), 3, center_sample=4, counters={"average": 1}),
+        "partition 1": readout(line, 3, partition=1),
+    }.items():
+        assert what in refuse(tmp_path / "a.mrd", [*lines_of(samples), extra])
+    assert "none" in refuse(tmp_path / "a.mrd", [readout(line, 3, flags=[ismrmrd.ACQ_IS_NOISE_MEASUREMENT])])
+    assert "slabs" in refuse(tmp_path / "a.mrd", lines_of(samples), header((8, 7, 2)))
+
+
+@pytest.mark.parametrize(
+    ("directions", "step"),
+    [
+        (np.eye(3) * 2, (0, 0, 1)),
+        (np.ones((3, 3)), (0, 0, 1)),
+        (np.full((3, 3), np.nan), (0, 0, 1)),
+        (np.eye(3), (0, 1, 0)),
+        (np.eye(3), (np.inf, 0, 0)),
+    ],
+)
+def test_directions_and_positions_that_place_nothing_are_refused(tmp_path, directions, step):
+    acquisitions = lines_of(centred(coil_images()), directions=directions)
+    for one in acquisitions:
+        one.position[:] = [one.idx.slice * s if s else 0 for s in step]
+    refuse(tmp_path / "a.mrd", acquisitions)
+
+
+def test_slices_at_unequal_distances_or_angles_are_refused(tmp_path):
+    acquisitions = lines_of(centred(coil_images()), directions=np.eye(3)[[2, 0, 1]])
+    for one in acquisitions:
+        one.position[2] = (0, 1, 2.5)[one.idx.slice]
+    assert "equal distances" in refuse(tmp_path / "a.mrd", acquisitions)
+    acquisitions[-1].slice_dir[:] = (1, 0, 0)
+    assert "parallel" in refuse(tmp_path / "a.mrd", acquisitions)
+
+
+def test_gaps_in_the_count_of_slices_need_a_position(tmp_path):
+    acquisitions = [one for one in lines_of(centred(coil_images())) if one.idx.slice != 1]
+    assert "without gaps" in refuse(tmp_path / "a.mrd", acquisitions)
+
+
+def test_a_matrix_that_the_samples_do_not_fill_is_refused(tmp_path):
+    acquisitions = lines_of(centred(coil_images()))
+    assert "split the scan" in refuse(tmp_path / "a.mrd", acquisitions, header((8, 6000, 1), centres=(3, None)))
