@@ -17,10 +17,10 @@ from engine.io.frame import Frame
 WHITE_PERCENTILE = 99.5
 #: Where negative values mean something, this percentile of all voxels is air.
 _AIR_PERCENTILE = 100 - WHITE_PERCENTILE
-#: Filters leave ripples below zero beside edges. Negative values mean something where more than this part of the voxels
-#: lies further below zero than this part of white.
+#: Filters leave ripples below zero beside edges, and noise is as often below as above. Negative values mean something
+#: where more than this part of the voxels has them, and half of those lie further below zero than this part of white.
 _NEGATIVE_PART = 0.01
-_NEGATIVE_LEVEL = -0.02
+_NEGATIVE_LEVEL = -0.1
 #: More than any scanner makes: 1024 cubed, 4 GiB as float32.
 MAX_VOXELS = 2**30
 #: Deflate cannot shrink anything further (zlib, "Maximum Expansion Factor").
@@ -103,8 +103,9 @@ def load_volume(
     Returns
     -------
     Volume
-        0 is 0 in the file, too, unless more than 1 % of the voxels lie below -2 % of the estimated white, as in CT;
-        then it is the 0.5th percentile of all voxels, which is air wherever there is some.
+        0 is 0 in the file, too, unless more than 1 % of the voxels are negative, and half of those lie below -10 % of
+        the estimated white, as in CT; then it is the 0.5th percentile of all voxels, which is air wherever there is
+        some.
 
     Raises
     ------
@@ -201,7 +202,9 @@ def _white_and_air(data: np.ndarray) -> tuple[float, float]:
     Percentiles are those of a copy that they may sort: one copy of the volume at a time.
     """
     white = float(np.percentile(data[data > 0], WHITE_PERCENTILE, overwrite_input=True))
-    if np.count_nonzero(data < _NEGATIVE_LEVEL * white) <= _NEGATIVE_PART * data.size:
+    n_negative = np.count_nonzero(data < 0)
+    n_far = np.count_nonzero(data < _NEGATIVE_LEVEL * white)
+    if n_negative <= _NEGATIVE_PART * data.size or 2 * n_far <= n_negative:
         return white, 0.0
     return white, float(np.percentile(data, _AIR_PERCENTILE))
 

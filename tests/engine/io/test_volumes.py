@@ -117,7 +117,7 @@ def test_hounsfield_units_begin_at_air():
     assert volume.in_file_units(volume.data).dtype == np.float32
 
 
-@pytest.mark.parametrize(("part", "level", "moved"), [(0.009, -1.0, False), (0.02, -0.01, False), (0.02, -0.05, True)])
+@pytest.mark.parametrize(("part", "level", "moved"), [(0.009, -1.0, False), (0.02, -0.05, False), (0.02, -0.2, True)])
 def test_few_or_small_negative_values_move_nothing(part, level, moved):
     rng = np.random.default_rng(0)
     data = rng.uniform(0.01, 100, (20, 20, 20)).astype(np.float32)
@@ -131,6 +131,15 @@ def test_few_or_small_negative_values_move_nothing(part, level, moved):
         assert volume.scale == scale
         np.testing.assert_array_equal(volume.data, data / np.float32(scale))
         np.testing.assert_array_equal(volume.in_file_units(volume.data), volume.data * np.float32(scale))
+
+
+def test_noise_around_zero_is_none_of_hounsfield_units():
+    rng = np.random.default_rng(0)
+    data = np.zeros((20, 20, 20))
+    data[4:16, 4:16, 4:16] = 1
+    noisy = (data + rng.normal(0, 0.1, data.shape)).astype(np.float32)
+    assert (noisy < -0.1).mean() > 0.05
+    assert normalised(noisy, np.eye(4), "test").offset == 0
 
 
 def test_white_that_is_given_becomes_one(tmp_path):
