@@ -6,12 +6,14 @@ import json
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 # The script is run by its path: the package that it belongs to lies one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import measured
 from benchmarks.configurations import PROBLEMS, WITHOUT_NETWORK
 from benchmarks.latency_report import duration, milliseconds, reasons
 from benchmarks.quality_report import SECONDS, WORST, number
@@ -251,6 +253,14 @@ def generation_table() -> str:
     return "\n".join([*lines, f"\n{foot}\n\n{picture}"])
 
 
+def measured_table(task: str) -> str:
+    """What reading a measurement from a file costs, and what it costs to estimate what the file does not say."""
+    path, report = newest("measured-*.json")
+    rows = {title: row for title, row in report["rows"].items() if row["task"] == task}
+    foot = f"PSNR of the worst of three planes, noise of {100 * report['noise']:g} % in the measurement; "
+    return f"{measured.table(rows)}\n\n{foot}{_source(path, report)}"
+
+
 def _quality(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "–"
@@ -288,6 +298,7 @@ FILES: dict[str, dict[str, Callable[[], str]]] = {
         "noise table": noise_table,
         "generation table": generation_table,
     },
+    **{f"docs/{task}.md": {"measured table": partial(measured_table, task)} for task in ("csmri", "mrzsr", "svct")},
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from engine.cli import peak_memory_mb
 from engine.errors import InputError
 from engine.io import save_volume
-from engine.io.dicom import is_series
+from engine.io.dicom_files import is_series
 from engine.io.dicom_write import write_series
 from engine.io.files import replacing
 from engine.job import Job, describe

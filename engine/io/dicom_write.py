@@ -19,15 +19,8 @@ from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
 from engine.errors import InputError
-from engine.io.dicom import (
-    MAX_COSINE,
-    MAX_POSITION_MM,
-    MAX_SPACING_MM,
-    MAX_TILT_DEG,
-    first_header,
-    read_dataset,
-    reading,
-)
+from engine.io.dicom_files import first_header, read_dataset, reading
+from engine.io.dicom_frames import MAX_COSINE, MAX_POSITION_MM, MAX_SPACING_MM, MAX_TILT_DEG
 from engine.io.files import replacing
 
 #: Says in each file which program wrote it: only series of our own are replaced.

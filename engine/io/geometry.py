@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,20 @@ import kernels
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.io.frame import Frame
+from engine.io.geometry_fields import (
+    LEAST_MM,
+    choice,
+    fields_of,
+    integer,
+    length,
+    number,
+    pair,
+    refuse_beside,
+    required,
+    shown,
+    vector,
+    wrong,
+)
 from engine.operators.radon import centre_of_rotation
 from engine.volume import Plane
 from kernels.geometry import LARGEST_DETECTOR
@@ -27,10 +39,8 @@ _KEYS = (
 )
 #: World axis (right, anterior, superior) and sign of every direction.
 _DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-#: Far more bytes than any scan's angles take, and far more of anything else than a scanner has.
-_MAX_BYTES, _MAX_SIDE, _MOST = 1 << 24, 16384, 1e6
-#: Shortest length in mm.
-_LEAST = 1e-6
+#: Far more than a detector has.
+_MAX_SIDE = 16384
 #: Relative error of pixel sizes that were written with few digits, and of right angles.
 _SQUARE = 1e-3
 
@@ -113,24 +123,24 @@ def load_geometry(path: str | Path, n_views: int, n_bins: int) -> ScanGeometry:
         another number of views or bins, a centre of rotation that a parallel beam's lattice of samples cannot have,
         pixels that are not square.
     """
-    fields = _read(Path(path))
-    fan = _choice(fields, "beam", ("parallel", "fan")) == "fan"
+    fields = fields_of(Path(path), _KEYS)
+    fan = choice(fields, "beam", ("parallel", "fan")) == "fan"
     if not fan:
-        _refuse_beside(fields, _FAN_KEYS, "a parallel beam")
+        refuse_beside(fields, _FAN_KEYS, "a parallel beam")
     angles_deg = _angles(fields, n_views, n_bins)
-    if "bins" in fields and (bins := _integer(fields, "bins", LARGEST_DETECTOR)) != n_bins:
-        raise _wrong(
+    if "bins" in fields and (bins := integer(fields, "bins", LARGEST_DETECTOR)) != n_bins:
+        raise wrong(
             f"bins to be {n_bins} as along the sinogram's last axis (bins)",
             str(bins),
             "mend bins, or swap the sinogram's axes",
         )
-    pixel_mm = _length(fields, "pixel_mm")
+    pixel_mm = length(fields, "pixel_mm")
     if "size" in fields:
-        _refuse_beside(fields, ("rows", "columns"), "size")
+        refuse_beside(fields, ("rows", "columns"), "size")
     sides = ("size", "size") if "size" in fields else ("rows", "columns")
-    rows, columns = shape = (_integer(fields, sides[0], _MAX_SIDE), _integer(fields, sides[1], _MAX_SIDE))
+    rows, columns = shape = (integer(fields, sides[0], _MAX_SIDE), integer(fields, sides[1], _MAX_SIDE))
     middle = [(rows - 1) / 2, (columns - 1) / 2]
-    centre = _vector(fields.get("rotation_centre_px", middle), "rotation_centre_px", 2)
+    centre = vector(fields.get("rotation_centre_px", middle), "rotation_centre_px", 2)
     affine = _affine(fields, pixel_mm, centre)
 
     frame = Frame.of((1, *shape), affine)
@@ -180,7 +190,7 @@ def save_geometry(
     frame = Frame.of((1, 1, 1), affine)
     if frame.order != (0, 1, 2) or any(frame.flipped):
         expected = "the affine of a volume whose axes run to the right, the front and the top"
-        raise _wrong(expected, str(np.round(affine[:3, :3], 3).tolist()), "bring the volume into this order")
+        raise wrong(expected, str(np.round(affine[:3, :3], 3).tolist()), "bring the volume into this order")
     image_affine = np.asarray(affine, np.float64)[:, [*plane.axes, 3]]
     _check_square(image_affine)
     pixel_mm = pixel_mm_of(affine, plane)
@@ -225,26 +235,26 @@ def _rays(
     reverse: bool,
 ) -> kernels.Geometry:
     """The rays in pixels of an image of this shape; `reverse` counts bins the other way round."""
-    spacing = _length(fields, "bin_spacing_mm") / pixel_mm
-    offset = _number(fields.get("bin_offset_mm", 0), "bin_offset_mm") / pixel_mm * (-1 if reverse else 1)
+    spacing = length(fields, "bin_spacing_mm") / pixel_mm
+    offset = number(fields.get("bin_offset_mm", 0), "bin_offset_mm") / pixel_mm * (-1 if reverse else 1)
     middle = (shape[0] - 1) / 2, (shape[1] - 1) / 2
     try:
         if fan:
-            source = _length(fields, "source_distance_mm") / pixel_mm
-            detector = _number(_required(fields, "detector_distance_mm"), "detector_distance_mm") / pixel_mm
-            curved = "detector" in fields and _choice(fields, "detector", ("flat", "curved")) == "curved"
+            source = length(fields, "source_distance_mm") / pixel_mm
+            detector = number(required(fields, "detector_distance_mm"), "detector_distance_mm") / pixel_mm
+            curved = "detector" in fields and choice(fields, "detector", ("flat", "curved")) == "curved"
             if centre != middle:
-                expected = f"the centre of rotation of a fan in the middle of the image, {_pair(middle)}"
-                raise _wrong(expected, _pair(centre), "remove rotation_centre_px")
+                expected = f"the centre of rotation of a fan in the middle of the image, {pair(middle)}"
+                raise wrong(expected, pair(centre), "remove rotation_centre_px")
             return kernels.FanGeometry(shape, angles_rad, source, detector, n_bins, spacing, offset, curved)
         # The lattice of samples of a square has its centre on a pixel or between pixels, as its side is odd or even.
         squares = [kernels.ParallelGeometry(max(shape) + more, ()) for more in range(3)]
         centres = {centre_of_rotation(square, shape): square.n for square in reversed(squares)}
         if centre not in centres:
-            raise _wrong(
-                f"the centre of rotation of a parallel beam at {' or '.join(map(_pair, centres))} in {shape[0]} rows "
+            raise wrong(
+                f"the centre of rotation of a parallel beam at {' or '.join(map(pair, centres))} in {shape[0]} rows "
                 f"and {shape[1]} columns along the axes of the volume",
-                _pair(centre),
+                pair(centre),
                 "make both sides even or both odd, or set rotation_centre_px",
             )
         return kernels.ParallelGeometry(centres[centre], angles_rad, n_bins, spacing, offset)
@@ -253,35 +263,35 @@ def _rays(
     except ValueError as error:  # what the projections cannot do, in their words, of which the last are for programmers
         reason = str(error).rpartition("; ")[0]
         got = f"in pixels of {pixel_mm:g} mm '{reason}'"
-        raise _wrong("lengths that can be projected", got, "check all lengths, in mm") from None
+        raise wrong("lengths that can be projected", got, "check all lengths, in mm") from None
 
 
 def _affine(fields: dict[str, Any], pixel_mm: float, centre: tuple[float, ...]) -> np.ndarray:
     """Slice, row and column of the scan's image to mm, float64 (4, 4)."""
     if "affine" in fields:
-        _refuse_beside(fields, _PLACE_KEYS, "affine")
+        refuse_beside(fields, _PLACE_KEYS, "affine")
         value = fields["affine"]
         lines = value if isinstance(value, list) and len(value) == 4 else [None]
-        affine = np.array([_vector(line, "affine", 4) for line in lines])
+        affine = np.array([vector(line, "affine", 4) for line in lines])
         sides = np.linalg.norm(affine[:3, :3], axis=0)
-        dependent = min(sides) < _LEAST or abs(np.linalg.det(affine[:3, :3])) < 1e-6 * sides.prod()
+        dependent = min(sides) < LEAST_MM or abs(np.linalg.det(affine[:3, :3])) < 1e-6 * sides.prod()
         if dependent or affine[3].tolist() != [0, 0, 0, 1]:
-            raise _wrong("independent axes and a last line of 0, 0, 0, 1 in affine", "another matrix", "mend it")
+            raise wrong("independent axes and a last line of 0, 0, 0, 1 in affine", "another matrix", "mend it")
         _check_square(affine, pixel_mm)
         return affine
     orientation = fields.get("orientation", "SRA")
     letters = orientation if isinstance(orientation, str) and len(orientation) == 3 else "?"
     if sorted(_DIRECTIONS.get(letter, (-1, 0))[0] for letter in letters) != [0, 1, 2]:
         expected = "three letters as orientation, one each of R or L, A or P, S or I"
-        raise _wrong(expected, _shown(orientation), "SPL and IPL are usual")
+        raise wrong(expected, shown(orientation), "SPL and IPL are usual")
     affine = np.eye(4)
     affine[:3, :3] = 0
-    spacings = _length(fields, "slice_spacing_mm"), pixel_mm, pixel_mm
+    spacings = length(fields, "slice_spacing_mm"), pixel_mm, pixel_mm
     for axis, (letter, spacing) in enumerate(zip(letters, spacings, strict=True)):
         towards, sign = _DIRECTIONS[letter]
         affine[towards, axis] = sign * spacing
     if "origin_mm" in fields:
-        affine[:3, 3] = _vector(fields["origin_mm"], "origin_mm", 3)
+        affine[:3, 3] = vector(fields["origin_mm"], "origin_mm", 3)
     else:
         affine[:3, 3] = -affine[:3, 1] * centre[0] - affine[:3, 2] * centre[1]
     return affine
@@ -292,7 +302,7 @@ def _check_square(image_affine: np.ndarray, pixel_mm: float | None = None) -> No
     sides = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     side = pixel_mm or sides[0]
     if max(abs(s - side) for s in sides) > _SQUARE * side or abs(row @ column) > _SQUARE * side**2:
-        raise _wrong(
+        raise wrong(
             f"square pixels of {side:g} mm in the affine",
             f"{np.round([row, column], 4).tolist()} from row to row and from column to column",
             "mend the affine or pixel_mm, or resample the volume",
@@ -303,117 +313,24 @@ def _angles(fields: dict[str, Any], n_views: int, n_bins: int) -> list[float]:
     """The angles in degrees, one a view."""
     if ("angles_deg" in fields) == ("angles_rad" in fields):
         got = "both" if "angles_deg" in fields else "none"
-        raise _wrong("one of angles_deg and angles_rad", got, "give the angle of every view in degrees")
+        raise wrong("one of angles_deg and angles_rad", got, "give the angle of every view in degrees")
     key = "angles_deg" if "angles_deg" in fields else "angles_rad"
     value, parts = fields[key], ("first", "last_excluded", "count")
     if isinstance(value, dict):
         if key == "angles_rad" or sorted(value) != sorted(parts):
             expected = f"numbers as {key}, or an object of first, last_excluded and count, in degrees"
-            raise _wrong(expected, "another object", "give exactly these keys in angles_deg")
-        count = _integer(value, "count", 10**9)
+            raise wrong(expected, "another object", "give exactly these keys in angles_deg")
+        count = integer(value, "count", 10**9)
     elif isinstance(value, list):
         count = len(value)
     else:
-        raise _wrong(f"a list of numbers as {key}", _shown(value), "give one for each view")
+        raise wrong(f"a list of numbers as {key}", shown(value), "give one for each view")
     if count != n_views:
         swapped = "swap the sinogram's views and bins" if count == n_bins else "give one angle for each view"
         expected = f"{n_views} angles in {key} as along the sinogram's last axis but one (views)"
-        raise _wrong(expected, str(count), swapped)
+        raise wrong(expected, str(count), swapped)
     if isinstance(value, dict):
-        first, last = (_number(value[part], part) for part in parts[:2])
+        first, last = (number(value[part], part) for part in parts[:2])
         return [float(angle) for angle in np.linspace(first, last, count, endpoint=False)]
-    angles = [_number(angle, key) for angle in value]
+    angles = [number(angle, key) for angle in value]
     return angles if key == "angles_deg" else np.rad2deg(angles).tolist()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise _wrong("every key once", f"{_shown(key)} twice", "remove one of them")
-            found[key] = value
-        return found
-
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES} bytes")
-        fields = json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique)
-    except InputError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        reason = re.split(r"\n|\.\s", str(error))[0].rstrip(" .")
-        raise InputError(
-            f"geometry: expected a JSON file, '{path}' cannot be read ({type(error).__name__}: {reason}); "
-            "check the path, and the file's brackets, commas and quotes"
-        ) from None
-    if not isinstance(fields, dict):
-        raise _wrong("one JSON object", f"{_shown(fields)} in '{path}'", "put names and values between braces")
-    for key in fields:
-        if key not in _KEYS:
-            closest = difflib.get_close_matches(key[:100], _KEYS, 1, 0.0)[0]
-            raise _wrong("known keys", _shown(key), f"the closest one is {closest}")
-    return fields
-
-
-def _refuse_beside(fields: dict[str, Any], keys: tuple[str, ...], other: str) -> None:
-    for key in keys:
-        if key in fields:
-            raise _wrong(f"no {key} beside {other}", _shown(fields[key]), "keep what holds and remove the other")
-
-
-def _required(fields: dict[str, Any], key: str) -> Any:
-    if key not in fields:
-        raise _wrong(f"the key {key}", "none of that name", "add it")
-    return fields[key]
-
-
-def _choice(fields: dict[str, Any], key: str, options: tuple[str, ...]) -> str:
-    value = _required(fields, key)
-    if not isinstance(value, str) or value not in options:
-        raise _wrong(f"{' or '.join(options)} as {key}", _shown(value), "choose one")
-    return value
-
-
-def _number(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST:
-        raise _wrong(f"a number of at most {_MOST:.0f} in {key}", _shown(value), "give a finite one, without quotes")
-    return float(value)
-
-
-def _length(fields: dict[str, Any], key: str) -> float:
-    value = _number(_required(fields, key), key)
-    if value < _LEAST:
-        raise _wrong(f"a positive length as {key}", _shown(value), "give it in mm")
-    return value
-
-
-def _integer(fields: dict[str, Any], key: str, largest: int) -> int:
-    value = _required(fields, key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise _wrong(f"a whole number from 1 to {largest} as {key}", _shown(value), "count them")
-    return value
-
-
-def _vector(value: Any, key: str, n: int) -> tuple[float, ...]:
-    if not isinstance(value, list) or len(value) != n:
-        raise _wrong(f"{n} numbers a line in {key}", _shown(value), "give a list of them")
-    return tuple(_number(number, key) for number in value)
-
-
-def _pair(point: tuple[float, ...]) -> str:
-    return f"[{', '.join(f'{p:g}' for p in point)}]"
-
-
-def _wrong(expected: str, got: str, remedy: str) -> InputError:
-    return InputError(f"geometry: expected {expected}, got {got}; {remedy}")
-
-
-def _shown(value: Any) -> str:
-    """A value in few letters, none of which ends a sentence."""
-    if isinstance(value, (dict, list)):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return "'" + re.sub(r"\.(?!\w)|[^\w+/ .-]", "?", text[:40]) + "'"

@@ -13,9 +13,10 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
 from engine.errors import InputError
+from engine.io.checks import MAX_DEFLATE_RATIO, check_affine, check_numbers, check_shape
 from engine.io.files import replacing
 from engine.io.frame import Frame
-from engine.io.volumes import MAX_DEFLATE_RATIO, check_affine, check_numbers, check_shape, unreadable
+from engine.io.origin import Origin
 
 #: Size of the header, which is its first number: version 1 and 2.
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -109,7 +110,7 @@ def read(path: Path, argument: str) -> tuple[np.ndarray, NiftiFrame]:
     except InputError:
         raise
     except Exception as error:  # nibabel lets its readers' own errors through: zlib, struct, OSError, ValueError
-        raise unreadable(path, "a NIfTI image", error, argument) from error
+        raise Origin(path, argument).unreadable("a NIfTI image", error) from error
     return data, frame
 
 

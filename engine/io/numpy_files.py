@@ -12,8 +12,9 @@ from typing import IO
 import numpy as np
 
 from engine.errors import InputError
+from engine.io.checks import MAX_DEFLATE_RATIO, check_numbers, check_shape
 from engine.io.files import replacing
-from engine.io.volumes import MAX_DEFLATE_RATIO, check_numbers, check_shape, unreadable
+from engine.io.origin import Origin
 
 #: Bytes of a header, at most; those of plain arrays have 128.
 _MAX_HEADER = 2**16
@@ -41,7 +42,7 @@ def read_npy(path: Path, argument: str) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # NumPy raises ValueError, OSError or EOFError, as the damage goes
-        raise unreadable(path, "a .npy array of numbers", error, argument) from error
+        raise Origin(path, argument).unreadable("a .npy array of numbers", error) from error
 
 
 def read_npz(path: Path, argument: str) -> np.ndarray:
@@ -77,7 +78,7 @@ def read_npz(path: Path, argument: str) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # zipfile's own, zlib's, NumPy's, and RuntimeError for a password
-        raise unreadable(path, "a .npz archive of numbers", error, argument) from error
+        raise Origin(path, argument).unreadable("a .npz archive of numbers", error) from error
 
 
 def write_npy(path: Path, data: np.ndarray) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from engine.errors import InputError
-from engine.io.volumes import MAX_VOXELS, Volume
+from engine.io.checks import MAX_VOXELS
+from engine.io.volumes import Volume
 
 #: Gaussian width, in units of the ratio of voxel sizes, whose half maximum spans one coarse voxel.
 _ANTIALIAS = 1 / (2 * np.sqrt(2 * np.log(2)))

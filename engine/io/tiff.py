@@ -15,8 +15,9 @@ import numpy as np
 import tifffile
 
 from engine.errors import InputError
+from engine.io.checks import MAX_DEFLATE_RATIO, check_numbers, check_shape
 from engine.io.files import replacing
-from engine.io.volumes import MAX_DEFLATE_RATIO, check_numbers, check_shape, unreadable
+from engine.io.origin import Origin
 
 #: Compressions whose expansion is bounded, and can be measured before memory is given to it: none and deflate.
 _NONE, _DEFLATE = 1, (8, 32946)
@@ -136,7 +137,7 @@ def _opened(path: Path, argument: str) -> Iterator[tifffile.TiffFile]:
     except InputError:
         raise
     except Exception as error:  # tifffile's own, struct's, zlib's, OSError, KeyError, as the damage goes
-        raise unreadable(path, "a TIFF stack", error, argument) from error
+        raise Origin(path, argument).unreadable("a TIFF stack", error) from error
     finally:
         logger.removeHandler(errors)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import InputError
+from engine.io.checks import check_affine, check_numbers, check_shape
 from engine.io.frame import Frame
 
 #: Intensities above this percentile of the non-zero voxels map above 1: bright vessels must not dim the whole head.
@@ -21,14 +22,6 @@ _AIR_PERCENTILE = 100 - WHITE_PERCENTILE
 #: where more than this part of the voxels has them, and half of those lie further below zero than this part of white.
 _NEGATIVE_PART = 0.01
 _NEGATIVE_LEVEL = -0.1
-#: More than any scanner makes: 1024 cubed, 4 GiB as float32.
-MAX_VOXELS = 2**30
-#: Deflate cannot shrink anything further (zlib, "Maximum Expansion Factor").
-MAX_DEFLATE_RATIO = 1032
-#: Voxel sizes in mm, from a nanometre to a kilometre: what lies outside is damage.
-_VOXEL_SIZES_MM = (1e-6, 1e6)
-#: Below this, the axes of a voxel of unit edges lie in a plane (smallest singular value).
-_FLAT = 1e-4
 _NIFTI, _TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
 _KINDS = ".nii, .nii.gz, .npy, .npz, .tif or .tiff"
 
@@ -209,58 +202,15 @@ def _white_and_air(data: np.ndarray) -> tuple[float, float]:
     return white, float(np.percentile(data, _AIR_PERCENTILE))
 
 
-def check_shape(shape: tuple[int, ...], source: str, argument: str) -> None:
-    """Refuse what is not of rank 3, is empty, or has more than 1024 cubed voxels."""
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(
-            f"{argument}: expected rank 3 with no empty axis, got shape {shape} in '{source}'; give a single 3D volume"
-        )
-    if math.prod(shape) > MAX_VOXELS:
-        raise InputError(
-            f"{argument}: expected at most {MAX_VOXELS} voxels, got shape {shape} in '{source}'; crop or resample it"
-        )
-
-
-def check_numbers(dtype: np.dtype, source: str, argument: str) -> None:
-    """Refuse complex numbers, and what is no number."""
-    if dtype.kind not in "iuf":
-        raise InputError(f"{argument}: expected real numbers, got {dtype} in '{source}'; save the magnitude")
-
-
-def check_affine(affine: np.ndarray, source: str, argument: str) -> None:
-    """Refuse an affine that is not finite, whose axes lie in a plane, or whose voxels have no possible size."""
-    axes = np.asarray(affine, dtype=np.float64)[:3, :3]
-    low, high = _VOXEL_SIZES_MM
-    usable = bool(np.isfinite(affine).all())
-    if usable:
-        edges = np.hypot(np.hypot(axes[0], axes[1]), axes[2])
-        usable = edges.min() >= low and edges.max() <= high
-    if not usable or np.linalg.svd(axes / edges, compute_uv=False)[-1] < _FLAT:
-        raise InputError(
-            f"{argument}: expected an affine of finite, independent axes and voxels of {low:g} to {high:g} mm, "
-            f"got {np.asarray(affine)[:3].tolist()} in '{source}'; mend the header's voxel sizes and orientation"
-        )
-
-
-def unreadable(path: Path, expected: str, error: Exception, argument: str) -> InputError:
-    """What a library says about a damaged file, as one sentence."""
-    # Readers put pages into their messages; the first sentence says what is wrong.
-    reason = re.split(r"[\r\n]|\.\s", str(error).strip())[0].rstrip(" .")[:200]
-    reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
-    return InputError(
-        f"{argument}: expected {expected}, '{path}' cannot be read ({type(error).__name__}: {reason}); save it again"
-    )
-
-
 def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarray, np.ndarray, Frame | None]:
     """Voxels, affine and frame of a folder's slices, all of one kind."""
-    from engine.io import dicom, numpy_files, tiff
+    from engine.io import dicom, dicom_files, numpy_files, tiff
 
     # Hidden files are those of file managers, and what a stopped program left.
     files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=_by_number)
     arrays = [f for f in files if f.suffix.lower() == ".npy"]
     images = [f for f in files if f.suffix.lower() in _TIFF]
-    series = bool(dicom.is_series(folder))
+    series = bool(dicom_files.is_series(folder))
     if bool(arrays) + bool(images) + series != 1:
         found = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
         raise InputError(

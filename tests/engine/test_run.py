@@ -379,7 +379,7 @@ def test_a_noise_level_that_no_method_reads_is_refused(tmp_path, capsys):
         (head()[None], "rank 3"),
         (np.zeros((SIDE, SIDE, SIDE), np.float32), "varying"),
         (head().astype(np.complex64), "real"),
-        (head()[:, :1], "at least 2 voxels"),
+        (head()[:, 8:9], "at least 2 voxels"),
     ],
     ids=["nan", "inf", "2-D", "4-D", "constant", "complex", "thin"],
 )

@@ -20,7 +20,8 @@ from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
 
 from engine.errors import InputError
-from engine.io.dicom import is_series, read_series
+from engine.io.dicom import read_series
+from engine.io.dicom_files import is_series
 from engine.io.dicom_write import write_series
 
 N_SLICES, SIDE = 3, 16

@@ -26,7 +26,8 @@ from pydicom.uid import (
 )
 
 from engine.errors import InputError
-from engine.io.dicom import _coded_size, is_series, read_series
+from engine.io.dicom import _coded_size, read_series
+from engine.io.dicom_files import is_series
 from engine.io.dicom_write import write_series
 
 SHAPE = (6, 5, 4)  # columns, rows, slices
