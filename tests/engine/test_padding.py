@@ -9,7 +9,7 @@ from engine.backends.onnx import OnnxDenoiser
 from engine.bundle import Bundle
 from engine.denoiser import CotangentOf, Denoiser
 from engine.operators import ThickSlices
-from engine.padding import PaddedDenoiser, padded_shape
+from engine.padding import PaddedDenoiser, _crop, _fold, _pad, padded_shape
 
 DIVISOR, SIGMA = 4, 0.7
 MATRICES = {n: np.random.default_rng(n).standard_normal((n, n)).astype(np.float32) for n in (4, 8, 12, 16)}
@@ -44,6 +44,16 @@ def test_the_adjoint_is_the_exact_transpose(shape):
     # Linear: <D x, v> = <x, Dᵀ v>, up to float32 sums of some hundred products.
     left, right = np.vdot(x0.astype(float), v), np.vdot(x.astype(float), pulled)
     assert abs(left - right) <= 1e-5 * np.linalg.norm(x0) * np.linalg.norm(v)
+
+
+@pytest.mark.parametrize("margins", [((0, 1), (2, 1)), ((1, 2), (0, 0)), ((3, 3), (2, 3))])
+def test_mirroring_and_its_transpose_on_every_device(xp, to_numpy, margins):
+    x, v = stack(2, 6, 7), stack(2, 6 + sum(margins[0]), 7 + sum(margins[1]))
+    mirrored, folded = _pad(xp.asarray(x), margins), _fold(xp.asarray(v), margins)
+    np.testing.assert_array_equal(to_numpy(mirrored), np.pad(x, ((0, 0), *margins), mode="reflect"))
+    assert folded.flags.c_contiguous
+    assert np.vdot(to_numpy(mirrored), v) == pytest.approx(np.vdot(x, to_numpy(folded)), rel=1e-5)
+    np.testing.assert_array_equal(to_numpy(_crop(mirrored, margins)), x)
 
 
 def test_slices_that_fit_are_handed_on():

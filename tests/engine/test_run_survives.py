@@ -89,6 +89,20 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(words, stop_at, tmp_path, 
     assert ours["options"] == {**theirs["options"], "save-every": 2}
 
 
+@pytest.mark.cuda
+def test_an_interrupted_run_goes_on_on_a_gpu(words, stop_at, tmp_path, card):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime lacks CUDA")
+    options = ("--steps", 7, "--backend", "onnx", "--device", "cuda")
+    assert main(words(tmp_path / "whole", *options)) == 0
+    stop_at(5)
+    assert main(words(tmp_path / "cut", *options)) == 130
+    assert main(["--resume", str(tmp_path / "cut"), "--quiet", "--no-report"]) == 0
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
 def test_sigterm_saves_and_leaves(words, stop_at, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     stop_at(3, signal.SIGTERM)
