@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 #: What each command does, and the module whose `main` does it; loaded only when it is asked for.
 COMMANDS = {
@@ -25,6 +26,9 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(f"tpdm {version('tpdm-engine')}")
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(
             f"tpdm: {name}: expected {error.name}, which it needs, found none; "
-            f"`pip install 'tpdm-engine[{_EXTRAS[error.name]}]'`",
+            f"`pip install -c constraints.txt -e '.[{_EXTRAS[error.name]}]'`",
             file=sys.stderr,
         )
         return 2

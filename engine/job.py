@@ -172,11 +172,11 @@ def open_scan(args: argparse.Namespace) -> Scan | None:
 
 def open_simulated(args: argparse.Namespace) -> Scan | None:
     """Read the volume that is measured, if there is one, and say how."""
+    if args.volume is None and args.white is not None:
+        raise InputError("white: expected --volume, whose intensities it scales, got none; pass a volume")
     if args.task == "uncond" and args.volume is None:
         return None
     if args.volume is None:
-        if args.white is not None:
-            raise InputError("white: expected --volume, whose intensities it scales, got none; pass a volume")
         volume = demo.volume()
     else:
         volume = load_volume(args.volume, args.stack_axis, white=args.white)
@@ -302,8 +302,9 @@ def describe(job: Job) -> str:
     """The plan as text."""
     s, method = job.settings, METHODS[job.method]
     source = "to be generated" if job.task.operator is None else f"from {job.scan.source}"
+    details = [f"{name.replace('_', ' ')} {value}" for name, value in job.task.details.items()]
     lines = [
-        f"task       {job.task.name} {job.task.details or ''}",
+        f"task       {', '.join([job.task.name, *details])}",
         f"volume     {'×'.join(map(str, job.scan.shape))} {source}",
         *(
             f"{role:10} {prior.plane} ({job.bundles[role].folder})"

@@ -71,6 +71,7 @@ class Bar(Silent):
 class Lines(Silent):
     """One JSON object a line on standard output, each with the name of an event.
 
+    - plan: what --dry-run shows
     - start: task, shape, method, n_steps, n_samples, out
     - step: step, counted from 1 within a sample, sigma, and the data residual or null
     - saved: where a state was saved

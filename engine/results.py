@@ -186,8 +186,10 @@ def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: f
         "volume": None
         if job.task.operator is None
         else {"source": job.scan.source, "sha256": digest, "scale": job.scan.scale, "offset": job.scan.offset},
+        "measurement_sha256": job.identity["measurement"],
         "affine": job.scan.affine.tolist(),
-        "settings": asdict(result.settings),
+        # A sample's own seed is this plus its number.
+        "settings": {**asdict(result.settings), "seed": job.settings.seed},
         "method": job.method,
         "samples": job.n_samples,
         "plan": "".join(_TURNS[which + 1] for which in result.plan),

@@ -140,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if kind != "lines" and (not args.quiet or args.dry_run):
             print(describe(job))
         if args.dry_run:
+            progress.say("plan", {"lines": describe(job).splitlines()})
             return 0
         is_new = results.open_folder(out)
         saved = _start(args, job, out, resumed)
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A run that ended early leaves no empty folder behind.
         if is_new and out is not None and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
-    if kind == "bar":
+    if kind != "lines" and not args.quiet:
         print(results.summary(metrics, out))
     return 0
 

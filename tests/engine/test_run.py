@@ -401,6 +401,12 @@ def test_slices_that_are_not_square_run_for_ct(argv, tmp_path):
         assert np.isfinite(voxels(out, name)).all()
 
 
+def test_a_white_without_a_volume_is_refused(tmp_path, capsys):
+    for task in ("csmri", "uncond"):
+        options = ["--task", task, "--white", "3", "--out", str(tmp_path / "out")]
+        assert refused(capsys, options).startswith("white: expected --volume")
+
+
 def test_missing_files_are_refused(argv, tmp_path, capsys):
     nothing = tmp_path / "nothing"
     assert refused(capsys, argv("csmri", tmp_path / "out", "--volume", nothing)).startswith("volume: ")
