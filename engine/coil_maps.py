@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError
-from engine.io.hdf5 import MAX_BYTES, Origin, member_of, opened
+from engine.io.hdf5 import MAX_BYTES, member_of, opened
 from engine.io.kspace_axes import centre
+from engine.io.origin import Origin
 
 #: Samples along a side of the kernels, the usual number.
 _KERNEL = 6

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from engine.io.files import replacing
-from engine.io.hdf5 import Origin, attribute_of, has, member_of, text_of, word_of
+from engine.io.hdf5 import attribute_of, has, member_of, text_of, word_of
 from engine.io.kspace_axes import Samples, affine_of, centre, letters_of, middle
 from engine.io.mri_header import Encoding, encoding_of
+from engine.io.origin import Origin
 
 if TYPE_CHECKING:
     from engine.io.kspace import KSpace

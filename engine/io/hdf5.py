@@ -7,17 +7,16 @@ compressions, and expand a few bytes to gigabytes. Each of these is refused befo
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.errors import InputError
+from engine.io.hdf5_heap import lengths_of
+from engine.io.origin import Origin
 
 #: More than any scan: 8 GiB.
 MAX_BYTES = 2**33
@@ -29,44 +28,6 @@ _MAX_CHUNKS = 2**20
 _MAX_TEXT = 2**20
 #: HDF5's numbers of the filters that every build has: deflate, shuffle, checksum, and h5py's own, LZF.
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A file, and the argument that named it: what a refusal has to say.
-
-    Parameters
-    ----------
-    path : Path
-    argument : str
-    """
-
-    path: Path
-    argument: str
-
-    def refusal(self, expected: str, got: str, remedy: str) -> InputError:
-        """Return the error: expected this, got that in the file; do this."""
-        return InputError(f"{self.argument}: expected {expected}, got {got} in '{self.path}'; {remedy}")
-
-    def unreadable(self, expected: str, error: Exception) -> InputError:
-        """Return the error for what a library could not read."""
-        # Libraries put pages into their messages; the first sentence says what is wrong.
-        reason = re.split(r"\n|\.\s", str(error).strip())[0].rstrip(" .")
-        reason = "".join(c if c.isprintable() else "?" for c in reason[:200])
-        return InputError(
-            f"{self.argument}: expected {expected}, '{self.path}' cannot be read ({type(error).__name__}: {reason}); "
-            "save it again"
-        )
-
-    @contextmanager
-    def reading(self, expected: str) -> Iterator[None]:
-        """Turn whatever a library raises in the block into `unreadable`; let refusals through."""
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError
-            raise self.unreadable(expected, error) from error
 
 
 @contextmanager
@@ -86,7 +47,7 @@ def opened(origin: Origin) -> Iterator[Any]:
         file = h5py.File(origin.path, "r")
     try:
         if file.userblock_size:
-            # `vlen_lengths` looks into the file itself.
+            # `lengths_of` looks into the file itself.
             raise origin.refusal("an HDF5 file", f"one behind {file.userblock_size} bytes", "take those bytes out")
         yield file
     finally:
@@ -131,7 +92,7 @@ def text_of(dataset: Any, name: str, origin: Origin) -> bytes:
         info = h5py.check_string_dtype(dataset.dtype)
         n = -1
         if info is not None and math.prod(dataset.shape) == 1:
-            n = int(vlen_lengths(dataset, name, 0, origin)[0]) if info.length is None else info.length
+            n = int(lengths_of(dataset, {0: 1}, origin)[0][0]) if info.length is None else info.length
         if not 0 <= n <= _MAX_TEXT:
             raise origin.refusal(
                 f"one text of at most {_MAX_TEXT} bytes in '{name}'",
@@ -141,46 +102,6 @@ def text_of(dataset: Any, name: str, origin: Origin) -> bytes:
         value = dataset[()]
         value = value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
         return value.encode() if isinstance(value, str) else bytes(value)
-
-
-def vlen_lengths(dataset: Any, name: str, offset: int, origin: Origin) -> np.ndarray:
-    """Return how many elements each entry claims to have, before memory is given to it: HDF5 does that first.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Checked, of rank 0 or 1, not compressed.
-    name : str
-    offset : int
-        Of a field of variable length in the bytes of an entry: its length is 32 bits, then comes where it lies.
-    origin : Origin
-
-    Returns
-    -------
-    int64 (n,)
-
-    Raises
-    ------
-    InputError
-        Stored in another way, or entries that are not in the file.
-    """
-    with origin.reading(f"the lengths of '{name}'"):
-        stride, n = dataset.id.get_type().get_size(), math.prod(dataset.shape)
-        lengths = np.zeros(n, np.int64)
-        if dataset.chunks is None:
-            blocks = [] if dataset.id.get_offset() is None else [(0, dataset.id.get_offset(), n)]
-        else:
-            found: list[Any] = []
-            dataset.id.chunk_iter(found.append)
-            blocks = [(c.chunk_offset[0], c.byte_offset, min(dataset.chunks[0], n - c.chunk_offset[0])) for c in found]
-        if dataset.id.get_create_plist().get_nfilters() or sum(max(0, count) for _, _, count in blocks) != n:
-            raise origin.refusal(f"'{name}' whole and not compressed", "another storage", "repack the file")
-        with origin.path.open("rb") as stream:
-            for first, where, count in blocks:
-                stream.seek(where)
-                entries = np.frombuffer(stream.read(count * stride), np.uint8).reshape(count, stride)
-                lengths[first : first + count] = np.ascontiguousarray(entries[:, offset : offset + 4]).view("<u4")[:, 0]
-    return lengths
 
 
 def attribute_of(file: Any, name: str, shape: tuple[int, ...], origin: Origin) -> np.ndarray | None:
@@ -255,7 +176,7 @@ def _check_chunks(dataset: Any, name: str, filters: list[int], size: int, n_byte
     dataset.id.chunk_iter(found.append)
     for chunk in found:
         # HDF5 trusts that a chunk holds the checksum that a filter puts behind it.
-        is_whole = chunk.size > 4 if filters else chunk.size == of_chunk
+        is_whole = chunk.size > 4 if filters else chunk.size >= of_chunk
         if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size or not is_whole:
             raise origin.refusal(f"the chunks of '{name}'", "some cut off", "copy or write the file again")
         if _DEFLATE not in filters or chunk.filter_mask & (1 << filters.index(_DEFLATE)):

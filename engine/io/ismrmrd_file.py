@@ -12,31 +12,18 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.fastmri import DEFAULT_ORIENTATION, grid_of
-from engine.io.hdf5 import MAX_BYTES, MAX_RATIO, Origin, member_of, text_of, vlen_lengths
+from engine.io.hdf5 import MAX_BYTES, MAX_RATIO, member_of, text_of
+from engine.io.hdf5_heap import lengths_of
 from engine.io.ismrmrd_geometry import slice_order_and_affine
 from engine.io.kspace_axes import Samples, affine_of, centred_inverse, middle
 from engine.io.mri_header import Encoding, encoding_of
+from engine.io.origin import Origin
 
 #: Acquisitions that are no image.
 _SKIPPED = (
     "NOISE_MEASUREMENT NAVIGATION_DATA PHASECORR_DATA HPFEEDBACK_DATA DUMMYSCAN_DATA RTFEEDBACK_DATA "
     "SURFACECOILCORRECTIONSCAN_DATA PHASE_STABILIZATION_REFERENCE PHASE_STABILIZATION"
 ).split()
-_COUNTERS = (
-    "kspace_encode_step_1",
-    "kspace_encode_step_2",
-    "average",
-    "slice",
-    "contrast",
-    "phase",
-    "repetition",
-    "set",
-)
-#: Beside the counters.
-_FIELDS = (
-    *("flags", "number_of_samples", "active_channels", "discard_pre", "discard_post", "center_sample"),
-    *("encoding_space_ref", "trajectory_dimensions", "position", "read_dir", "phase_dir", "slice_dir"),
-)
 #: Readouts that are read at once, of a small file.
 _AT_ONCE = 64
 
@@ -66,7 +53,7 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
     if encoding.trajectory != "cartesian":
         raise origin.refusal("a Cartesian trajectory", repr(encoding.trajectory[:40]), "grid the samples first")
     dataset = member_of(group, "data", origin)
-    heads = _heads(dataset, origin)
+    heads = _heads(dataset, ismrmrd, origin)
     kept = np.flatnonzero(_is_image(heads, encoding, ismrmrd))
     _check_lengths(dataset, heads, origin)
     heads = heads[kept]
@@ -99,6 +86,7 @@ def _package(origin: Origin) -> ModuleType:
     try:
         import ismrmrd
         import ismrmrd.file
+        import ismrmrd.hdf5
     except ImportError as error:
         raise InputError(
             f"{origin.argument}: expected the package ismrmrd to read '{origin.path}', found none; "
@@ -107,17 +95,32 @@ def _package(origin: Origin) -> ModuleType:
     return ismrmrd
 
 
-def _heads(dataset: Any, origin: Origin) -> np.ndarray:
+def _heads(dataset: Any, ismrmrd: ModuleType, origin: Origin) -> np.ndarray:
     with origin.reading("acquisitions as 'data'"):
-        names = _names(dataset.dtype, "head"), _names(dataset.dtype, "head", "idx")
-        if dataset.ndim != 1 or not set(_FIELDS) <= names[0] or not set(_COUNTERS) <= names[1]:
+        # Records whose fields overlap, which a damaged type can have, make h5py write beyond them.
+        if dataset.ndim != 1 or not _is_like(dataset.dtype, ismrmrd.hdf5.acquisition_dtype):
             raise origin.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
         # Without the samples, whose lengths nothing vouches for yet.
         return np.asarray(dataset.fields("head")[:])
 
 
+def _is_like(found: np.dtype, expected: np.dtype) -> bool:
+    """Whether a type has the fields of another one in their order, none overlapping; gaps do not count."""
+    if not expected.names or not expected.fields or not found.fields:
+        return found == expected
+    if found.names != expected.names:
+        return False
+    end = 0
+    for name in expected.names:
+        part, offset = found.fields[name][:2]
+        if offset < end or not _is_like(part, expected.fields[name][0]):
+            return False
+        end = offset + part.itemsize
+    return end <= found.itemsize
+
+
 def _check_lengths(dataset: Any, heads: np.ndarray, origin: Origin) -> None:
-    """Compare what each acquisition claims to hold with what its header says, and the sum with the file."""
+    """Compare what each acquisition holds with what its header claims."""
     import h5py
 
     n_samples = heads["number_of_samples"].astype(np.int64)
@@ -127,34 +130,16 @@ def _check_lengths(dataset: Any, heads: np.ndarray, origin: Origin) -> None:
     }
     with origin.reading("acquisitions as 'data'"):
         record = dataset.id.get_type()
-        offsets = {
-            name: record.get_member_offset(record.get_member_index(name.encode()))
-            for name in n_floats
-            if h5py.check_vlen_dtype(dataset.dtype[name]) == np.float32
-        }
-    n_bytes = 0
-    for name, expected in n_floats.items():
-        if name not in offsets:
-            raise origin.refusal(f"'{name}' of variable length", f"{dataset.dtype.names}", "convert the scan again")
-        found = vlen_lengths(dataset, "data", offsets[name], origin)
+        offsets = {name: record.get_member_offset(record.get_member_index(name.encode())) for name in n_floats}
+        if any(h5py.check_vlen_dtype(dataset.dtype[name]) != np.float32 for name in n_floats):
+            raise origin.refusal("samples of variable length", f"{dataset.dtype.names}", "convert the scan again")
+    lengths = lengths_of(dataset, {offset: 4 for offset in offsets.values()}, origin)
+    for (name, expected), found in zip(n_floats.items(), lengths, strict=True):
         if (found != expected).any():
             j = int(np.flatnonzero(found != expected)[0])
             raise origin.refusal(
                 f"{expected[j]} numbers as '{name}' of acquisition {j}", f"{found[j]}", "convert the scan again"
             )
-        n_bytes += 4 * int(found.sum())
-    n_file = origin.path.stat().st_size
-    if n_bytes > n_file:
-        raise origin.refusal(f"{n_bytes} bytes of samples", f"a file of {n_file}", "copy or write it again")
-
-
-def _names(dtype: Any, *path: str) -> set[str]:
-    """Names of the fields of a part of a record; none where there is no such part."""
-    for name in path:
-        if name not in (dtype.names or ()):
-            return set()
-        dtype = dtype[name]
-    return set(dtype.names or ())
 
 
 def _is_set(heads: np.ndarray, name: str, ismrmrd: ModuleType) -> np.ndarray:

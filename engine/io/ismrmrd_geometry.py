@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.io.hdf5 import Origin
+from engine.io.origin import Origin
 
 #: ISMRMRD's axes are DICOM's (left, posterior, superior).
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])

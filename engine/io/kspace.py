@@ -12,9 +12,10 @@ import scipy.fft
 from engine.errors import InputError
 from engine.io.fastmri import read_fastmri
 from engine.io.frame import Frame
-from engine.io.hdf5 import Origin, has, member_of, opened
+from engine.io.hdf5 import has, member_of, opened
 from engine.io.ismrmrd_file import read_ismrmrd
 from engine.io.kspace_axes import Samples, arranged, arranged_crop, cropped_along_rows, middle, uncentre
+from engine.io.origin import Origin
 from engine.volume import Plane
 
 log = logging.getLogger("engine")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from engine.io.hdf5 import Origin
+from engine.io.origin import Origin
 
 #: Counters of ISMRMRD have 16 bits.
 _MAX_MATRIX = 65535
