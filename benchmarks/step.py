@@ -33,12 +33,12 @@ from engine import demo
 from engine.cli import HelpFormatter
 from engine.denoiser import CotangentOf, Denoiser
 from engine.estimator import Prior
+from engine.layout import Here
 from engine.noise import CounterNoise, Phase
 from engine.reconstruct import Settings, sampler_of
 from engine.sampler import State
 from engine.tasks import Measurement, Task, simulate
 from engine.versions import versions
-from engine.volume import Plane
 from kernels import available_cores
 from kernels.network import Workspace
 
@@ -112,9 +112,10 @@ def timed_parts(watch: Stopwatch) -> Iterator[None]:
             philox_slices=watch.timed(NOISE, kernels.philox_slices),
         ),
         mock.patch.multiple(
-            Plane,
-            slices_of=watch.timed(ORDER, Plane.slices_of),
-            volume_of=watch.timed(ORDER, Plane.volume_of),
+            Here,
+            slices_of=watch.timed(ORDER, Here.slices_of),
+            volume_of=watch.timed(ORDER, Here.volume_of),
+            between=watch.timed(ORDER, Here.between),
         ),
     ):
         yield

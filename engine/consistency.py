@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.layout import HERE, Layout
 from engine.operators import LinearOperator
 from engine.operators.proximal import Nearest
 
@@ -25,6 +26,8 @@ class Proximity:
         s: standard deviation of the noise in a sample of y, of the real and of the imaginary part each.
     rho : float or None
         Instead of the rule, a constant multiple of ‖A‖².
+    layout : Layout
+        Where the slices are; operator and measurement are those of the slices here.
 
     Source: Chung et al., Decomposed diffusion sampler for accelerating large-scale inverse problems, ICLR 2024 (the
     step without noise); Zhu et al., Denoising diffusion models for plug-and-play image restoration, CVPRW 2023 (ρ from
@@ -34,10 +37,17 @@ class Proximity:
     #: v, in units of image intensity.
     SPREAD = 0.3
 
-    def __init__(self, operator: LinearOperator, measurement: Any, noise_level: float = 0.0, rho: float | None = None):
+    def __init__(
+        self,
+        operator: LinearOperator,
+        measurement: Any,
+        noise_level: float = 0.0,
+        rho: float | None = None,
+        layout: Layout = HERE,
+    ):
         self.proximal = operator.proximal(measurement)
         self.noise_level = noise_level
-        self._constant = None if rho is None else rho * operator.norm() ** 2
+        self._constant = None if rho is None else rho * layout.largest(operator.norm()) ** 2
 
     def rho(self, sigma: float) -> float:
         """Weight of staying at x̂₀, at a noise level."""

@@ -60,10 +60,14 @@ class Ddim:
         """Return the state after one noise level; `state` stays as it is."""
         i = state.step
         sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
-        plane = self.estimator.plane_at(i)
-        x = plane.slices_of(state.x)
-        found = self.estimator(x, sigma, i, groups_of(len(x), self.group))
+        layout, plane = self.estimator.layout, self.estimator.plane_at(i)
+        shape = layout.whole_shape(state.x)
+        x = layout.slices_of(state.x, plane)
+        found = self.estimator(x, sigma, i, groups_of(plane.shape_of(shape)[0], self.group))
+        if found.plane != plane:
+            plane = found.plane
+            x = layout.slices_of(state.x, plane)
         kept, new = after * (1 - self.eta**2) ** 0.5 / sigma, after * self.eta * self.noise_scale
-        z = self.noise.source(i, Phase.PREDICTOR, plane, state.x.shape) if new > 0 else None
+        z = self.noise.source(i, Phase.PREDICTOR, plane, shape, layout.entries(plane)) if new > 0 else None
         x = kernels.sampler_update(x, found.x0, z, 1 - kept, new, found.pullback, found.weights)
-        return State(plane.volume_of(x), i + 1, state.residual if found.residual is None else found.residual)
+        return State(layout.volume_of(x, plane), i + 1, state.residual if found.residual is None else found.residual)

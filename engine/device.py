@@ -128,6 +128,15 @@ def gpu(number: int = 0) -> Device:
     return Device(cupy, number)
 
 
+def n_gpus() -> int:
+    """How many NVIDIA GPUs CuPy sees; 0 without CuPy or driver."""
+    try:
+        cupy: Any = importlib.import_module("cupy")
+        return int(cupy.cuda.runtime.getDeviceCount())
+    except Exception:  # what CuPy raises without a driver is its own
+        return 0
+
+
 def parse(text: str) -> int | None:
     """Return the number of the GPU that "cuda" or "cuda:N" names; None for "cpu".
 

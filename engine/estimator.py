@@ -11,6 +11,7 @@ import numpy as np
 from engine.consistency import Proximity
 from engine.denoiser import Denoiser
 from engine.guidance import Dps
+from engine.layout import HERE, Layout
 from engine.volume import Plane
 from kernels.arrays import library_of
 
@@ -32,6 +33,8 @@ class Estimate:
 
     Parameters
     ----------
+    plane : Plane
+        In whose slices x̂₀ is: that of the step, or where consistency is proximal the measured one.
     x0 : float32 (n, h, w)
         x̂₀, moved to the measurement where consistency is proximal.
     pullback : float32 (n, h, w) or None
@@ -42,6 +45,7 @@ class Estimate:
         ‖A x̂₀ − y‖₂ of the whole volume, of the network's x̂₀; None where nothing was compared.
     """
 
+    plane: Plane
     x0: Any
     pullback: Any = None
     weights: Any = None
@@ -67,6 +71,8 @@ class Estimator:
         Works where the primary prior does.
     proximity : Proximity or None
         Works at every step. Without either, the priors alone are sampled.
+    layout : Layout
+        Where the slices are.
     """
 
     priors: tuple[Prior, ...]
@@ -74,6 +80,7 @@ class Estimator:
     shares: tuple[float, ...]
     guidance: Dps | None = None
     proximity: Proximity | None = None
+    layout: Layout = HERE
 
     @property
     def primary(self) -> Plane:
@@ -98,7 +105,7 @@ class Estimator:
         sigma : float
         step : int
         groups : sequence of slice
-            Of DPS, see there.
+            Of DPS, see there: of all slices.
         noise : array (n, *operator.data_shape), optional
             Of DPS, see there.
         """
@@ -106,34 +113,31 @@ class Estimator:
         if which == ALL:
             return self._sum(x, sigma, groups, noise)
         prior = self.priors[which]
-        found = self._first(x, sigma, groups, noise) if which == 0 else Estimate(prior.denoiser.denoise(x, sigma))
-        return self._moved(found, sigma, prior.plane)
+        if which == 0:
+            return self._moved(self._first(x, sigma, groups, noise), sigma)
+        return self._moved(Estimate(prior.plane, prior.denoiser.denoise(x, sigma)), sigma)
 
     def _first(self, x: Any, sigma: float, groups: Sequence[slice], noise: Any) -> Estimate:
         """The primary prior's own estimate."""
         denoiser = self.priors[0].denoiser
         if self.guidance is None:
-            return Estimate(denoiser.denoise(x, sigma))
-        return Estimate(*self.guidance(denoiser, x, sigma, groups, noise))
+            return Estimate(self.primary, denoiser.denoise(x, sigma))
+        return Estimate(self.primary, *self.guidance(denoiser, x, sigma, groups, noise))
 
     def _sum(self, x: Any, sigma: float, groups: Sequence[slice], noise: Any) -> Estimate:
         found = self._first(x, sigma, groups, noise)
         x0 = np.float32(self.shares[0]) * found.x0
-        volume = self.primary.volume_of(x)
         for prior, share in zip(self.priors[1:], self.shares[1:], strict=True):
-            other = prior.denoiser.denoise(prior.plane.slices_of(volume), sigma)
-            x0 += np.float32(share) * between(other, prior.plane, self.primary)
-        return self._moved(replace(found, x0=x0), sigma, self.primary)
+            there = self.layout.between(x, self.primary, prior.plane)
+            other = prior.denoiser.denoise(there, sigma)
+            x0 += np.float32(share) * self.layout.between(other, prior.plane, self.primary)
+        return self._moved(replace(found, x0=x0), sigma)
 
-    def _moved(self, found: Estimate, sigma: float, plane: Plane) -> Estimate:
+    def _moved(self, found: Estimate, sigma: float) -> Estimate:
         if self.proximity is None:
             return found
-        moved, squared = self.proximity(between(found.x0, plane, self.primary), sigma)
+        moved, squared = self.proximity(self.layout.between(found.x0, found.plane, self.primary), sigma)
+        squared = self.layout.all_of(squared, self.primary)
         library = library_of(squared=squared)
         residual = library.asarray(library.sqrt(squared.sum()))
-        return replace(found, x0=between(moved, self.primary, plane), residual=residual)
-
-
-def between(slices: Any, one: Plane, other: Plane) -> Any:
-    """The same volume in slices of another plane."""
-    return slices if one == other else other.slices_of(one.volume_of(slices))
+        return replace(found, plane=self.primary, x0=moved, residual=residual)

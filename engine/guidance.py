@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from engine.denoiser import Denoiser
+from engine.layout import HERE, Layout
 from engine.operators import LinearOperator
 from engine.operators.misfit import squared_norms
+from engine.volume import Plane
 from kernels.arrays import library_of
 
 
@@ -42,6 +44,11 @@ class Dps:
     noise_level : float
         Standard deviation of the noise in a sample, of the real and of the imaginary part each: of the adaptive λ.
 
+    layout : Layout
+        Where the slices are; operator and measurement are those of the slices here.
+    plane : Plane or None
+        The primary one; needed where slices are elsewhere.
+
     Source: Chung et al., Diffusion posterior sampling for general noisy inverse problems, ICLR 2023.
     """
 
@@ -53,6 +60,8 @@ class Dps:
         scale: float = 1.0,
         stable: bool = False,
         noise_level: float = 0.0,
+        layout: Layout = HERE,
+        plane: Plane | None = None,
     ):
         self.operator, self.weight, self.scale = operator, weight, scale
         self.measurement = measurement
@@ -61,7 +70,9 @@ class Dps:
         n_parts = 2 if measurement.dtype.kind == "c" else 1
         n_samples = n_parts * (measurement.reshape(len(measurement), -1) != 0).sum(1)
         self.floor = scale * noise_level * n_samples**0.5
-        length = scale * operator.norm() if stable else 0.0
+        self._own = slice(None) if plane is None else layout.own(plane)
+        self._all_of = (lambda numbers: numbers) if plane is None else lambda numbers: layout.all_of(numbers, plane)
+        length = scale * layout.largest(operator.norm()) if stable else 0.0
         # Of an operator that measures nothing, no step is too long.
         self.limit = 1 / length**2 if length > 0 else np.inf
 
@@ -79,7 +90,7 @@ class Dps:
         x : float32 (n, h, w), NumPy or CuPy
         sigma : float
         groups : sequence of slice
-            Cover the stack; norms are taken over each.
+            Cover the whole stack; norms are taken over each.
         noise : array (n, *operator.data_shape), optional
             e, subtracted from the scaled residual.
 
@@ -95,14 +106,15 @@ class Dps:
         """
         library = library_of(x=x)
         x0, pullback, squared, plain = denoiser.guided(x, sigma, self.misfit, noise)
-        residual = library.asarray(library.sqrt(plain.sum()))
+        residual = library.asarray(library.sqrt(self._all_of(plain).sum()))
         if self.weight is None:
             return x0, pullback, self._adaptive(x0, library.sqrt(squared), noise), residual
+        squared = self._all_of(squared)
         norms = library.empty_like(squared)
         for group in groups:
             norms[group] = library.sqrt(squared[group].sum())
         weights = library.minimum(self.weight / _or_one(norms), self.limit)
-        return x0, pullback, _where_not_zero(weights, norms), residual
+        return x0, pullback, _where_not_zero(weights, norms)[self._own], residual
 
     def _adaptive(self, x0: Any, norms: Any, noise: Any) -> Any:
         """λ/‖r‖ of every slice, float32 (n,)."""

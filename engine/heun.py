@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from engine.estimator import Estimator, between
+from engine.estimator import Estimate, Estimator
 from engine.noise import Noise, Phase
 from engine.sampler import State, groups_of
 from engine.schedule import Levels
@@ -62,39 +62,48 @@ class Heun:
 
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
-        i, shape = state.step, state.x.shape
+        i, layout = state.step, self.estimator.layout
+        shape = layout.whole_shape(state.x)
         sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
         down, new = self._down(i), after * self.eta * self.noise_scale
         plane = self.estimator.plane_at(i)
-        x = plane.slices_of(state.x)
-        groups = groups_of(len(x), self.group)
-        found = self.estimator(x, sigma, i, groups)
+        x = layout.slices_of(state.x, plane)
+        found = self._estimate(x, sigma, i, shape)
+        if found.plane != plane:
+            plane = found.plane
+            x = layout.slices_of(state.x, plane)
         is_second = self._has_second(i)
-        z = self.noise.source(i, Phase.PREDICTOR, plane, shape) if new > 0 else None
+        z = self.noise.source(i, Phase.PREDICTOR, plane, shape, layout.entries(plane)) if new > 0 else None
         first = kernels.sampler_update(
             x, found.x0, None if is_second else z, 1 - down / sigma, new, found.pullback, found.weights
         )
         residual = state.residual if found.residual is None else found.residual
         if not is_second:
-            return State(plane.volume_of(first), i + 1, residual)
+            return State(layout.volume_of(first, plane), i + 1, residual)
 
         then = self.estimator.plane_at(i + 1)
-        end = between(first, plane, then)
-        groups = groups_of(len(end), self.group)
-        other = self.estimator(end, down, i + 1, groups)
+        end = layout.between(first, plane, then)
+        other = self._estimate(end, down, i + 1, shape)
+        if other.plane != then:
+            then = other.plane
+            end = layout.between(first, plane, then)
         # x + (σ' − σ)/2 · slope, then the same with the other slope, whose pull is added to the first one's.
         half = (down - sigma) / 2
         x = kernels.sampler_update(x, found.x0, None, -half / sigma, None, found.pullback, _half(found.weights))
-        x = between(x, plane, then)
+        x = layout.between(x, plane, then)
         slope = (end - other.x0) * np.float32(half / down)
         x += slope
         if other.pullback is not None:
             x -= _half(other.weights)[:, None, None] * other.pullback
         if new > 0:
-            noise = self.noise.source(i, Phase.PREDICTOR, then, shape)
+            noise = self.noise.source(i, Phase.PREDICTOR, then, shape, layout.entries(then))
             x = kernels.sampler_update(x, x, noise, 0.0, new)
         residual = residual if other.residual is None else other.residual
-        return State(then.volume_of(x), i + 1, residual)
+        return State(layout.volume_of(x, then), i + 1, residual)
+
+    def _estimate(self, x: Any, sigma: float, step: int, shape: tuple[int, int, int]) -> Estimate:
+        n_slices = self.estimator.plane_at(step).shape_of(shape)[0]
+        return self.estimator(x, sigma, step, groups_of(n_slices, self.group))
 
 
 def _half(weights: Any) -> Any:

@@ -17,18 +17,22 @@ from engine import demo, scan
 from engine.backends.select import Request, Role, Selection, select
 from engine.bundle import Bundle
 from engine.coil_maps import load_maps
+from engine.device import n_gpus
 from engine.errors import InputError
 from engine.estimator import ALL, Prior
 from engine.io import load_volume, resample_isotropic
 from engine.io.kspace import load_kspace
 from engine.io.sinogram import load_sinogram
+from engine.layout import HERE, Layout
 from engine.methods import METHODS, check
 from engine.noise_level import with_noise_level
 from engine.options import settings_of
 from engine.padding import PaddedDenoiser, padded_shape
 from engine.parser import ROLES
+from engine.ranks import Alone, Ranks, Team
 from engine.reconstruct import Settings, check_planes
 from engine.scan import Scan
+from engine.slabs import Slabs
 from engine.tasks import Measurement, Task
 from engine.volume import Plane
 
@@ -56,6 +60,8 @@ class Job:
     selection: Selection
     n_threads: int | None
     n_samples: int
+    layout: Layout = HERE
+    n_ranks: int = 1
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -80,8 +86,8 @@ def _key_of(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(bundle.manifest["files"], sort_keys=True).encode()).hexdigest()
 
 
-def prepare(args: argparse.Namespace) -> Job:
-    """Turn options, of `engine.configuration.parse`, into a job.
+def prepare(args: argparse.Namespace, team: Team | None = None) -> Job:
+    """Turn options, of `engine.configuration.parse`, into a job, on every process of a team.
 
     Raises
     ------
@@ -89,8 +95,10 @@ def prepare(args: argparse.Namespace) -> Job:
         Anything that would fail later.
     """
     _check_numbers(args)
-    if args.threads:
-        kernels.set_threads(args.threads)
+    team = team or Alone()
+    n_threads = args.threads or (None if team.size == 1 else team.n_threads)
+    if n_threads:
+        kernels.set_threads(n_threads)
     found = open_scan(args)
     bundles = _bundles(args, found)
     planes = {role: _plane(role, bundle, getattr(args, f"{role}_plane")) for role, bundle in bundles.items()}
@@ -103,7 +111,7 @@ def prepare(args: argparse.Namespace) -> Job:
         _check_size(bundle, shapes[role])
 
     task = found.task(planes["primary"])
-    check(args.method, task, len(bundles))
+    check(args.method, task, len(bundles), team.size)
     settings = METHODS[args.method].resolved(settings_of(args, *_sigma_range(args, bundles.values())), task)
     if args.samples > 1 and settings.noise_scale is not None and settings.noise_scale < 1:
         log.warning(
@@ -124,13 +132,21 @@ def prepare(args: argparse.Namespace) -> Job:
         for role, bundle in bundles.items()
     }
     # Last, because it may load graphs onto a GPU.
-    selection = select(roles, Request(args.backend, args.precision, args.device, args.batch_size, args.threads))
+    gpu = team.local_rank % max(1, n_gpus()) if team.size > 1 else 0
+    selection = select(roles, Request(args.backend, args.precision, args.device, args.batch_size, n_threads, gpu))
     priors = tuple(
         Prior(PaddedDenoiser(selection.denoisers[role], bundle.divisor), planes[role])
         for role, bundle in bundles.items()
     )
-    n_threads = (args.threads or kernels.available_cores()) if selection.device.name == "cpu" else None
-    return Job(args.method, found, task, priors, bundles, settings, selection, n_threads, args.samples)
+    n_threads = (n_threads or kernels.available_cores()) if selection.device.name == "cpu" else None
+    layout: Layout = HERE
+    if isinstance(team, Ranks):
+        layout = Slabs(team, found.shape, [prior.plane for prior in priors], selection.device)
+    return Job(
+        *(args.method, found, task, priors, bundles, settings, selection, n_threads, args.samples),
+        layout,
+        team.size,
+    )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -161,7 +177,7 @@ def open_scan(args: argparse.Namespace) -> Scan | None:
         return scan.of_thick(thick, args.factor, args.thick_axis, args.slice_profile, args.gap)
     if kind == "kspace":
         kspace = load_kspace(args.kspace, orientation=args.orientation, mask=args.mask)
-        maps = None if args.coil_maps is None else load_maps(args.coil_maps, kspace.data.shape)
+        maps = None if args.coil_maps is None else load_maps(args.coil_maps, kspace)
         return scan.of_kspace(kspace, maps, args.phase or "estimate", args.white)
     if kind == "sinogram":
         if args.geometry is None:
@@ -324,6 +340,9 @@ def describe(job: Job) -> str:
         lines.append(f"sparsity   weight {s.sparsity_weight:g}")
     if method.n_priors != 0:
         lines.append(f"backend    {job.selection}")
+    if job.n_ranks > 1:
+        n = job.scan.shape[job.task.plane.slice_axis] / job.n_ranks
+        lines.append(f"ranks      {job.n_ranks}, each with about {n:.3g} slices and {job.n_threads or 'no'} threads")
     return "\n".join(lines)
 
 

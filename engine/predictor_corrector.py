@@ -58,35 +58,39 @@ class PredictorCorrector:
 
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
-        i, shape = state.step, state.x.shape
+        i, layout = state.step, self.estimator.layout
+        shape = layout.whole_shape(state.x)
         sigma, drop = float(self.schedule.sigmas[i]), float(self.schedule.variance_drops[i])
         plane = self.estimator.plane_at(i)
-        x = plane.slices_of(state.x)
-        groups = groups_of(len(x), self.group)
+        own, entries = layout.own(plane), layout.entries(plane)
+        x = layout.slices_of(state.x, plane)
+        groups = groups_of(plane.shape_of(shape)[0], self.group)
 
         # Corrector: x + ε s + √(2ε) z, with the score s = (x̂₀ − x)/σ²
-        z = self.noise.source(i, Phase.CORRECTOR, plane, shape)
+        z = self.noise.source(i, Phase.CORRECTOR, plane, shape, entries)
         e = self._measurement_noise(i, Phase.CORRECTOR_MEASUREMENT, state.x)
         found = self.estimator(x, sigma, i, groups, e)
-        a, b = kernels.langevin_steps(kernels.score_norms(x, found.x0, z), groups, self.snr, sigma)
+        x0 = layout.between(found.x0, found.plane, plane)
+        norms = layout.all_of(kernels.score_norms(x, x0, z), plane)
+        a, b = kernels.langevin_steps(norms, groups, self.snr, sigma)
         # Not in place: x may still be the memory of the state that came in.
-        x = kernels.sampler_update(x, found.x0, z, a, b, found.pullback, found.weights)
+        x = kernels.sampler_update(x, x0, z, a[own], b[own], found.pullback, found.weights)
 
         # Predictor: x + G² s
-        z_predictor = self.noise.source(i, Phase.PREDICTOR, plane, shape) if self.predictor_noise else None
+        z_predictor = self.noise.source(i, Phase.PREDICTOR, plane, shape, entries) if self.predictor_noise else None
         e = self._measurement_noise(i, Phase.PREDICTOR_MEASUREMENT, state.x)
         found = self.estimator(x, sigma, i, groups, e)
-        x = kernels.sampler_update(
-            x, found.x0, z_predictor, drop / sigma**2, drop**0.5, found.pullback, found.weights, out=x
-        )
-        return State(plane.volume_of(x), i + 1, state.residual if found.residual is None else found.residual)
+        x0 = layout.between(found.x0, found.plane, plane)
+        x = kernels.sampler_update(x, x0, z_predictor, drop / sigma**2, drop**0.5, found.pullback, found.weights, out=x)
+        return State(layout.volume_of(x, plane), i + 1, state.residual if found.residual is None else found.residual)
 
     def _measurement_noise(self, i: int, phase: Phase, volume: np.ndarray) -> np.ndarray | None:
         """The noise of the current level that the measurement is compared with, one draw a block of thick slices."""
         if self.renoise is None or not self.estimator.is_guided(i):
             return None
-        entries = first_of_block(self.renoise)
-        z = self.noise.draw(i, phase, self.estimator.primary, volume.shape, entries, library_of(x=volume))
+        layout, plane = self.estimator.layout, self.estimator.primary
+        entries = layout.own(plane), *first_of_block(self.renoise)[1:]
+        z = self.noise.draw(i, phase, plane, layout.whole_shape(volume), entries, library_of(x=volume))
         level: np.ndarray = np.float32(self.schedule.sigmas[i]) * z
         return level
 

@@ -15,6 +15,7 @@ from engine.errors import InputError
 from engine.estimator import ALL, Estimator, Prior
 from engine.guidance import Dps
 from engine.heun import Heun
+from engine.layout import HERE, Layout
 from engine.noise import CounterNoise, Noise, Phase
 from engine.operators import ThickSlices
 from engine.predictor_corrector import PredictorCorrector
@@ -253,6 +254,7 @@ def reconstruct(
     callback: Callback | None = None,
     noise: Noise | None = None,
     waypoint: Waypoint | None = None,
+    layout: Layout = HERE,
 ) -> Reconstruction:
     """Sample a volume that all priors find likely and that agrees with the measurement.
 
@@ -273,6 +275,9 @@ def reconstruct(
     waypoint : Waypoint, optional
         Go on from there instead of from the start. The result is that of an uninterrupted run, bit for bit, if task,
         priors and settings are its own.
+    layout : Layout, optional
+        Share the volume out among ranks (`engine.slabs`), of which each makes this call with the same arguments; states
+        in callbacks then hold parts. Only the root's result has the volume.
 
     Returns
     -------
@@ -301,13 +306,16 @@ def reconstruct(
     settings, noise = settings.resolved(task), noise or CounterNoise(settings.seed)
     # Everything that a step touches is put where the denoisers work, once; the result comes back at the end.
     with device.working():
-        task = task.on(device)
-        sampler = sampler_of(task, priors, settings, noise)
         plane = priors[0].plane
+        task = task.at(layout.own(plane)).on(device)
+        sampler = sampler_of(task, priors, settings, noise, layout)
         if waypoint is None:
-            normal = device.put(noise.draw(0, Phase.START, plane, shape, library=device.library))
-            waypoint = Waypoint(State(plane.volume_of(start_of(task, normal, settings)), 0))
-        volume, residuals, seconds = walk(sampler, waypoint, callback, device)
+            normal = device.put(noise.draw(0, Phase.START, plane, shape, layout.entries(plane), device.library))
+            start = layout.volume_of(start_of(task, normal, settings), plane)
+            waypoint = Waypoint(State(start, 0))
+        else:
+            waypoint = replace(waypoint, state=replace(waypoint.state, x=layout.part_of(waypoint.state.x)))
+        volume, residuals, seconds = walk(sampler, waypoint, callback, device, layout)
         n_evaluations = sampler.n_estimates * (len(priors) if settings.mix == "sum" else 1)
         return Reconstruction(
             volume, sampler.estimator.plan, settings, residuals, n_evaluations, seconds, sampler.sigmas
@@ -315,7 +323,7 @@ def reconstruct(
 
 
 def walk(
-    sampler: Sampler, waypoint: Waypoint, callback: Callback | None, device: Device
+    sampler: Sampler, waypoint: Waypoint, callback: Callback | None, device: Device, layout: Layout = HERE
 ) -> tuple[np.ndarray, list[float], float]:
     """Do the steps of a sampler that are left.
 
@@ -328,10 +336,13 @@ def walk(
         Called after every step.
     device : Device
         Where the sampler works; inside its `working`.
+    layout : Layout
+        Where its slices are; the waypoint's are here already.
 
     Returns
     -------
     volume : float32 (d0, d1, d2), NumPy's
+        The whole on the root.
     residuals : list of float
         One a step; NaN where a state has none.
     seconds : float
@@ -347,7 +358,7 @@ def walk(
             callback(state, float(sigma))
     # Read as numbers only now: each would have made the steps wait for a GPU.
     numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
-    volume = to_numpy(state.x)
+    volume = to_numpy(layout.gathered(state.x))
     return volume, [*waypoint.residuals, *numbers], waypoint.seconds + time.monotonic() - started
 
 
@@ -384,9 +395,9 @@ def device_of(priors: Sequence[Prior]) -> Device:
 
 
 def sampler_of(
-    task: Task, priors: Sequence[Prior], settings: Settings, noise: Noise
+    task: Task, priors: Sequence[Prior], settings: Settings, noise: Noise, layout: Layout = HERE
 ) -> PredictorCorrector | Ddim | Heun:
-    """Compose the sampler that `reconstruct` runs.
+    """Compose the sampler that `reconstruct` runs; the task is that of the slices here.
 
     Raises
     ------
@@ -399,13 +410,14 @@ def sampler_of(
     guidance, proximity = None, None
     if task.operator is not None and task.measurement is not None:
         if settings.guidance == "proximal":
-            proximity = Proximity(task.operator, task.measurement, task.noise_level, settings.rho)
+            proximity = Proximity(task.operator, task.measurement, task.noise_level, settings.rho, layout)
         else:
             weight = settings.weight(task)
             guidance = Dps(
-                task.operator, task.measurement, weight, task.residual_scale, settings.stable, task.noise_level
+                *(task.operator, task.measurement, weight, task.residual_scale, settings.stable, task.noise_level),
+                *(layout, priors[0].plane),
             )
-    estimator = Estimator(tuple(priors), settings.plan(n), settings.shares(n), guidance, proximity)
+    estimator = Estimator(tuple(priors), settings.plan(n), settings.shares(n), guidance, proximity, layout)
     if settings.sampler == "pc":
         return PredictorCorrector(
             estimator,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -29,6 +30,8 @@ from engine.report import Report, write_report
 from engine.statistics import Statistics
 from engine.versions import versions
 
+log = logging.getLogger("engine")
+
 #: Name of the classical reconstruction.
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
 #: Endings of files by format; a DICOM series is a folder.
@@ -39,15 +42,14 @@ _TURNS = "+PAT"
 _SMALL_FILES = 32 << 20
 
 
-def open_folder(out: Path) -> bool:
-    """Make sure that results can be written; return whether the folder is new.
+def open_folder(out: Path) -> None:
+    """Make sure that results can be written.
 
     Raises
     ------
     InputError
         It cannot be made, is no folder, or cannot be written.
     """
-    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".probe-{os.getpid()}"
@@ -57,7 +59,6 @@ def open_folder(out: Path) -> bool:
         raise InputError(
             f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out"
         ) from error
-    return is_new
 
 
 def check_room(out: Path, job: Job, saves: bool) -> None:
@@ -172,7 +173,11 @@ def write_results(
 
 def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
     """Show the state of a run in its picture."""
-    write_preview(out / "preview.png", {"state": x}, result_key="state", voxel_mm=job.scan.voxel_mm)
+    try:
+        write_preview(out / "preview.png", {"state": x}, result_key="state", voxel_mm=job.scan.voxel_mm)
+    except OSError as error:
+        # A picture is not worth the run.
+        log.warning("the preview could not be written (%s)", error.strerror or error)
 
 
 def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -207,6 +212,7 @@ def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: f
         "sampling_seconds": round(seconds, 3),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "backend": job.selection.record(),
+        "ranks": job.n_ranks,
         "threads": job.n_threads,
         "batch_size": job.selection.batch_size,
         "versions": versions(),

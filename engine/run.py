@@ -10,8 +10,12 @@ import argparse
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +26,25 @@ from engine.job import Job, describe, prepare
 from engine.methods import METHODS, solve
 from engine.parser import build_parser
 from engine.progress import Progress, progress_of
+from engine.ranks import Alone, PartnerLost, Team, connect
 from engine.sampler import State
-from engine.saving import STATE_FILE, Saved, Saver, Stopped, check_identity, load, stopped_by_signals
+from engine.saving import STATE_FILE, Saved, Saver, Stopped, check_identity, load, short, stopped_by_signals
 from engine.statistics import Statistics
 from kernels.arrays import to_numpy
 
+#: How long another rank leaves it to the root to say who is lost, in seconds.
+_ROOT_SPEAKS_S = 2.0
+
 
 def execute(
-    job: Job, args: argparse.Namespace, out: Path, saved: Saved, progress: Progress, warnings: Sequence[str] = ()
+    job: Job,
+    args: argparse.Namespace,
+    out: Path,
+    saved: Saved,
+    progress: Progress,
+    warnings: Sequence[str] = (),
+    team: Team | None = None,
+    signal_of: Callable[[], int] = lambda: 0,
 ) -> dict[str, Any]:
     """Sample, then write what a run leaves.
 
@@ -46,28 +61,48 @@ def execute(
         Inside its context.
     warnings : sequence of str
         Grows with what the run complains about.
+    team : Team, optional
+        Processes that all make this call.
+    signal_of : function
+        Which signal came and was put off, 0 for none: a team stops after the same step.
 
     Returns
     -------
     dict
-        The metrics as written, empty without a truth.
+        The metrics as written; empty without a truth, and on all ranks but the root.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Interrupted, and saved.
+    PartnerLost
+        The message names the rank and the last saved state.
     """
+    team = team or Alone()
     has_steps = METHODS[job.method].n_priors != 0
-    saver = Saver(out / STATE_FILE, saved, args.save_every if has_steps else 0)
+    saver = Saver(out / STATE_FILE, saved, args.save_every if has_steps else 0, job.layout)
 
     def after_step(state: State, sigma: float) -> None:
         saver.after_step(state, sigma)
         progress.after_step(state, sigma)
         if args.preview_every and state.step % args.preview_every == 0:
-            results.write_meanwhile(out, job, to_numpy(state.x))
+            x = job.layout.gathered(state.x)
+            if team.is_root:
+                results.write_meanwhile(out, job, to_numpy(x))
+        if team.size > 1 and (number := int(team.largest(signal_of()))):
+            raise Stopped(number)
 
     statistics, waypoint, result = saved.statistics, saved.waypoint, None
     try:
-        saver.start()
+        team.agreed(lambda: _writing(out, saver.start))
         while result is None or statistics.n < job.n_samples:
             settings = replace(job.settings, seed=job.settings.seed + statistics.n)
-            result = solve(job.method, job.task, job.priors, job.scan.shape, settings, after_step, waypoint)
-            statistics, waypoint = statistics.with_sample(result.volume, result.seconds), None
+            result = solve(job.method, job.task, job.priors, job.scan.shape, settings, after_step, waypoint, job.layout)
+            waypoint = None
+            if team.is_root:
+                statistics = statistics.with_sample(result.volume, result.seconds)
+            else:
+                statistics = Statistics(statistics.n + 1)
             if job.n_samples > 1:
                 progress.say("sample", {"number": statistics.n})
                 if statistics.n < job.n_samples:
@@ -78,6 +113,11 @@ def execute(
             progress.say("saved", {"position": position, "path": str(saver.path)})
             print(f"engine.run: stopped, saved {position}; go on with --resume {out}", file=sys.stderr)
         raise
+    except PartnerLost as lost:
+        kept = f"{saver.position} is saved: go on with --resume {out}" if saver.position else "no step was saved"
+        raise PartnerLost(f"{lost} ended before its work was done; {kept}") from lost
+    if not team.is_root:
+        return {}
     metrics = results.write_results(
         *(out, job, result, statistics, saved.options, args.format, args.keep_tags, not args.no_report),
         warnings=warnings,
@@ -85,6 +125,21 @@ def execute(
     saver.finish()
     progress.say("end", {"out": str(out), "metrics": metrics, "seconds": round(statistics.seconds, 3)})
     return metrics
+
+
+def _writing(out: Path, do: Callable[[], None]) -> None:
+    """Do something, and turn what the system says against it into one sentence."""
+    try:
+        do()
+    except OSError as error:
+        raise _no_room(out, error) from error
+
+
+def _no_room(out: Path | None, error: OSError) -> InputError:
+    return InputError(
+        f"out: expected room and permission to write in '{out}', got '{error.strerror or error}'; make room or choose "
+        "another with --out"
+    )
 
 
 class _Complaints(logging.Handler):
@@ -98,17 +153,42 @@ class _Complaints(logging.Handler):
         self.messages.append(entry.getMessage())
 
 
-def _start(args: argparse.Namespace, job: Job, out: Path, resumed: Saved | None) -> Saved:
-    """Where the run starts, having checked that it may."""
+def _start(args: argparse.Namespace, job: Job, out: Path, resumed: Saved | None, team: Team) -> Saved:
+    """Where the run starts, having checked that it may, and that the folder can be written."""
+    if team.is_root:
+        results.open_folder(out)
     if resumed is not None:
         check_identity(resumed.identity, job.identity)
-        return resumed
-    if (out / STATE_FILE).exists() and not args.overwrite:
+    elif team.is_root and (out / STATE_FILE).exists() and not args.overwrite:
         raise InputError(
             f"out: expected a folder without an unfinished run, found {STATE_FILE} in '{out}'; go on with "
             f"--resume {out}, or start anew with --overwrite"
         )
-    return Saved(options_of(args), job.identity, Statistics())
+    if team.is_root:
+        results.check_room(out, job, args.save_every > 0)
+    return resumed or Saved(options_of(args), job.identity, Statistics())
+
+
+def _check_all_alike(job: Job, team: Team) -> None:
+    """Refuse ranks that would compute parts of different volumes."""
+    first, *others = team.everyones(job.identity)
+    for rank, other in enumerate(others, start=1):
+        for key in {**first, **other}:
+            if first.get(key) != other.get(key):
+                raise InputError(
+                    f"ranks: expected {key} of rank {rank} as on rank 0, {short(first.get(key))}, got "
+                    f"{short(other.get(key))}; start all with the same options, and let all see the same files"
+                )
+
+
+@contextmanager
+def _root_alone_speaks(team: Team) -> Iterator[None]:
+    """What all ranks would say alike, one says."""
+    if team.is_root:
+        yield
+        return
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        yield
 
 
 def _check_results(args: argparse.Namespace) -> None:
@@ -124,41 +204,64 @@ def _check_results(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        team = connect()
+    except InputError as error:
+        return _failed(progress_of("none", 0, 0), str(error))
+    if team.size == 1:
+        return _run(words, team)
+    try:
+        with _root_alone_speaks(team):
+            code = _run(words, team)
+        # All leave with the root's code, and not before it has written the results.
+        return int(team.of_root(code))
+    except PartnerLost as lost:
+        # One message is enough: the root's, if that is still there to write it.
+        if not team.is_root:
+            time.sleep(_ROOT_SPEAKS_S)
+        print(f"engine.run: ranks: expected all of them to the end, but {lost}", file=sys.stderr)
+        team.abort(1)
+    except Exception:
+        print(f"engine.run: rank {team.rank} of {team.size} failed:", file=sys.stderr)
+        traceback.print_exc()
+        team.abort(1)
+    return 1
+
+
+def _run(words: list[str], team: Team) -> int:
     complaints = _Complaints(logging.WARNING)
     out, is_new, progress = None, False, progress_of("none", 0, 0)
     try:
-        resumed, args = _parsed(words)
+        resumed, args = team.agreed(lambda: _parsed(words))
         logging.getLogger("engine").addHandler(complaints)
-        logging.basicConfig(
-            level="ERROR" if args.quiet else args.log_level.upper(), format="%(levelname)s: %(message)s"
-        )
-        kind = "none" if args.quiet else args.progress
+        quiet = args.quiet or not team.is_root
+        logging.basicConfig(level="ERROR" if quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
+        kind = "none" if quiet else args.progress
         progress = progress_of(kind, 0, 0) if kind == "lines" else progress
         out = args.out or Path("runs") / args.task
-        _check_results(args)
-        job = prepare(args)
-        if kind != "lines" and (not args.quiet or args.dry_run):
+        team.agreed(lambda: _check_results(args))
+        job = team.agreed(lambda: prepare(args, team))
+        _check_all_alike(job, team)
+        if kind != "lines" and (not quiet or args.dry_run):
             print(describe(job))
         if args.dry_run:
             progress.say("plan", {"lines": describe(job).splitlines()})
             return 0
-        is_new = results.open_folder(out)
-        saved = _start(args, job, out, resumed)
-        results.check_room(out, job, args.save_every > 0)
+        is_new = team.is_root and not out.exists()
+        saved = team.agreed(lambda: _start(args, job, out, resumed, team))
         n_steps = job.settings.n_steps if METHODS[job.method].n_priors != 0 else 0
         n_done = saved.statistics.n * n_steps + (saved.waypoint.state.step if saved.waypoint else 0)
-        with stopped_by_signals(), progress_of(kind, n_steps * job.n_samples, n_done) as progress:
+        with (
+            stopped_by_signals(at_once=team.size == 1) as signal_of,
+            progress_of(kind, n_steps * job.n_samples, n_done) as progress,
+        ):
             progress.say("start", {"task": job.task.name, "method": job.method, "shape": list(job.scan.shape),
                                    "n_steps": n_steps, "n_samples": job.n_samples, "out": str(out)})  # fmt: skip
-            metrics = execute(job, args, out, saved, progress, complaints.messages)
+            metrics = execute(job, args, out, saved, progress, complaints.messages, team, signal_of)
     except InputError as error:
         return _failed(progress, str(error))
     except OSError as error:
-        return _failed(
-            progress,
-            f"out: expected room and permission to write in '{out}', got '{error.strerror or error}'; make room or "
-            "choose another with --out",
-        )
+        return _failed(progress, str(_no_room(out, error)))
     except KeyboardInterrupt as error:
         print("engine.run: interrupted", file=sys.stderr)
         return 128 + (error.signal_number if isinstance(error, Stopped) else 2)
@@ -167,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A run that ended early leaves no empty folder behind.
         if is_new and out is not None and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
-    if kind != "lines" and not args.quiet:
+    if not quiet and kind != "lines":
         print(results.summary(metrics, out))
     return 0
 

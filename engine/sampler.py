@@ -17,7 +17,7 @@ class State:
     Parameters
     ----------
     x : float32 (d0, d1, d2)
-        NumPy or CuPy; the next state's is of the same library.
+        NumPy or CuPy; the next state's is of the same library. Of several ranks, the part of each (`engine.layout`).
     step : int
         The next step to do.
     residual : float64 () or None

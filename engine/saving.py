@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.files import replacing
+from engine.layout import HERE, Layout
 from engine.methods.slice_tv import Splitting
 from engine.reconstruct import Waypoint
 from engine.sampler import State
@@ -143,12 +144,13 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ours, theirs = saved.get(key), now.get(key)
         if ours != theirs:
             raise InputError(
-                f"resume: expected {key} as in the saved run ({_short(ours)}), got {_short(theirs)}; leave out what "
+                f"resume: expected {key} as in the saved run ({short(ours)}), got {short(theirs)}; leave out what "
                 "differs, or start anew with --overwrite"
             )
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """For messages, in one line."""
     text = str(value)
     return text if len(text) <= 60 else text[:59] + "…"
 
@@ -163,10 +165,18 @@ class Saver:
         Where the run starts.
     every : int
         Steps from one save to the next; 0 saves on interruption only.
+    layout : Layout
+        Where the slices are. Every rank makes the same calls; the root writes.
+
+    Attributes
+    ----------
+    position : str or None
+        Of the last state that was written.
     """
 
-    def __init__(self, path: Path, saved: Saved, every: int):
-        self.path, self.every = path, every
+    def __init__(self, path: Path, saved: Saved, every: int, layout: Layout = HERE):
+        self.path, self.every, self._layout = path, every, layout
+        self.position = saved.position if saved.waypoint is not None or saved.statistics.n else None
         self._saved = saved
         self._started = time.monotonic()
         self._residuals: list[Any] = []
@@ -175,7 +185,7 @@ class Saver:
     def start(self) -> None:
         """Write the state before the first step, so that there is one from now on; a resumed run has one."""
         if self.every and self._saved.waypoint is None and self._saved.statistics.n == 0:
-            save(self.path, self._saved)
+            self._save(self._saved)
 
     def after_step(self, state: State, sigma: float) -> None:
         """A `engine.reconstruct.Callback`: keep the state, and save it where its turn is."""
@@ -195,14 +205,15 @@ class Saver:
         """Save the last state that is complete; return where that is, None where there is nothing to save yet."""
         saved = self._now()
         if saved.waypoint is None and saved.statistics.n == 0:
-            self.path.unlink(missing_ok=True)
+            self.finish()
             return None
-        save(self.path, saved)
+        self._save(saved)
         return saved.position
 
     def finish(self) -> None:
         """The results are complete: nothing is left to go on with."""
-        self.path.unlink(missing_ok=True)
+        if self._layout.is_root:
+            self.path.unlink(missing_ok=True)
 
     def _now(self) -> Saved:
         if self._state is None:
@@ -210,16 +221,21 @@ class Saver:
         before = self._saved.waypoint
         numbers = [float("nan") if r is None else float(r) for r in self._residuals]
         waypoint = Waypoint(
-            self._state,
+            replace(self._state, x=self._layout.gathered(self._state.x)),
             [*(before.residuals if before else []), *numbers],
             (before.seconds if before else 0.0) + time.monotonic() - self._started,
         )
         return replace(self._saved, waypoint=waypoint)
 
+    def _save(self, saved: Saved) -> None:
+        if self._layout.is_root:
+            save(self.path, saved)
+        self.position = saved.position
+
     def _try(self) -> None:
         saved = self._now()
         try:
-            save(self.path, saved)
+            self._save(saved)
         except OSError as error:
             # The result is worth more than the state: the run goes on, and the earlier state is still there.
             log.warning("the state at %s could not be saved (%s); an earlier one is kept", saved.position,
@@ -227,25 +243,38 @@ class Saver:
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
+def stopped_by_signals(at_once: bool = True) -> Iterator[Callable[[], int]]:
     """Let SIGINT and SIGTERM raise `Stopped` once, and be ignored from then on, so that a save is not cut short.
 
     Only a program's main thread may handle signals; elsewhere nothing changes.
+
+    Parameters
+    ----------
+    at_once : bool
+        False: raise nothing, for whoever asks. Ranks have to stop after the same step.
+
+    Yields
+    ------
+    function
+        Returns the signal that came, 0 for none.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
+    came = [0]
 
     def stop(number: int, frame: FrameType | None) -> None:
         for one in numbers:
             signal.signal(one, signal.SIG_IGN)
-        raise Stopped(number)
+        came[0] = number
+        if at_once:
+            raise Stopped(number)
 
     try:
         before = [signal.signal(number, stop) for number in numbers]
     except ValueError:
-        yield
+        yield lambda: 0
         return
     try:
-        yield
+        yield lambda: came[0]
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -69,6 +69,12 @@ class Task:
             return self
         return replace(self, operator=self.operator.on(device), measurement=device.put(self.measurement))
 
+    def at(self, which: slice) -> Task:
+        """The same problem of some of its slices."""
+        if self.operator is None or self.measurement is None:
+            return self
+        return replace(self, operator=self.operator.at(which), measurement=self.measurement[which])
+
     def classical(self) -> np.ndarray | None:
         """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
         if self.operator is None or self.measurement is None:

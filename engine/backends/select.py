@@ -39,6 +39,8 @@ class Request:
         Slices in one run of a graph; None leaves it to the runner.
     n_threads : int or None
         Worker threads on a CPU; None takes all cores.
+    gpu : int
+        Number of the GPU that "auto" and "cuda" stand for.
     """
 
     backend: str = "auto"
@@ -46,6 +48,7 @@ class Request:
     device: str = "auto"
     batch_size: int | None = None
     n_threads: int | None = None
+    gpu: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,8 +176,8 @@ def _checked(request: Request) -> tuple[int, tuple[str, ...]]:
         if value is not None and value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}; leave it out for {usual}")
     if request.device == "auto":
-        return 0, ("cuda", "cpu")
-    number = parse(request.device)
+        return request.gpu, ("cuda", "cpu")
+    number = request.gpu if request.device == "cuda" else parse(request.device)
     return (0, ("cpu",)) if number is None else (number, ("cuda",))
 
 

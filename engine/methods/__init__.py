@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from engine.errors import InputError
 from engine.estimator import Prior
+from engine.layout import HERE, Layout
 from engine.methods import classical, dds, diffusion_mbir, single, total_variation, tpdm, wavelet
 from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
 from engine.tasks import Task
@@ -18,9 +19,7 @@ _LEVELS = frozenset({"n_steps", "sigma_min", "sigma_max", "seed"})
 _WEIGHT = frozenset({"sparsity_weight"})
 
 
-Solve = Callable[
-    [Task, Sequence[Prior], tuple[int, int, int], Settings, Callback | None, Waypoint | None], Reconstruction
-]
+Solve = Callable[..., Reconstruction]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Method:
     n_priors : int or None
         How many priors it takes, the first of those given; None takes all.
     solve : function
-        Of task, priors, shape, settings, callback and waypoint. Its arguments have been checked by `solve` below, and
-        its settings are resolved.
+        Of task, priors, shape, settings, callback, waypoint and, where it spans ranks, layout. Its arguments have been
+        checked by `solve` below, and its settings are resolved.
     reads : frozenset of str
         Names of the settings that it reads; others have no effect.
     resolved : function
@@ -44,6 +43,8 @@ class Method:
         How many noise levels suit it, where that is not the settings' own default.
     needs_measurement : bool
         Whether it can do nothing without one.
+    spans_ranks : bool
+        Whether several ranks can share a volume.
     """
 
     title: str
@@ -53,11 +54,14 @@ class Method:
     resolved: Callable[[Settings, Task], Settings] = Settings.resolved
     n_steps: int | None = None
     needs_measurement: bool = True
+    spans_ranks: bool = False
 
 
 METHODS: dict[str, Method] = {
-    "tpdm": Method("TPDM (perpendicular priors)", None, tpdm.solve, _SEVERAL, needs_measurement=False),
-    "single": Method("one prior, slice by slice", 1, single.solve, _ONE, needs_measurement=False),
+    "tpdm": Method(
+        "TPDM (perpendicular priors)", None, tpdm.solve, _SEVERAL, needs_measurement=False, spans_ranks=True
+    ),
+    "single": Method("one prior, slice by slice", 1, single.solve, _ONE, needs_measurement=False, spans_ranks=True),
     "dds": Method(
         "DDS (one prior, total variation across slices)",
         1,
@@ -87,6 +91,7 @@ def solve(
     settings: Settings,
     callback: Callback | None = None,
     waypoint: Waypoint | None = None,
+    layout: Layout = HERE,
 ) -> Reconstruction:
     """Reconstruct a volume by the method of that name.
 
@@ -106,6 +111,8 @@ def solve(
         Called after every noise level; never by methods without a prior.
     waypoint : Waypoint, optional
         Go on from there, see `engine.reconstruct.reconstruct`; methods without a prior have none.
+    layout : Layout, optional
+        Where the slices are, see there; `check` says which methods have a choice.
 
     Returns
     -------
@@ -118,16 +125,18 @@ def solve(
     """
     check(name, task, len(priors))
     method = METHODS[name]
-    return method.solve(task, priors[: method.n_priors], shape, method.resolved(settings, task), callback, waypoint)
+    common = (task, priors[: method.n_priors], shape, method.resolved(settings, task), callback, waypoint)
+    return method.solve(*common, layout) if method.spans_ranks else method.solve(*common)
 
 
-def check(name: str, task: Task, n_priors: int) -> None:
+def check(name: str, task: Task, n_priors: int, n_ranks: int = 1) -> None:
     """Refuse what a method cannot do, before anything is computed.
 
     Raises
     ------
     InputError
-        An unknown name, too few priors, or a task without a measurement where one is needed.
+        An unknown name, too few priors, a task without a measurement where one is needed, or more ranks than one for a
+        method that does not span them.
     """
     if name not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}, got '{name}'; choose one")
@@ -136,6 +145,11 @@ def check(name: str, task: Task, n_priors: int) -> None:
         free = " or ".join(name for name, other in METHODS.items() if not other.needs_measurement)
         raise InputError(
             f"task: expected one with a measurement for the method {name}, got '{task.name}'; choose the method {free}"
+        )
+    if n_ranks > 1 and not method.spans_ranks:
+        several = " or ".join(name for name, other in METHODS.items() if other.spans_ranks)
+        raise InputError(
+            f"method: expected {several} for {n_ranks} ranks, got '{name}', which couples slices; start it alone"
         )
     n_needed = 1 if method.n_priors is None else method.n_priors
     if n_priors < n_needed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.estimator import Prior
+from engine.layout import HERE, Layout
 from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint, reconstruct
 from engine.tasks import Task
 
@@ -16,6 +17,7 @@ def solve(
     settings: Settings,
     callback: Callback | None = None,
     waypoint: Waypoint | None = None,
+    layout: Layout = HERE,
 ) -> Reconstruction:
     """Sample the product of the priors: see `engine.reconstruct.reconstruct`."""
-    return reconstruct(task, priors, shape, settings, callback=callback, waypoint=waypoint)
+    return reconstruct(task, priors, shape, settings, callback=callback, waypoint=waypoint, layout=layout)
