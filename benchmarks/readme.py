@@ -13,7 +13,7 @@ from typing import Any
 # The script is run by its path: the package that it belongs to lies one folder up.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import measured
+from benchmarks import measured, scaling_report
 from benchmarks.configurations import PROBLEMS, WITHOUT_NETWORK
 from benchmarks.latency_report import duration, milliseconds, reasons
 from benchmarks.quality_report import SECONDS, WORST, number
@@ -261,6 +261,23 @@ def measured_table(task: str) -> str:
     return f"{measured.table(rows)}\n\n{foot}{_source(path, report)}"
 
 
+def scaling_tables() -> dict[str, Callable[[], str]]:
+    """One volume on several ranks: gains, the model's rates, and what it says of clusters."""
+
+    def of(make: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+        def made() -> str:
+            path, report = newest("scaling-*.json")
+            return f"{make(report)}\n\n{_source(path, report)}"
+
+        return made
+
+    return {
+        "ranks table": of(scaling_report.table),
+        "rates table": of(scaling_report.rates),
+        "clusters table": of(scaling_report.clusters),
+    }
+
+
 def _quality(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "–"
@@ -299,6 +316,7 @@ FILES: dict[str, dict[str, Callable[[], str]]] = {
         "generation table": generation_table,
     },
     **{f"docs/{task}.md": {"measured table": partial(measured_table, task)} for task in ("csmri", "mrzsr", "svct")},
+    "docs/scaling.md": scaling_tables(),
 }
 
 

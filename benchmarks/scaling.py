@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import hardware
 from benchmarks.measure import spread
 from benchmarks.scaling_model import Case, Cluster, fitted
+from benchmarks.scaling_report import table
 from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.versions import versions
@@ -165,23 +166,6 @@ def predictions() -> dict[str, Any]:
         "volumes": volumes,
         "study": study,
     }
-
-
-def table(report: dict[str, Any]) -> str:
-    """A row a volume: what several ranks gain, and what the model says."""
-    several = max(row["n_ranks"] for row in report["rows"])
-    lines = [
-        f"| volume | a step on one rank | on {several} | gain | exchanges and sums | model, 1 / {several} |",
-        "|---|---|---|---|---|---|",
-    ]
-    for alone, together in zip(report["rows"][::2], report["rows"][1::2], strict=True):
-        errors = " / ".join(f"{100 * row['error']:+.0f} %" for row in (alone, together))
-        lines.append(
-            f"| {alone['task']} {'×'.join(map(str, alone['shape']))} | {1e3 * alone['step_s']['median']:.0f} ms "
-            f"| {1e3 * together['step_s']['median']:.0f} ms | {together['speedup']:.2f} "
-            f"| {100 * together['talk_part']:.1f} % | {errors}{' (fitted)' if alone['is_fitted'] else ''} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

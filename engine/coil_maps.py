@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.hdf5 import MAX_BYTES, member_of, opened
+from engine.io.kspace import KSpace
 from engine.io.kspace_axes import centre
 from engine.io.origin import Origin
 
@@ -90,43 +92,53 @@ def espirit(
     return maps
 
 
-def load_maps(path: str | Path, shape: tuple[int, ...], *, argument: str = "coil-maps") -> np.ndarray:
-    """Read sensitivities from a file.
+def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") -> np.ndarray:
+    """Read sensitivities on the grid of a file with k-space, and bring them to that of the samples.
+
+    They lie as the images do that the file's `kspace` is the transform of: whatever was done to these, whose axes were
+    swapped, reversed and cropped, is done to the maps.
 
     Parameters
     ----------
     path : path
-        .npy, or HDF5 (.h5, .hdf5) with a dataset `maps`; complex, of that shape.
-    shape : tuple of int
-        (n_slices, n_coils, h, w), in the layout of `KSpace`.
+        .npy, or HDF5 (.h5, .hdf5) with a dataset `maps`; complex (n_slices, n_coils, rows, columns), rows along the
+        readout, with or without its oversampling, columns along the phase encoding. Of ISMRMRD files: slices, or
+        partitions, in the order of their numbers.
+    kspace : KSpace
+        As `load_kspace` read it, of several coils.
     argument : str
         What errors call the file.
 
     Returns
     -------
-    complex64 of that shape
+    complex64 (n_slices, n_coils, h, w)
+        As `kspace.data`.
 
     Raises
     ------
     InputError
-        Nothing there, unreadable, of another shape or type, not finite, or all zero.
+        K-space of one coil; nothing there, unreadable, of another shape or type, not finite, or all zero.
     """
     origin = Origin(Path(path), argument)
+    if not kspace.is_multicoil:
+        raise InputError(f"{argument}: expected k-space of several coils, got that of one; drop --coil-maps")
+    n_coils, grid = kspace.data.shape[1], kspace.file_grid
+    shapes = [kspace.data.shape] if grid is None else grid.shapes(n_coils)
     if not origin.path.is_file():
         raise InputError(f"{argument}: expected a .npy or .h5 file, found nothing at '{origin.path}'; check the path")
     if origin.path.suffix == ".npy":
         with origin.reading("a .npy array of complex numbers"):
             # Mapped, a file too short for its header is refused before anything is allocated.
             stored = np.load(origin.path, mmap_mode="r", allow_pickle=False)
-            _check_maps(stored.shape, stored.dtype, shape, origin)
+            _check_maps(stored.shape, stored.dtype, shapes, origin)
             with np.errstate(over="ignore"):  # what complex64 cannot hold becomes infinite and is reported below
                 maps = np.array(stored, np.complex64)
     elif origin.path.suffix in (".h5", ".hdf5"):
         with opened(origin) as file:
             dataset = member_of(file, "maps", origin)
             with origin.reading("a dataset 'maps' of complex numbers"):
-                _check_maps(dataset.shape, dataset.dtype, shape, origin)
-                maps = np.empty(shape, np.complex64)
+                _check_maps(dataset.shape, dataset.dtype, shapes, origin)
+                maps = np.empty(dataset.shape, np.complex64)
                 dataset.read_direct(maps)
     else:
         raise InputError(
@@ -134,12 +146,16 @@ def load_maps(path: str | Path, shape: tuple[int, ...], *, argument: str = "coil
         )
     if not np.isfinite(maps).all() or not maps.any():
         raise origin.refusal("finite sensitivities, some not zero", "others", "estimate them again")
-    return maps
+    return maps if grid is None else grid.brought(maps)
 
 
-def _check_maps(found: tuple[int, ...], dtype: np.dtype, shape: tuple[int, ...], origin: Origin) -> None:
-    if found != tuple(shape) or dtype.kind != "c" or dtype.itemsize > 16:
-        raise origin.refusal(f"complex {tuple(shape)}", f"{dtype} {found}", "give one sensitivity a coil and pixel")
+def _check_maps(found: tuple[int, ...], dtype: np.dtype, shapes: Sequence[tuple[int, ...]], origin: Origin) -> None:
+    if found not in shapes or dtype.kind != "c" or dtype.itemsize > 16:
+        raise origin.refusal(
+            f"complex {' or '.join(map(str, shapes))}",
+            f"{dtype} {found}",
+            "give one sensitivity a coil and pixel, in the layout of the k-space file",
+        )
 
 
 def simulated(n_coils: int, shape: tuple[int, int, int]) -> np.ndarray:

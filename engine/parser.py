@@ -169,7 +169,8 @@ def _add_measured(data: argparse._ArgumentGroup) -> None:
     data.add_argument(
         "--coil-maps",
         type=Path,
-        help="kspace: .npy or .h5 of sensitivities, complex (slices, coils, rows, columns) (default: by ESPIRiT)",
+        help="kspace: .npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file "
+        "(default: by ESPIRiT)",
     )
     data.add_argument(
         "--phase",

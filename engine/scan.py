@@ -195,7 +195,7 @@ def of_kspace(
     ----------
     kspace : KSpace
     coil_maps : complex64 (n_slices, n_coils, h, w) or None
-        In the layout of the samples. None, for several coils: estimated by ESPIRiT.
+        In the layout of the samples, as `load_maps` returns them. None, for several coils: estimated by ESPIRiT.
     phase : str
         "estimate", or "none" for images that are real and positive.
     white : float or None

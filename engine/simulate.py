@@ -103,6 +103,7 @@ def write(scan: Scan, task: Task, out: Path) -> list[str]:
         options = ["--kspace", out, "--phase", "none"]
         if isinstance(operator, CoilFourier):
             maps = out.with_name(f"{out.stem}-maps.npy")
+            # The layout of the file is that of the stack.
             with replacing(maps) as temporary:
                 np.save(temporary, operator.maps)
             options += ["--coil-maps", maps]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Slices upwards, rows to the back, columns to the left: axial slices in radiological view.
 DEFAULT_ORIENTATION = "SPL"
+#: Farther away lies no voxel, and none is smaller.
+_MAX_MM, _MIN_VOXEL_MM3 = 1e6, 1e-12
 _OWN_ORIENTATIONS = {"".join(letters) for letters in permutations("RAS")}
 #: Attributes of files that this module wrote.
 _ORIENTATION, _AFFINE, _CROP, _NOISE = "tpdm_orientation", "tpdm_affine", "tpdm_crop", "tpdm_noise"
@@ -143,8 +145,11 @@ def _own_crop(file: Any, rows: int, columns: int, origin: Origin) -> tuple[tuple
 
 def _own_affine(file: Any, origin: Origin) -> np.ndarray | None:
     affine = attribute_of(file, _AFFINE, (4, 4), origin)
-    if affine is not None and not (abs(np.linalg.det(affine[:3, :3])) > 0 and (affine[3] == (0, 0, 0, 1)).all()):
-        raise origin.refusal("an affine of independent axes", f"{affine.tolist()}", "save the file again")
+    if affine is None:
+        return None
+    is_affine = (abs(affine) < _MAX_MM).all() and (affine[3] == (0, 0, 0, 1)).all()
+    if not (is_affine and abs(np.linalg.det(affine[:3, :3])) > _MIN_VOXEL_MM3):
+        raise origin.refusal("an affine of independent axes, in mm", f"{affine.tolist()}", "save the file again")
     return affine
 
 

@@ -146,6 +146,8 @@ def _check_storage(dataset: Any, name: str, origin: Origin) -> None:
         )
     if dataset.shape is None:
         raise origin.refusal(f"samples in '{name}'", "a dataset without space", "write the file again")
+    if not _is_plain(dataset.id.get_type()):
+        raise origin.refusal(f"numbers or texts in '{name}'", "others, or a damaged type", "write the file again")
     n_bytes = math.prod(dataset.shape) * dataset.id.get_type().get_size()
     if n_bytes > MAX_BYTES:
         raise origin.refusal(
@@ -159,6 +161,29 @@ def _check_storage(dataset: Any, name: str, origin: Origin) -> None:
         raise origin.refusal(
             f"{n_bytes} bytes for the shape {dataset.shape} of '{name}'", f"{n_stored} stored", "write the file again"
         )
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a type is made of what NumPy has, no part of it over another: HDF5 crashes as it converts some others."""
+    import h5py
+
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        return True
+    if isinstance(kind, h5py.h5t.TypeCompoundID):
+        end = 0
+        for i in range(kind.get_nmembers()):
+            part, offset = kind.get_member_type(i), kind.get_member_offset(i)
+            if offset < end or not _is_plain(part):
+                return False
+            end = offset + part.get_size()
+        return bool(end <= kind.get_size())
+    if isinstance(kind, h5py.h5t.TypeVlenID):
+        # Behind two bytes of its own, as in "HDF5 File Format Specification", IV.A.2.d: class, then 0 for a sequence.
+        return kind.encode()[3] & 0x0F == 0 and _is_plain(kind.get_super())
+    if isinstance(kind, h5py.h5t.TypeArrayID):
+        return _is_plain(kind.get_super())
+    # Its exponent may lie outside of a number, say.
+    return bool(kind.equal(h5py.h5t.py_create(kind.dtype)))
 
 
 def _check_chunks(dataset: Any, name: str, filters: list[int], size: int, n_bytes: int, origin: Origin) -> None:

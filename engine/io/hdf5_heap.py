@@ -46,12 +46,15 @@ def lengths_of(dataset: Any, item_sizes: Mapping[int, int], origin: Origin) -> l
     with origin.reading("entries of variable length"), origin.path.open("rb") as stream:
         references = _references(dataset, list(item_sizes), stream, origin)
         known: dict[int, dict[int, int]] = {}
+        # Collections do not overlap: together they are no longer than the file.
+        n_left = origin.path.stat().st_size
         for field, size in zip(references, item_sizes.values(), strict=True):
             for length, address, index in field.tolist():
                 if length == 0:
                     continue
                 if address not in known:
-                    known[address] = _objects(stream, address, origin)
+                    known[address], n_bytes = _objects(stream, address, n_left, origin)
+                    n_left -= n_bytes
                 # Not more than was stored, and not less: the library compares, but only after giving memory to it.
                 if known[address].get(index) != length * size:
                     raise origin.refusal(
@@ -89,15 +92,15 @@ def _references(dataset: Any, offsets: list[int], stream: BinaryIO, origin: Orig
     return references
 
 
-def _objects(stream: BinaryIO, address: int, origin: Origin) -> dict[int, int]:
-    """Sizes of the objects of a collection by their index, each of them once, and together no larger than it."""
+def _objects(stream: BinaryIO, address: int, at_most: int, origin: Origin) -> tuple[dict[int, int], int]:
+    """Sizes of the objects of a collection by their index, each of them once, together no larger than it; its size."""
     size_of_file = origin.path.stat().st_size
     damaged = origin.refusal("a whole heap of entries", "a damaged one", "copy or write the file again")
     if address + _COLLECTION.size > size_of_file:
         raise damaged
     stream.seek(address)
     signature, version, size = _COLLECTION.unpack(stream.read(_COLLECTION.size))
-    if (signature, version) != (b"GCOL", 1) or size % 8 or address + size > size_of_file:
+    if (signature, version) != (b"GCOL", 1) or size % 8 or size > at_most or address + size > size_of_file:
         raise damaged
     content = stream.read(size - _COLLECTION.size)
     sizes: dict[int, int] = {}
@@ -114,4 +117,4 @@ def _objects(stream: BinaryIO, address: int, origin: Origin) -> dict[int, int]:
         if index in sizes or place > len(content):
             raise damaged
         sizes[index] = n
-    return sizes
+    return sizes, size

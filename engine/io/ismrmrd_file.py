@@ -55,7 +55,6 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
     dataset = member_of(group, "data", origin)
     heads = _heads(dataset, ismrmrd, origin)
     kept = np.flatnonzero(_is_image(heads, encoding, ismrmrd))
-    _check_lengths(dataset, heads, origin)
     heads = heads[kept]
     _check_one_image(heads, ismrmrd, origin)
     n_channels, lines = _placed(heads, encoding, origin)
@@ -78,8 +77,14 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
     for part, number in zip(total, count, strict=True):
         part /= np.maximum(number, 1)
     order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, origin)
-    total = total[order] if n_partitions == 1 else _slices_of_slab(total, encoding)
-    return Samples(total[:, 0] if n_channels == 1 else total, mask, True, affine, n_rows, crop)
+    if n_partitions > 1:
+        order = np.arange(*_slab(encoding))
+        total = _slices_of_slab(total, encoding)
+    else:
+        total = total[order]
+    data = total[:, 0] if n_channels == 1 else total
+    numbers = tuple(order.tolist())
+    return Samples(data, mask, True, affine, n_rows, crop, slices=numbers, n_slices=n_slices)
 
 
 def _package(origin: Origin) -> ModuleType:
@@ -97,44 +102,45 @@ def _package(origin: Origin) -> ModuleType:
 
 def _heads(dataset: Any, ismrmrd: ModuleType, origin: Origin) -> np.ndarray:
     with origin.reading("acquisitions as 'data'"):
-        # Records whose fields overlap, which a damaged type can have, make h5py write beyond them.
         if dataset.ndim != 1 or not _is_like(dataset.dtype, ismrmrd.hdf5.acquisition_dtype):
             raise origin.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
-        # Without the samples, whose lengths nothing vouches for yet.
-        return np.asarray(dataset.fields("head")[:])
+        # First, for whole records pass through the library, samples too, where only their heads are asked for.
+        lengths = _lengths(dataset, origin)
+        heads = np.asarray(dataset.fields("head")[:])
+    _check_lengths(heads, lengths, origin)
+    return heads
 
 
 def _is_like(found: np.dtype, expected: np.dtype) -> bool:
-    """Whether a type has the fields of another one in their order, none overlapping; gaps do not count."""
-    if not expected.names or not expected.fields or not found.fields:
+    """Whether a type has the fields of another one in their order; gaps do not count."""
+    if not expected.fields or not found.fields:
         return found == expected
-    if found.names != expected.names:
-        return False
-    end = 0
-    for name in expected.names:
-        part, offset = found.fields[name][:2]
-        if offset < end or not _is_like(part, expected.fields[name][0]):
-            return False
-        end = offset + part.itemsize
-    return end <= found.itemsize
+    return found.names == expected.names and all(
+        _is_like(found.fields[name][0], part) for name, (part, *_) in expected.fields.items()
+    )
 
 
-def _check_lengths(dataset: Any, heads: np.ndarray, origin: Origin) -> None:
-    """Compare what each acquisition holds with what its header claims."""
+def _lengths(dataset: Any, origin: Origin) -> dict[str, np.ndarray]:
+    """How many numbers the file holds of each field of variable length, int64 (n_acquisitions,)."""
     import h5py
 
+    names = ("data", "traj")
+    if any(h5py.check_vlen_dtype(dataset.dtype[name]) != np.float32 for name in names):
+        raise origin.refusal("samples of variable length", f"{dataset.dtype.names}", "convert the scan again")
+    record = dataset.id.get_type()
+    offsets = [record.get_member_offset(record.get_member_index(name.encode())) for name in names]
+    return dict(zip(names, lengths_of(dataset, dict.fromkeys(offsets, 4), origin), strict=True))
+
+
+def _check_lengths(heads: np.ndarray, lengths: dict[str, np.ndarray], origin: Origin) -> None:
+    """Compare what each acquisition holds with what its header claims."""
     n_samples = heads["number_of_samples"].astype(np.int64)
     n_floats = {
         "data": 2 * n_samples * heads["active_channels"],
         "traj": n_samples * heads["trajectory_dimensions"],
     }
-    with origin.reading("acquisitions as 'data'"):
-        record = dataset.id.get_type()
-        offsets = {name: record.get_member_offset(record.get_member_index(name.encode())) for name in n_floats}
-        if any(h5py.check_vlen_dtype(dataset.dtype[name]) != np.float32 for name in n_floats):
-            raise origin.refusal("samples of variable length", f"{dataset.dtype.names}", "convert the scan again")
-    lengths = lengths_of(dataset, {offset: 4 for offset in offsets.values()}, origin)
-    for (name, expected), found in zip(n_floats.items(), lengths, strict=True):
+    for name, expected in n_floats.items():
+        found = lengths[name]
         if (found != expected).any():
             j = int(np.flatnonzero(found != expected)[0])
             raise origin.refusal(

@@ -14,13 +14,13 @@ from engine.io.fastmri import read_fastmri
 from engine.io.frame import Frame
 from engine.io.hdf5 import has, member_of, opened
 from engine.io.ismrmrd_file import read_ismrmrd
-from engine.io.kspace_axes import Samples, arranged, arranged_crop, cropped_along_rows, middle, uncentre
+from engine.io.kspace_axes import FileGrid, Samples, arranged, arranged_crop, cropped_along_rows, middle, uncentre
 from engine.io.origin import Origin
 from engine.volume import Plane
 
 log = logging.getLogger("engine")
-#: Sums of as many samples as an image has stay within float32.
-_TOO_LARGE = 1e30
+#: The squares of as many samples as an image has add up within float32, unnormalised transforms or not.
+_TOO_LARGE = 1e12
 #: Part of the samples of those rows and columns that were sampled at all from which on the others count as zeros that
 #: were measured, not as holes.
 _GRID = 0.99
@@ -50,6 +50,8 @@ class KSpace:
         Where it came from, for the run's record.
     noise_level : float or None
         Standard deviation of white noise in the real and the imaginary part of `data`, where known.
+    file_grid : FileGrid or None
+        How images on the grid of the file, such as sensitivities, become those of this stack. None: they are.
     """
 
     data: np.ndarray
@@ -59,6 +61,7 @@ class KSpace:
     crop: tuple[tuple[int, int], tuple[int, int]]
     source: str
     noise_level: float | None = None
+    file_grid: FileGrid | None = None
 
     @property
     def is_multicoil(self) -> bool:
@@ -247,4 +250,6 @@ def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
     data, mask, plane = arranged(data, sampled.astype(np.float32), frame)
     noise = None if samples.noise is None else samples.noise * float(np.sqrt(mask.size))
     placed = frame.volume_affine if samples.volume_affine is None else samples.volume_affine
-    return KSpace(data, mask, plane, placed, crop, source, noise)
+    slices = tuple(range(len(data))) if samples.slices is None else samples.slices
+    grid = FileGrid(slices, samples.n_slices or len(data), (shape[0], shape[1]), n_rows, frame)
+    return KSpace(data, mask, plane, placed, crop, source, noise, grid)

@@ -8,6 +8,7 @@ Both have the zero frequency at n//2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import scipy.fft
@@ -43,6 +44,10 @@ class Samples:
         That of the volume, where the file states it to the last bit.
     noise : float or None
         Standard deviation of white noise in the real and the imaginary part of `data`, where known.
+    slices : tuple of int or None
+        Which of the file's slices or partitions, in the order of their numbers, each one is. None: all, in order.
+    n_slices : int or None
+        How many the file has. None: as many.
     """
 
     data: np.ndarray
@@ -53,6 +58,49 @@ class Samples:
     crop: tuple[tuple[int, int], tuple[int, int]]
     volume_affine: np.ndarray | None = None
     noise: float | None = None
+    slices: tuple[int, ...] | None = None
+    n_slices: int | None = None
+
+
+@dataclass(frozen=True)
+class FileGrid:
+    """How images on the grid of a file's k-space become those of a `KSpace`, as its samples did.
+
+    Parameters
+    ----------
+    slices : tuple of int
+        Which of the file's slices or partitions, in the order of their numbers, each slice of the stack is.
+    n_slices : int
+        How many the file has: more than `slices` where those of an oversampled slab were left out.
+    shape : (int, int)
+        Rows (readout) and columns (phase encoding) of images without oversampling.
+    n_rows : int
+        With it.
+    frame : Frame
+        How (slice, row, column) lie in the volume.
+    """
+
+    slices: tuple[int, ...]
+    n_slices: int
+    shape: tuple[int, int]
+    n_rows: int
+    frame: Frame
+
+    def shapes(self, n_coils: int) -> list[tuple[int, int, int, int]]:
+        """Shapes (n_slices, n_coils, rows, columns) that `brought` takes: without oversampling, or with it."""
+        columns = self.shape[1]
+        sides = product((len(self.slices), self.n_slices), (self.shape[0], self.n_rows))
+        return [(n, n_coils, rows, columns) for n, rows in dict.fromkeys(sides)]
+
+    def brought(self, images: np.ndarray) -> np.ndarray:
+        """Return images, of one of `shapes`, on the grid of `KSpace`: contiguous, (len(slices), n_coils, h, w)."""
+        _, is_transposed, flips = _layout(self.frame)
+        first, stop = (0, self.shape[0]) if images.shape[2] == self.shape[0] else middle(self.n_rows, self.shape[0])
+        back = [slice(None, None, -1 if is_flipped else 1) for is_flipped in flips]
+        if len(images) == self.n_slices:
+            images = images[list(self.slices)]
+        images = images[back[0], :, first:stop][:, :, back[1], back[2]]
+        return np.ascontiguousarray(images.swapaxes(-1, -2) if is_transposed else images)
 
 
 def affine_of(orientation: str, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> np.ndarray:

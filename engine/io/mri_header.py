@@ -10,8 +10,8 @@ from engine.io.origin import Origin
 
 #: Counters of ISMRMRD have 16 bits.
 _MAX_MATRIX = 65535
-#: No scanner is longer, in mm.
-_MAX_FOV_MM = 10000.0
+#: No scanner is longer, and no microscope sees less, in mm.
+_MIN_FOV_MM, _MAX_FOV_MM = 1e-3, 1e4
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def _space(encoding: ElementTree.Element, name: str, origin: Origin) -> Space:
 
     matrix = [number("matrixSize", axis) for axis in "xyz"]
     fov = [number("fieldOfView_mm", axis) for axis in "xyz"]
-    if not all(1 <= n <= _MAX_MATRIX and n == int(n) for n in matrix) or not all(0 < x <= _MAX_FOV_MM for x in fov):
+    is_matrix = all(1 <= n <= _MAX_MATRIX and n == int(n) for n in matrix)
+    if not is_matrix or not all(_MIN_FOV_MM <= length <= _MAX_FOV_MM for length in fov):
         raise origin.refusal(
             f"a matrix of 1 to {_MAX_MATRIX} samples and a field of view in mm as {name} of the header",
             f"{matrix} and {fov}",

@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from itertools import permutations
 
+import h5py
 import numpy as np
 import pytest
 
@@ -132,6 +133,24 @@ def test_files_written_acquisition_by_acquisition(tmp_path):
         for acquisition in lines_of(centred(images)):
             file.append_acquisition(acquisition)
     np.testing.assert_allclose(images_of(load_kspace(tmp_path / "a.h5", orientation="SRA")), images, rtol=1e-4)
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_files_that_grew_in_several_sittings_and_hold_more(tmp_path, version):
+    images = coil_images()
+    acquisitions = lines_of(centred(images))
+    for part in (acquisitions[:5], acquisitions[5:6], acquisitions[6:]):
+        with ismrmrd.Dataset(str(tmp_path / "a.h5")) as file:
+            file.write_xml_header(header((8, 7, 1)))
+            for acquisition in part:
+                file.append_acquisition(acquisition)
+    with ismrmrd.Dataset(str(tmp_path / "a.h5")) as file:
+        file.append_image("images", ismrmrd.Image.from_array(np.ones((8, 7), np.complex64)))
+        file.append_array("noise", np.ones((2, 2)))
+    with h5py.File(tmp_path / "a.h5") as file, h5py.File(tmp_path / "b.h5", "w", libver=version) as copy:
+        file.copy("dataset", copy)
+    for name in ("a.h5", "b.h5"):
+        np.testing.assert_allclose(images_of(load_kspace(tmp_path / name, orientation="SRA")), images, rtol=1e-4)
 
 
 def test_one_channel_has_no_axis(tmp_path):

@@ -298,7 +298,7 @@ def test_arrays_that_are_no_scan_are_refused(tmp_path, kspace):
         load_kspace(write(tmp_path / "a.h5", kspace))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300, 1e13])
 def test_values_that_are_not_finite_are_counted(tmp_path, bad):
     samples = fastmri_transform(head((2, 6, 8)))
     samples[1, 2, 3] = bad
@@ -374,3 +374,10 @@ def test_without_ismrmrd_its_files_are_refused_with_a_remedy(tmp_path, monkeypat
     with refused() as caught:
         load_kspace(tmp_path / "a.h5")
     assert "[mri]" in str(caught.value)
+
+
+def test_the_largest_values_that_are_read_do_not_overflow(tmp_path):
+    samples = np.full((1, 3, 64, 64), 0.99e12)
+    loaded = load_kspace(write(tmp_path / "a.h5", samples), orientation="SRA")
+    assert np.isfinite(loaded.zero_filled()).all()
+    assert np.isfinite((abs(loaded.data) ** 2).sum())
