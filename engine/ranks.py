@@ -80,6 +80,11 @@ class Team(ABC):
             if self.size == 1:
                 raise
             complaint = str(error)
+        except OSError as error:
+            if self.size == 1:
+                raise
+            # The others wait, and have to be told that too.
+            complaint = f"file: expected one that this rank can use, got '{error}'; let all ranks see the same files"
         complaints = self.everyones(complaint)
         if any(complaints):
             rank, text = next((i, text) for i, text in enumerate(complaints) if text)

@@ -82,6 +82,8 @@ def test_what_one_rank_refuses_all_refuse():
     with pytest.raises(InputError) as caught:
         Several([text, text]).agreed(refuse)
     assert str(caught.value) == text
+    with pytest.raises(InputError, match=r"^file: expected one .* \(rank 0 of 3\)$"):
+        Several([None, None]).agreed(lambda: open("/nonexistent/file"))
     assert Several([None, None]).agreed(lambda: 5) == 5
 
 
