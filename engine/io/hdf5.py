@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.hdf5_heap import lengths_of
+from engine.io.hdf5_names import check_lists
 from engine.io.origin import Origin
 
 #: More than any scan: 8 GiB.
@@ -28,6 +29,10 @@ _MAX_CHUNKS = 2**20
 _MAX_TEXT = 2**20
 #: HDF5's numbers of the filters that every build has: deflate, shuffle, checksum, and h5py's own, LZF.
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+#: A file begins with it.
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: Bytes that are inflated at once to be counted.
+_PIECE = 2**20
 
 
 @contextmanager
@@ -44,14 +49,28 @@ def opened(origin: Origin) -> Iterator[Any]:
     if not origin.path.is_file():
         raise InputError(f"{origin.argument}: expected an HDF5 file, found nothing at '{origin.path}'; check the path")
     with origin.reading("an HDF5 file"):
+        _check_start(origin)
+        check_lists(origin)
         file = h5py.File(origin.path, "r")
     try:
-        if file.userblock_size:
-            # `lengths_of` looks into the file itself.
-            raise origin.refusal("an HDF5 file", f"one behind {file.userblock_size} bytes", "take those bytes out")
         yield file
     finally:
         file.close()
+
+
+def _check_start(origin: Origin) -> None:
+    """Refuse files whose addresses are not those of their own bytes, or not of 8 bytes: checks of these look there."""
+    with origin.path.open("rb") as stream:
+        head = stream.read(_MAX_TEXT)
+    if not head.startswith(_SIGNATURE):
+        place = head.find(_SIGNATURE)
+        got = "other first bytes" if place < 0 else f"one behind {place} bytes"
+        raise origin.refusal("an HDF5 file", got, "save it again" if place < 0 else "take those bytes out")
+    # "HDF5 File Format Specification", II.A: behind the signature the version, then, sooner or later, both sizes.
+    start = 13 if head[8:9] in (b"\0", b"\1") else 9
+    sizes = list(head[start : start + 2])
+    if sizes != [8, 8]:
+        raise origin.refusal("an HDF5 file with addresses of 8 bytes", f"others, {sizes}", "repack the file")
 
 
 def has(group: Any, name: str, origin: Origin) -> bool:
@@ -180,7 +199,8 @@ def _is_plain(kind: Any) -> bool:
     if isinstance(kind, h5py.h5t.TypeVlenID):
         # Behind two bytes of its own, as in "HDF5 File Format Specification", IV.A.2.d: class, then 0 for a sequence.
         return kind.encode()[3] & 0x0F == 0 and _is_plain(kind.get_super())
-    if isinstance(kind, h5py.h5t.TypeArrayID):
+    # Complex numbers that are no compounds came with HDF5 2.0.
+    if isinstance(kind, (h5py.h5t.TypeArrayID, getattr(h5py.h5t, "TypeComplexID", h5py.h5t.TypeArrayID))):
         return _is_plain(kind.get_super())
     # Its exponent may lie outside of a number, say.
     return bool(kind.equal(h5py.h5t.py_create(kind.dtype)))
@@ -196,19 +216,58 @@ def _check_chunks(dataset: Any, name: str, filters: list[int], size: int, n_byte
             f"{n_chunks} of {of_chunk} bytes",
             "repack the file",
         )
+    if {_DEFLATE, _LZF} <= set(filters):
+        raise origin.refusal(f"'{name}' compressed once", "gzip and lzf", "repack the file")
     found: list[Any] = []
     # Its answer None means: go on.
     dataset.id.chunk_iter(found.append)
     for chunk in found:
-        # HDF5 trusts that a chunk holds the checksum that a filter puts behind it.
-        is_whole = chunk.size > 4 if filters else chunk.size >= of_chunk
-        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size or not is_whole:
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size:
             raise origin.refusal(f"the chunks of '{name}'", "some cut off", "copy or write the file again")
-        if _DEFLATE not in filters or chunk.filter_mask & (1 << filters.index(_DEFLATE)):
-            continue
-        # HDF5 inflates whatever a chunk holds, and only then compares with the chunk's size.
-        _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
-        if len(zlib.decompressobj().decompress(packed, of_chunk + 5)) > of_chunk + 4:  # a checksum may follow
-            raise origin.refusal(
-                f"chunks of {of_chunk} bytes in '{name}'", "one that inflates to more", "write the file again"
-            )
+        n = _unpacked(dataset, chunk, filters, of_chunk)
+        # HDF5 takes what a chunk unpacks to, however much, and reads on behind it where that is too little.
+        if n != of_chunk:
+            more = "fewer" if n < of_chunk else "more"
+            raise origin.refusal(f"chunks of {of_chunk} bytes in '{name}'", f"one of {more}", "write the file again")
+
+
+def _unpacked(dataset: Any, chunk: Any, filters: list[int], at_most: int) -> int:
+    """Bytes that a chunk unpacks to, counted up to somewhat more than `at_most`."""
+    # A chunk can be stored without one of its filters; checksums take four bytes.
+    used = [number for i, number in enumerate(filters) if not chunk.filter_mask >> i & 1]
+    n = int(chunk.size)
+    for number in reversed(used):
+        if number == _FLETCHER32:
+            n -= 4
+        elif number in (_DEFLATE, _LZF):
+            _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            packed = packed[: max(n, 0)]
+            n = _inflated(packed, at_most + 8) if number == _DEFLATE else _lzf_size(packed)
+    return n
+
+
+def _inflated(packed: bytes, at_most: int) -> int:
+    """Bytes that zlib's stream holds, counted up to `at_most`, in pieces that take no memory."""
+    stream, n = zlib.decompressobj(), 0
+    while packed and n < at_most:
+        n += len(stream.decompress(packed, min(_PIECE, at_most - n)))
+        packed = stream.unconsumed_tail
+    return n
+
+
+def _lzf_size(packed: bytes) -> int:
+    """Bytes that LZF unpacks to: runs of literals, and copies of earlier bytes, each told by its first byte."""
+    n = place = 0
+    while place < len(packed):
+        control = packed[place]
+        if control < 32:
+            n += control + 1
+            place += control + 2
+        elif control < 224:
+            n += (control >> 5) + 2
+            place += 2
+        else:
+            # The longest copies have another byte with the rest of their length.
+            n += 9 + (packed[place + 1] if place + 1 < len(packed) else 0)
+            place += 3
+    return n

@@ -13,8 +13,8 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.fastmri import DEFAULT_ORIENTATION, grid_of
 from engine.io.hdf5 import MAX_BYTES, MAX_RATIO, member_of, text_of
-from engine.io.hdf5_heap import lengths_of
 from engine.io.ismrmrd_geometry import slice_order_and_affine
+from engine.io.ismrmrd_records import heads_of
 from engine.io.kspace_axes import Samples, affine_of, centred_inverse, middle
 from engine.io.mri_header import Encoding, encoding_of
 from engine.io.origin import Origin
@@ -53,7 +53,7 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
     if encoding.trajectory != "cartesian":
         raise origin.refusal("a Cartesian trajectory", repr(encoding.trajectory[:40]), "grid the samples first")
     dataset = member_of(group, "data", origin)
-    heads = _heads(dataset, ismrmrd, origin)
+    heads = heads_of(dataset, origin)
     kept = np.flatnonzero(_is_image(heads, encoding, ismrmrd))
     heads = heads[kept]
     _check_one_image(heads, ismrmrd, origin)
@@ -100,54 +100,6 @@ def _package(origin: Origin) -> ModuleType:
     return ismrmrd
 
 
-def _heads(dataset: Any, ismrmrd: ModuleType, origin: Origin) -> np.ndarray:
-    with origin.reading("acquisitions as 'data'"):
-        if dataset.ndim != 1 or not _is_like(dataset.dtype, ismrmrd.hdf5.acquisition_dtype):
-            raise origin.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
-        # First, for whole records pass through the library, samples too, where only their heads are asked for.
-        lengths = _lengths(dataset, origin)
-        heads = np.asarray(dataset.fields("head")[:])
-    _check_lengths(heads, lengths, origin)
-    return heads
-
-
-def _is_like(found: np.dtype, expected: np.dtype) -> bool:
-    """Whether a type has the fields of another one in their order; gaps do not count."""
-    if not expected.fields or not found.fields:
-        return found == expected
-    return found.names == expected.names and all(
-        _is_like(found.fields[name][0], part) for name, (part, *_) in expected.fields.items()
-    )
-
-
-def _lengths(dataset: Any, origin: Origin) -> dict[str, np.ndarray]:
-    """How many numbers the file holds of each field of variable length, int64 (n_acquisitions,)."""
-    import h5py
-
-    names = ("data", "traj")
-    if any(h5py.check_vlen_dtype(dataset.dtype[name]) != np.float32 for name in names):
-        raise origin.refusal("samples of variable length", f"{dataset.dtype.names}", "convert the scan again")
-    record = dataset.id.get_type()
-    offsets = [record.get_member_offset(record.get_member_index(name.encode())) for name in names]
-    return dict(zip(names, lengths_of(dataset, dict.fromkeys(offsets, 4), origin), strict=True))
-
-
-def _check_lengths(heads: np.ndarray, lengths: dict[str, np.ndarray], origin: Origin) -> None:
-    """Compare what each acquisition holds with what its header claims."""
-    n_samples = heads["number_of_samples"].astype(np.int64)
-    n_floats = {
-        "data": 2 * n_samples * heads["active_channels"],
-        "traj": n_samples * heads["trajectory_dimensions"],
-    }
-    for name, expected in n_floats.items():
-        found = lengths[name]
-        if (found != expected).any():
-            j = int(np.flatnonzero(found != expected)[0])
-            raise origin.refusal(
-                f"{expected[j]} numbers as '{name}' of acquisition {j}", f"{found[j]}", "convert the scan again"
-            )
-
-
 def _is_set(heads: np.ndarray, name: str, ismrmrd: ModuleType) -> np.ndarray:
     bit = np.uint64(1 << (getattr(ismrmrd, f"ACQ_IS_{name}") - 1))
     return np.asarray((heads["flags"].astype(np.uint64) & bit) != 0)
@@ -159,7 +111,9 @@ def _is_image(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> np.
         skipped |= _is_set(heads, name, ismrmrd)
     # Calibration lines of the same contrast, taken with the scan, are part of it; others are scans of their own.
     if encoding.calibration != "embedded":
-        skipped |= _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd)
+        skipped |= _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd) & ~_is_set(
+            heads, "PARALLEL_CALIBRATION_AND_IMAGING", ismrmrd
+        )
     return ~skipped
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.io.fastmri import save_fastmri
 from engine.io.kspace import KSpace, load_kspace
 from engine.volume import Plane
+from tests.engine.io.libismrmrd import write_as_c_does
 
 ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in the extra `mri`")
 
 SHAPE = (2, 2, 8, 6)
-FILES = ["own.h5", "fastmri.h5", "latest.h5", "packed.h5", "scan.mrd", "appended.mrd", "latest.mrd"]
+FILES = ["own.h5", "fastmri.h5", "latest.h5", "packed.h5", "lzf.h5", "scan.mrd", "appended.mrd", "latest.mrd", "c.mrd"]
 #: By which HDF5 knows its parts.
 SIGNATURES = [b"OHDR", b"TREE", b"HEAP", b"SNOD", b"GCOL", b"FRHP", b"FADB", b"FAHD", b"EAHD", b"BTHD", b"\x89HDF"]
 often = settings(
@@ -75,10 +77,12 @@ def contents(tmp_path_factory) -> dict[str, bytes]:
         ("fastmri.h5", "earliest", {}),
         ("latest.h5", "latest", {"chunks": (1, 2, 8, 6), "fletcher32": True}),
         ("packed.h5", "earliest", packed),
+        ("lzf.h5", "latest", {"chunks": (1, 2, 4, 6), "compression": "lzf", "maxshape": (None, 2, 8, 6)}),
     ):
         with h5py.File(folder / name, "w", libver=version) as file:
             file["ismrmrd_header"] = header()
-            file.create_dataset("kspace", data=samples(), **how)
+            # Whole numbers, which can be compressed.
+            file.create_dataset("kspace", data=np.round(4 * samples()), **how)
             file["mask"] = np.ones(SHAPE[3], np.float32)
             file.attrs["acquisition"] = "AXT2"
     with ismrmrd.File(str(folder / "scan.mrd"), mode="w") as file:
@@ -90,6 +94,7 @@ def contents(tmp_path_factory) -> dict[str, bytes]:
             file.append_acquisition(one)
     with h5py.File(folder / "appended.mrd") as file, h5py.File(folder / "latest.mrd", "w", libver="latest") as copy:
         file.copy("dataset", copy)
+    write_as_c_does(folder / "c.mrd", header(), acquisitions())
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
@@ -124,6 +129,13 @@ def check(tmp_path):
 @pytest.mark.parametrize("name", FILES)
 def test_whole_files_are_read(contents, check, name):
     assert check(contents[name]) is None
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_end_early(contents, check, name):
+    content = contents[name]
+    for fortieth in range(40):
+        assert check(content[: fortieth * len(content) // 40]) is not None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -175,6 +187,7 @@ def test_noise(contents, check, content, name):
     # With and without the first bytes by which the format is known.
     assert check(content) is not None
     assert check(contents[name][:8] + content) is not None
+    assume(not content.startswith(contents[name][:8]))
     assert check(content[:8].ljust(8, b"\0") + contents[name][8:]) is not None
 
 
@@ -218,9 +231,41 @@ def test_datasets_missing_renamed_or_of_another_type(contents, check, tmp_path, 
                 group.create_group(member)
             elif what == "link":
                 group[member] = data.draw(
-                    st.sampled_from([h5py.SoftLink("/kspace"), h5py.ExternalLink("a.h5", "/kspace")])
+                    st.sampled_from(
+                        [h5py.SoftLink("/kspace"), h5py.SoftLink(f"/{member}"), h5py.ExternalLink("a.h5", "/kspace")]
+                    )
                 )
     check()
+
+
+def test_datasets_that_change_places(contents, check, tmp_path):
+    for name in FILES:
+        (tmp_path / "a.h5").write_bytes(contents[name])
+        with h5py.File(tmp_path / "a.h5") as file:
+            group = "dataset" if "dataset" in file else "/"
+            members = list(file[group])
+        for one, other in combinations(members, 2):
+            (tmp_path / "a.h5").write_bytes(contents[name])
+            with h5py.File(tmp_path / "a.h5", "r+") as file:
+                file[group].move(one, "between")
+                file[group].move(other, one)
+                file[group].move("between", other)
+            assert check() is not None
+
+
+@pytest.mark.parametrize("shape", [(2**40, 8, 6), (2**20, 2**20, 2**20), (2, 2**31, 6), (2**56, 2, 2), (1, 1, 2**33)])
+def test_absurd_shapes(check, tmp_path, shape):
+    chunks = tuple(min(n, 8) for n in shape)
+    for how in ({}, {"chunks": chunks}, {"chunks": chunks, "compression": "gzip"}):
+        for has_some in (False, True):
+            with h5py.File(tmp_path / "a.h5", "w") as file:
+                try:
+                    dataset = file.create_dataset("kspace", shape, np.complex64, **how)
+                except ValueError:  # more than HDF5 can count
+                    continue
+                if has_some and how:
+                    dataset[:1, :1, :1] = 1
+            assert check() is not None
 
 
 @often

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from contextlib import contextmanager
 from itertools import product
 
@@ -74,6 +76,15 @@ def test_files_of_fastmri_are_read_however_h5py_wrote_them(tmp_path, version, st
         np.testing.assert_allclose(abs(loaded.data), abs(samples()) * np.sqrt(160), rtol=1e-5)
 
 
+@pytest.mark.skipif(not hasattr(h5py.h5t, "TypeComplexID"), reason="HDF5 before 2.0 has no complex numbers of its own")
+def test_complex_numbers_of_hdf5_itself_are_read(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5py.h5d.create(file.id, b"kspace", h5py.h5t.COMPLEX_IEEE_F32LE, h5py.h5s.create_simple(SHAPE))
+        file["kspace"][...] = samples()
+    loaded = load_kspace(tmp_path / "a.h5", orientation="SRA")
+    np.testing.assert_allclose(abs(loaded.data), abs(samples()) * np.sqrt(160), rtol=1e-5)
+
+
 def test_zeros_that_compress_well_are_no_bomb(tmp_path):
     data = np.zeros((4, 2, 64, 64), np.complex64)
     data[..., ::8] = samples((4, 2, 64, 8))
@@ -135,14 +146,62 @@ def test_more_than_the_file_can_hold_is_not_believed(tmp_path, how):
         load_kspace(tmp_path / "a.h5")
 
 
-def test_chunks_that_inflate_to_more_than_their_size_are_refused(tmp_path):
-    import zlib
+def lzf(content):
+    """In runs of literals alone."""
+    return b"".join(bytes([len(part) - 1]) + part for part in (content[i : i + 32] for i in range(0, len(content), 32)))
 
+
+WAYS = {
+    "gzip": ({"compression": "gzip"}, zlib.compress, 0),
+    "gzip with checksum": (
+        {"compression": "gzip", "fletcher32": True, "shuffle": True},
+        lambda content: zlib.compress(content) + bytes(4),
+        0,
+    ),
+    "gzip left out": ({"compression": "gzip"}, bytes, 1),
+    "lzf": ({"compression": "lzf"}, lzf, 0),
+    "shuffle": ({"shuffle": True}, bytes, 0),
+    "checksum left out": ({"fletcher32": True}, bytes, 1),
+}
+
+
+@pytest.mark.parametrize("n", [1, 100, 7679, 7681, 2**20], ids="{} bytes".format)
+@pytest.mark.parametrize("way", WAYS)
+def test_chunks_that_unpack_to_another_size_are_refused(tmp_path, way, n):
+    """The library would read what lies behind them in memory, or take memory for all of them."""
+    how, packed, left_out = WAYS[way]
+    assert np.prod(SHAPE) * 8 == 7680
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        dataset = file.create_dataset("kspace", SHAPE, np.complex64, chunks=SHAPE, compression="gzip")
-        dataset.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(2**24)))
-    with refused("inflates to more"):
+        dataset = file.create_dataset("kspace", SHAPE, np.complex64, chunks=SHAPE, **how)
+        dataset.id.write_direct_chunk((0, 0, 0, 0), packed(bytes(n)), left_out)
+    with refused("chunks of"):
         load_kspace(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("way", ["gzip", "lzf", "shuffle", "gzip left out", "checksum left out"])
+def test_chunks_that_were_packed_by_others_are_read(tmp_path, way):
+    how, packed, left_out = WAYS[way]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("kspace", SHAPE, np.complex64, chunks=SHAPE, **how)
+        # Shuffled: the first byte of every sample, then the second.
+        content = samples().tobytes() if way != "shuffle" else samples().view("u1").reshape(-1, 8).T.tobytes()
+        dataset.id.write_direct_chunk((0, 0, 0, 0), packed(content), left_out)
+    loaded = load_kspace(tmp_path / "a.h5", orientation="SRA")
+    np.testing.assert_allclose(abs(loaded.data), abs(samples()) * np.sqrt(160), rtol=1e-5)
+
+
+def test_copies_in_lzf_are_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    # Short and long runs of the same bytes, near and far.
+    data = rng.choice(samples((5,)), (4, 2, 64, 64))
+    data[1] = np.repeat(data[1, :, :, ::16], 16, axis=-1)
+    data[2] = data[0]
+    data[3] = 1
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("kspace", data=data, compression="lzf", chunks=(1, 2, 64, 64))
+        assert file["kspace"].id.get_storage_size() < data.nbytes / 2
+    loaded = load_kspace(tmp_path / "a.h5", orientation="SRA")
+    np.testing.assert_allclose(abs(loaded.data), abs(data) * 64, rtol=1e-5)
 
 
 def test_other_compressions_are_refused(tmp_path):
@@ -207,4 +266,28 @@ def test_files_behind_other_bytes_are_refused(tmp_path, n):
     with h5py.File(tmp_path / "a.h5", "w", userblock_size=n) as file:
         file["kspace"] = samples()
     with refused(f"{n} bytes"):
+        load_kspace(tmp_path / "a.h5")
+
+
+def test_names_whose_free_space_never_ends_are_refused(tmp_path):
+    """The library would follow the list forever, and take memory for every step."""
+    with h5py.File(tmp_path / "a.h5", "w", libver="earliest") as file:
+        file["kspace"] = samples()
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    heap = content.index(b"HEAP")
+    first, address = struct.unpack_from("<QQ", content, heap + 16)
+    assert struct.unpack_from("<Q", content, address + first) == (1,)
+    struct.pack_into("<Q", content, address + first, first)
+    (tmp_path / "a.h5").write_bytes(content)
+    with refused("does not"):
+        load_kspace(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("sizes", [(4, 8), (8, 4), (4, 4)])
+def test_other_addresses_are_refused(tmp_path, sizes):
+    created = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    created.set_sizes(*sizes)
+    with h5py.File(h5py.h5f.create(bytes(tmp_path / "a.h5"), h5py.h5f.ACC_TRUNC, created)) as file:
+        file["kspace"] = samples()
+    with refused("addresses"):
         load_kspace(tmp_path / "a.h5")

@@ -13,6 +13,7 @@ import pytest
 from engine.errors import InputError
 from engine.io.kspace import load_kspace
 from engine.operators import MaskedFourier
+from tests.engine.io.libismrmrd import write_as_c_does
 
 ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in the extra `mri`")
 
@@ -151,6 +152,50 @@ def test_files_that_grew_in_several_sittings_and_hold_more(tmp_path, version):
         file.copy("dataset", copy)
     for name in ("a.h5", "b.h5"):
         np.testing.assert_allclose(images_of(load_kspace(tmp_path / name, orientation="SRA")), images, rtol=1e-4)
+
+
+def test_files_of_the_library_in_c(tmp_path):
+    images = coil_images()
+    acquisitions = lines_of(centred(images), directions=np.eye(3))
+    noise = readout(np.full((2, 5), 9), 0, flags=[ismrmrd.ACQ_IS_NOISE_MEASUREMENT])
+    for one in (write_as_c_does, write):
+        loaded = load_kspace(one(tmp_path / "a.h5", header((8, 7, 1)), [noise, *acquisitions]), orientation="SRA")
+        np.testing.assert_allclose(images_of(loaded), images, rtol=1e-4)
+    with h5py.File(write_as_c_does(tmp_path / "a.h5", header((8, 7, 1)), acquisitions), "r+") as file:
+        assert file["dataset/data"].id.get_type().get_size() == 376
+        entry = file["dataset/data"][3:4]
+        entry["data"][0] = entry["data"][0][:-1]
+        file["dataset/data"][3:4] = entry
+    with refused() as caught:
+        load_kspace(tmp_path / "a.h5", orientation="SRA")
+    assert "acquisition 3" in str(caught.value)
+
+
+def test_fields_of_other_names_are_refused(tmp_path):
+    content = write(tmp_path / "a.h5", header((8, 7, 1)), lines_of(centred(coil_images()))).read_bytes()
+    for name in (b"discard_pre", b"average", b"traj"):
+        assert content.count(name + b"\0") == 1
+        (tmp_path / "a.h5").write_bytes(content.replace(name + b"\0", b" " + name[1:] + b"\0"))
+        with refused() as caught:
+            load_kspace(tmp_path / "a.h5")
+        assert "a list of acquisitions" in str(caught.value)
+
+
+def test_samples_of_another_type_are_refused(tmp_path):
+    path = write(tmp_path / "a.h5", header((8, 7, 1)), lines_of(centred(coil_images())))
+    kinds = [np.float64, np.int32, np.complex128, [("r", "f4"), ("i", "i4")], [("a", "f4"), ("b", "f4"), ("c", "f4")]]
+    for kind in kinds:
+        with h5py.File(path, "r+") as file:
+            head = file["dataset/data"].dtype["head"]
+            del file["dataset/data"]
+            record = [("head", head), ("traj", h5py.vlen_dtype(np.float32)), ("data", h5py.vlen_dtype(kind))]
+            entries = np.zeros(3, record)
+            for entry in entries:
+                entry["traj"], entry["data"] = np.zeros(0, np.float32), np.zeros(2, kind)
+            file["dataset"].create_dataset("data", data=entries)
+        with refused() as caught:
+            load_kspace(path)
+        assert "samples of variable length" in str(caught.value)
 
 
 def test_one_channel_has_no_axis(tmp_path):
