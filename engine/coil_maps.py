@@ -16,6 +16,8 @@ from engine.io.kspace import KSpace
 from engine.io.kspace_axes import centre
 from engine.io.origin import Origin
 
+#: Far above any sensitivity.
+_LARGEST = 1e6
 #: Samples along a side of the kernels, the usual number.
 _KERNEL = 6
 #: Below this the calibration region holds too few kernels to tell signal from noise.
@@ -144,8 +146,9 @@ def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") 
         raise InputError(
             f"{argument}: expected .npy or .h5, got '{origin.path.name}'; convert the file to one of these"
         )
-    if not np.isfinite(maps).all() or not maps.any():
-        raise origin.refusal("finite sensitivities, some not zero", "others", "estimate them again")
+    # Sensitivities are of order one; so compared, NaN is refused as well.
+    if not abs(maps).max() <= _LARGEST or not maps.any():
+        raise origin.refusal(f"sensitivities up to {_LARGEST:g}, some not zero", "others", "estimate them again")
     return maps if grid is None else grid.brought(maps)
 
 

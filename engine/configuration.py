@@ -81,7 +81,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         # JSON is YAML; no tags, and so no code, are read.
         content = yaml.load(path.read_text(), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         problem = getattr(error, "problem", None) or str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"config: expected YAML, '{path}' cannot be read ({problem}); mend it") from error
     if isinstance(content, dict) and "options" in content and "settings" in content:
@@ -127,18 +127,18 @@ def _checked(parser: argparse.ArgumentParser, content: Mapping[str, Any], source
     options = {}
     for key, value in content.items():
         name = key.removeprefix("--").replace("-", "_")
-        if name not in actions or name == "config":
+        if name not in actions or name in ("config", "resume"):
             near = difflib.get_close_matches(name, actions, 1)
             remedy = f"did you mean '{near[0].replace('_', '-')}'?" if near else "see --help"
             raise InputError(f"config: expected options as keys, got '{key}' in '{source}'; {remedy}")
-        options[name] = _value(actions[name], key, value, source)
+        # None, YAML's ~, leaves an option at its default.
+        if value is not None:
+            options[name] = _value(actions[name], key, value, source)
     return options
 
 
 def _value(action: argparse.Action, key: str, value: Any, source: str) -> Any:
     """A value as the command line would have it."""
-    if value is None:
-        return None
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise InputError(

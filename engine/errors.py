@@ -9,6 +9,11 @@ class InputError(ValueError):
     """
 
 
+def in_one_line(message: object) -> str:
+    """A message for a terminal: names of files may hold line ends, and codes that move its cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(message))
+
+
 class Unavailable(InputError):
     """What was asked for cannot run on this machine, or not yet.
 

@@ -14,10 +14,11 @@ import numpy as np
 
 import kernels
 from engine import demo, scan
-from engine.backends.select import Request, Role, Selection, select
+from engine.backends.select import Request, Role, Selection
 from engine.bundle import Bundle
 from engine.coil_maps import load_maps
 from engine.device import n_gpus
+from engine.engines import Engines
 from engine.errors import InputError
 from engine.estimator import ALL, Prior
 from engine.io import load_volume, resample_isotropic
@@ -86,8 +87,15 @@ def _key_of(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(bundle.manifest["files"], sort_keys=True).encode()).hexdigest()
 
 
-def prepare(args: argparse.Namespace, team: Team | None = None) -> Job:
+def prepare(args: argparse.Namespace, team: Team | None = None, engines: Engines | None = None) -> Job:
     """Turn options, of `engine.configuration.parse`, into a job, on every process of a team.
+
+    Parameters
+    ----------
+    args : Namespace
+    team : Team, optional
+    engines : Engines, optional
+        What earlier jobs of this process opened.
 
     Raises
     ------
@@ -95,12 +103,12 @@ def prepare(args: argparse.Namespace, team: Team | None = None) -> Job:
         Anything that would fail later.
     """
     _check_numbers(args)
-    team = team or Alone()
+    team, engines = team or Alone(), engines or Engines()
     n_threads = args.threads or (None if team.size == 1 else team.n_threads)
     if n_threads:
         kernels.set_threads(n_threads)
     found = open_scan(args)
-    bundles = _bundles(args, found)
+    bundles = _bundles(args, found, engines)
     planes = {role: _plane(role, bundle, getattr(args, f"{role}_plane")) for role, bundle in bundles.items()}
     check_planes(list(planes.values()))
     if found is None:
@@ -133,7 +141,9 @@ def prepare(args: argparse.Namespace, team: Team | None = None) -> Job:
     }
     # Last, because it may load graphs onto a GPU.
     gpu = team.local_rank % max(1, n_gpus()) if team.size > 1 else 0
-    selection = select(roles, Request(args.backend, args.precision, args.device, args.batch_size, n_threads, gpu))
+    selection = engines.selection(
+        roles, Request(args.backend, args.precision, args.device, args.batch_size, n_threads, gpu)
+    )
     priors = tuple(
         Prior(PaddedDenoiser(selection.denoisers[role], bundle.divisor), planes[role])
         for role, bundle in bundles.items()
@@ -150,17 +160,18 @@ def prepare(args: argparse.Namespace, team: Team | None = None) -> Job:
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    lowest = {
-        "batch_size": (1, "leave it out for the backend's own"),
-        "threads": (1, f"leave it out for all {kernels.available_cores()} cores"),
-        "samples": (1, "8 show where results are uncertain"),
-        "save_every": (0, "10 is usual"),
-        "preview_every": (0, "leave it out for none"),
+    limits = {
+        "batch_size": (1, 4096, "leave it out for the backend's own"),
+        "threads": (1, 1024, f"leave it out for all {kernels.available_cores()} cores"),
+        "samples": (1, 10_000, "8 show where results are uncertain"),
+        "save_every": (0, 1_000_000, "10 is usual"),
+        "preview_every": (0, 1_000_000, "leave it out for none"),
     }
-    for name, (low, remedy) in lowest.items():
+    for name, (low, high, remedy) in limits.items():
         value = getattr(args, name)
-        if value is not None and value < low:
-            raise InputError(f"{name.replace('_', '-')}: expected at least {low}, got {value}; {remedy}")
+        if value is not None and not low <= value <= high:
+            bound = f"at least {low}" if value < low else f"at most {high}"
+            raise InputError(f"{name.replace('_', '-')}: expected {bound}, got {value}; {remedy}")
 
 
 def open_scan(args: argparse.Namespace) -> Scan | None:
@@ -244,7 +255,7 @@ def _noise_level(args: argparse.Namespace, found: Scan) -> float | str | None:
     return "estimate" if "rho" in METHODS[args.method].reads else None
 
 
-def _bundles(args: argparse.Namespace, found: Scan | None) -> dict[str, Bundle]:
+def _bundles(args: argparse.Namespace, found: Scan | None, engines: Engines) -> dict[str, Bundle]:
     """The bundles by their roles: those that are named, and shipped ones for primary and auxiliary."""
     shipped = args.planes or _shipped(found)
     if args.planes and any(getattr(args, role) for role in ROLES):
@@ -258,7 +269,7 @@ def _bundles(args: argparse.Namespace, found: Scan | None) -> dict[str, Bundle]:
     # A method that asks no network still has a plane in which it measures.
     n_needed = METHODS[args.method].n_priors
     roles = list(folders)[: None if n_needed is None else max(1, n_needed)]
-    return {role: Bundle.open(folders[role]) for role in roles}
+    return {role: engines.bundle(folders[role]) for role in roles}
 
 
 def _shipped(found: Scan | None) -> tuple[str, ...]:

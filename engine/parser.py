@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s --task {csmri,mrzsr,svct,uncond} [OPTIONS]",
         description="Reconstruct a volume with two perpendicular 2D diffusion priors.",
         formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--task", choices=TASKS, required=True, help="what is measured: k-space, thick slices, few CT views, or nothing"

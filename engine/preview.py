@@ -26,6 +26,8 @@ _GREY_MAP, _ERROR_MAP = "gray", "inferno"
 _FONT = "DejaVu Sans"  # comes with Matplotlib, so pictures look alike everywhere
 _DPI = 160
 # Inches. Panels are equally wide and as high as their plane needs.
+#: Least and greatest height of a panel, in its width.
+_FLATTEST, _TALLEST = 0.15, 4.0
 _PANEL, _GAP, _EDGE, _HEAD, _FOOT = 2.3, 0.08, 0.14, 0.56, 0.5
 #: Share of white above which a voxel is tissue, and the share of the tissue's extent left free on every side of it.
 _TISSUE, _FREE = 0.05, 0.07
@@ -201,7 +203,9 @@ def _round_top(errors: list[np.ndarray]) -> float:
 
 
 def _drawn(columns: list[_Column], frame: _Frame) -> Figure:
-    heights = [_PANEL * float(frame.size_mm[view.up]) / frame.width_mm for view in _VIEWS]
+    # A volume far longer than wide is drawn smaller, between black bars: figures have an end.
+    shares = [float(frame.size_mm[view.up]) / frame.width_mm for view in _VIEWS]
+    heights = [_PANEL * min(max(share, _FLATTEST), _TALLEST) for share in shares]
     head = _HEAD if any(c.caption for c in columns) else 0.6 * _HEAD
     width = 2 * _EDGE + len(columns) * (_PANEL + _GAP) - _GAP
     height = head + sum(heights) + 2 * _GAP + _FOOT

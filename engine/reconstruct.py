@@ -136,8 +136,8 @@ class Settings:
             )
         if self.group < 1:
             raise InputError(f"group: expected at least 1 slice, got {self.group}; the published value is 6")
-        if not (np.isfinite(self.snr) and self.snr > 0):
-            raise InputError(f"snr: expected a positive number, got {self.snr}; the published value is 0.16")
+        if not 0 < self.snr <= 1000:
+            raise InputError(f"snr: expected more than 0 and at most 1000, got {self.snr}; the published value is 0.16")
         if self.dps_weight is not None and not (np.isfinite(self.dps_weight) and self.dps_weight >= 0):
             raise InputError(
                 f"dps-weight: expected a number of at least 0, got {self.dps_weight}; leave it out for the default"

@@ -105,7 +105,8 @@ def write_report(path: str | Path, content: Report) -> None:
     drawn = [draw(panel, grid) for panel in shown]
     page = _page(content, grid, shown, drawn)
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+        # Names of files may hold what is no letter in any encoding.
+        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
 def _page(content: Report, grid: Grid, shown: Sequence[Panel], drawn: Sequence[Drawn]) -> str:

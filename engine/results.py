@@ -19,7 +19,7 @@ from engine.cli import peak_memory_mb
 from engine.errors import InputError
 from engine.io import save_volume
 from engine.io.dicom_files import is_series
-from engine.io.dicom_write import write_series
+from engine.io.dicom_write import check_series, write_series
 from engine.io.files import replacing
 from engine.job import Job, describe
 from engine.methods import METHODS
@@ -55,9 +55,10 @@ def open_folder(out: Path) -> None:
         probe = out / f".probe-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the second of names that no file system has
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another with --out"
+            f"out: expected a folder that can be written, got '{out}' ({reason}); choose another with --out"
         ) from error
 
 
@@ -81,6 +82,34 @@ def check_room(out: Path, job: Job, saves: bool) -> None:
             f"out: expected {needed / 2**20:.0f} MB free for results and states in '{out}', got {free / 2**20:.0f} MB; "
             "make room or choose another with --out"
         )
+
+
+def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
+    """Refuse what would fail only when results are written.
+
+    Raises
+    ------
+    InputError
+        A volume that has no place in DICOM, or tags that cannot be kept.
+    """
+    if file_format != "dicom":
+        return
+    # The shape alone counts: all voxels are the same one.
+    data, affine = job.scan.shown(np.broadcast_to(np.float32(0), job.scan.shape))
+    if job.scan.frame is not None:
+        _, affine = job.scan.frame.file_of(data, affine)
+    try:
+        check_series(affine, _series_of(job), keep_tags)
+    except InputError as error:
+        named = {"keep": "keep-tags", "affine": "format", "source": "keep-tags"}
+        argument, _, rest = str(error).partition(":")
+        raise InputError(f"{named.get(argument, argument)}:{rest}") from error
+
+
+def _series_of(job: Job) -> Path | None:
+    """The folder of the DICOM series that was measured or simulated from, if it was one."""
+    source = Path(job.scan.source)
+    return source if source.is_dir() and is_series(source) else None
 
 
 def write_results(
@@ -121,6 +150,11 @@ def write_results(
     """
     scan = job.scan
     volume = result.volume if statistics.n < 2 else np.asarray(statistics.mean, np.float32)
+    if not np.isfinite(volume).all():
+        raise InputError(
+            f"result: expected finite intensities, got {int((~np.isfinite(volume)).sum())} others; go back to the "
+            "defaults of what was set (weights, snr, noise levels)"
+        )
     deviation, classical, truth = statistics.deviation, job.task.classical(), scan.truth
     classical_name = CLASSICAL.get(job.task.name, "")
 
@@ -131,8 +165,7 @@ def write_results(
             save_volume(path, data, affine, scan.frame)
             return
         data, affine = (data, affine) if scan.frame is None else scan.frame.file_of(data, affine)
-        source = Path(scan.source)
-        write_series(path, data, affine, source if source.is_dir() and is_series(source) else None, keep_tags)
+        write_series(path, data, affine, _series_of(job), keep_tags)
 
     save("recon", scan.in_file_units(volume))
     if deviation is not None:

@@ -15,13 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from engine import results
 from engine.configuration import options_of, parse
-from engine.errors import InputError
+from engine.errors import InputError, in_one_line
 from engine.job import Job, describe, prepare
 from engine.methods import METHODS, solve
 from engine.parser import build_parser
@@ -92,6 +92,13 @@ def execute(
         if team.size > 1 and (number := int(team.largest(signal_of()))):
             raise Stopped(number)
 
+    def save_and_say() -> None:
+        position = saver.interrupt() if has_steps else None
+        if position:
+            progress.say("saved", {"position": position, "path": str(saver.path)})
+            said = f"engine.run: stopped, saved {position}; go on with --resume {out}"
+            print(in_one_line(said), file=sys.stderr)
+
     statistics, waypoint, result = saved.statistics, saved.waypoint, None
     try:
         team.agreed(lambda: _writing(out, saver.start))
@@ -108,20 +115,22 @@ def execute(
                 if statistics.n < job.n_samples:
                     saver.after_sample(statistics)
     except KeyboardInterrupt:
-        position = saver.interrupt() if has_steps else None
-        if position:
-            progress.say("saved", {"position": position, "path": str(saver.path)})
-            print(f"engine.run: stopped, saved {position}; go on with --resume {out}", file=sys.stderr)
+        save_and_say()
         raise
     except PartnerLost as lost:
         kept = f"{saver.position} is saved: go on with --resume {out}" if saver.position else "no step was saved"
         raise PartnerLost(f"{lost} ended before its work was done; {kept}") from lost
     if not team.is_root:
         return {}
-    metrics = results.write_results(
-        *(out, job, result, statistics, saved.options, args.format, args.keep_tags, not args.no_report),
-        warnings=warnings,
-    )
+    try:
+        metrics = results.write_results(
+            *(out, job, result, statistics, saved.options, args.format, args.keep_tags, not args.no_report),
+            warnings=warnings,
+        )
+    except KeyboardInterrupt:
+        # All steps are done: going on is writing.
+        save_and_say()
+        raise
     saver.finish()
     progress.say("end", {"out": str(out), "metrics": metrics, "seconds": round(statistics.seconds, 3)})
     return metrics
@@ -204,6 +213,9 @@ def _check_results(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names of files may hold what is no letter in any encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         team = connect()
     except InputError as error:
@@ -230,7 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], team: Team) -> int:
     complaints = _Complaints(logging.WARNING)
-    out, is_new, progress = None, False, progress_of("none", 0, 0)
+    out, progress = None, progress_of("none", 0, 0)
+    made: list[Path] = []
     try:
         resumed, args = team.agreed(lambda: _parsed(words))
         logging.getLogger("engine").addHandler(complaints)
@@ -242,12 +255,13 @@ def _run(words: list[str], team: Team) -> int:
         team.agreed(lambda: _check_results(args))
         job = team.agreed(lambda: prepare(args, team))
         _check_all_alike(job, team)
+        team.agreed(lambda: results.check_format(job, args.format, args.keep_tags))
         if kind != "lines" and (not quiet or args.dry_run):
             print(describe(job))
         if args.dry_run:
             progress.say("plan", {"lines": describe(job).splitlines()})
             return 0
-        is_new = team.is_root and not out.exists()
+        made = [folder for folder in (out, *out.parents) if team.is_root and not folder.exists()]
         saved = team.agreed(lambda: _start(args, job, out, resumed, team))
         n_steps = job.settings.n_steps if METHODS[job.method].n_priors != 0 else 0
         n_done = saved.statistics.n * n_steps + (saved.waypoint.state.step if saved.waypoint else 0)
@@ -262,14 +276,20 @@ def _run(words: list[str], team: Team) -> int:
         return _failed(progress, str(error))
     except OSError as error:
         return _failed(progress, str(_no_room(out, error)))
+    except MemoryError:
+        if team.size > 1:
+            raise
+        return _failed(progress, "memory: expected room for the volume and its measurement, got none; give a smaller "
+                                 "volume, or start it where there is more")  # fmt: skip
     except KeyboardInterrupt as error:
         print("engine.run: interrupted", file=sys.stderr)
         return 128 + (error.signal_number if isinstance(error, Stopped) else 2)
     finally:
         logging.getLogger("engine").removeHandler(complaints)
         # A run that ended early leaves no empty folder behind.
-        if is_new and out is not None and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
     if not quiet and kind != "lines":
         print(results.summary(metrics, out))
     return 0
@@ -298,6 +318,7 @@ def _resumed_folder(words: list[str]) -> Path | None:
 
 
 def _failed(progress: Progress, message: str) -> int:
+    message = in_one_line(message)
     progress.say("error", {"message": message, "code": 2})
     print(f"engine.run: {message}", file=sys.stderr)
     return 2

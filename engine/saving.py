@@ -113,19 +113,26 @@ def load(path: Path) -> Saved:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.zip.infolist()):
+                raise ValueError("compressed, which states are not")
             # Reading checks each array's CRC.
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays["header"]))
         if header["format"] != _FORMAT:
             raise ValueError(f"format {header['format']}, this program reads {_FORMAT}")
+        shape = tuple(header["identity"]["shape"])
         waypoint = None
         if "step" in header:
             splitting = Splitting(arrays["z"], arrays["u"]) if "z" in arrays else None
             state = State(arrays["x"], int(header["step"]), arrays.get("residual"), splitting)
             waypoint = Waypoint(state, arrays["residuals"].tolist(), float(header["seconds"]))
+            if state.x.shape != shape or state.x.dtype != np.float32 or not 0 <= state.step == len(waypoint.residuals):
+                raise ValueError(f"{state.x.shape} of {state.x.dtype} after {state.step} steps for {shape}")
         statistics = Statistics.from_arrays(int(header["n_samples"]), arrays, float(header["seconds_of_samples"]))
+        if statistics.n < 0 or (statistics.mean is not None and statistics.mean.shape != shape):
+            raise ValueError(f"the mean of {statistics.n} samples for {shape}")
         return Saved(dict(header["options"]), dict(header["identity"]), statistics, waypoint)
-    except (ValueError, LookupError, TypeError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except Exception as error:  # NumPy's and zipfile's readers raise what they like on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"resume: expected an intact state, '{path}' cannot be read ({reason}); start anew with --overwrite"

@@ -10,6 +10,9 @@ from engine.errors import InputError
 
 #: The last time at which the network is evaluated; the published sampler stops short of t = 0.
 _LAST_TIME = 1e-5
+#: Far beyond what anyone waits for, and within what memory holds.
+_MOST_STEPS = 1_000_000
+_LARGEST_K = 1e9
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Schedule:
                 f"sigma: expected 0 < sigma_min < sigma_max, both finite, got {self.sigma_min:g} and "
                 f"{self.sigma_max:g}; swap or mend them"
             )
-        if self.n_steps < 2:
-            raise InputError(f"steps: expected at least 2, got {self.n_steps}; ask for more")
+        if not 2 <= self.n_steps <= _MOST_STEPS:
+            raise InputError(f"steps: expected 2 to {_MOST_STEPS}, got {self.n_steps}; 20 to 2000 are usual")
 
     @property
     def sigmas(self) -> np.ndarray:
@@ -146,6 +149,8 @@ def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:
     InputError
         Integer K below 2, float K below 1.
     """
+    if not abs(K) < _LARGEST_K:
+        raise InputError(f"K: expected a number below {_LARGEST_K:g}, got {K}; 2 is usual")
     if isinstance(K, (int, np.integer)):
         if K < 2:
             raise InputError(

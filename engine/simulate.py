@@ -15,7 +15,7 @@ import numpy as np
 
 from engine import demo
 from engine.cli import HelpFormatter
-from engine.errors import InputError
+from engine.errors import InputError, in_one_line
 from engine.io import save_volume
 from engine.io.fastmri import save_fastmri
 from engine.io.files import replacing
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m engine.simulate",
         description="Simulate a measurement of a volume, and write it to a file.",
         formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--task", choices=[task for task in TASKS if task != "uncond"], required=True, help="what is measured"
@@ -132,17 +133,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         options = write(scan, task, args.out)
     except InputError as error:
-        print(f"engine.simulate: {error}", file=sys.stderr)
+        print(f"engine.simulate: {in_one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(
-            f"engine.simulate: out: expected room and permission to write '{args.out}', got "
-            f"'{error.strerror or error}'; make room or choose another with --out",
+            in_one_line(
+                f"engine.simulate: out: expected room and permission to write '{args.out}', got "
+                f"'{error.strerror or error}'; make room or choose another with --out"
+            ),
             file=sys.stderr,
         )
         return 2
-    print(f"{args.out}: {task.name} {task.details}")
-    print("python -m engine.run --task", task.name, shlex.join(options))
+    print(in_one_line(f"{args.out}: {task.name} {task.details}"))
+    print("python -m engine.run --task", task.name, in_one_line(shlex.join(options)))
     return 0
 
 

@@ -19,6 +19,8 @@ from engine.volume import Plane
 #: Far beyond any scanner's, and within what the kernels accept.
 _MAX_VIEWS = 100_000
 _MAX_COILS = 64
+#: Times the root mean square of the samples: nothing but noise.
+_MOST_NOISE = 1000.0
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
 #: What a run's record says of the measurement.
 Details = dict[str, float | str]
@@ -163,8 +165,8 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
     InputError
         The plane or the shape does not suit the task, or a setting is out of range.
     """
-    if not (np.isfinite(how.noise) and how.noise >= 0):
-        raise InputError(f"noise: expected a number of at least 0, got {how.noise}; 0.01 is one per cent")
+    if not 0 <= how.noise <= _MOST_NOISE:
+        raise InputError(f"noise: expected 0 to {_MOST_NOISE:g}, got {how.noise}; 0.01 is one per cent")
     if name == "uncond":
         return Task(name, plane, None, None, 1.0, False, {})
     if volume is None:

@@ -121,6 +121,21 @@ def write_series(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def check_series(affine: np.ndarray, source: str | Path | None = None, keep: Sequence[str] = ()) -> None:
+    """Refuse what `write_series` would refuse of a volume's place, its source and what is to be kept of that.
+
+    Raises
+    ------
+    InputError
+        As `write_series`.
+    """
+    orientation, spacing, step, _ = _geometry(affine)
+    template = _template(source, keep)
+    series = _series(template, "nothing")
+    _add_image(series, np.zeros((1, 1, 1), np.float32), orientation, spacing, step, ("0", "1"))
+    _keep(series, template, keep)
+
+
 def _check_volume(data: np.ndarray) -> None:
     if data.ndim != 3 or min(data.shape) < 1 or max(data.shape[:2]) > _LEVELS:
         raise InputError(

@@ -28,6 +28,8 @@ def fields_of(path: Path, keys: Collection[str]) -> dict[str, Any]:
             found[key] = value
         return found
 
+    if not path.is_file():
+        raise InputError(f"geometry: expected a JSON file, found none at '{path}'; check the path")
     try:
         with path.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from engine.errors import InputError
 from engine.io.checks import MAX_DEFLATE_RATIO, check_affine, check_numbers, check_shape
@@ -119,7 +120,9 @@ def _header(stream: BinaryIO) -> Any:
     for order in ("little", "big"):
         size = int.from_bytes(start[:4], order)  # type: ignore[arg-type]
         if size in _HEADERS and len(start) >= size:
-            header = _HEADERS[size](start[:size])
+            # What it finds to say of a damaged header is said below, in one sentence.
+            with LoggingOutputSuppressor():
+                header = _HEADERS[size](start[:size])
             if bytes(header["magic"].tobytes()[:3]) not in (b"n+1", b"n+2"):
                 raise ValueError("header and voxels in two files")
             return header
@@ -191,10 +194,19 @@ def _placed(frame: NiftiFrame, shape: tuple[int, ...], affine: np.ndarray) -> An
         form = in_mm @ old.get_sform() @ moved
         header.set_sform(form, s_code)
         header.set_zooms(np.sqrt((form[:3, :3] ** 2).sum(axis=0)))
-    if q_code:
-        form = in_mm @ old.get_qform() @ moved
+    if q_code and (other := _qform_of(old)) is not None:
+        form = in_mm @ other @ moved
         header.set_qform(form, q_code)
         if not s_code and not np.allclose(header.get_qform(), form, rtol=1e-4, atol=1e-4):
             header.set_sform(form, q_code)  # a sheared grid, which no qform can tell
     header.set_xyzt_units("mm")
     return header
+
+
+def _qform_of(header: Any) -> np.ndarray | None:
+    """The affine of a header's qform; None where its numbers are none, and the file's place is that of the sform."""
+    try:
+        form = np.asarray(header.get_qform(), np.float64)
+    except Exception:  # nibabel's own, of quaternions that are none
+        return None
+    return form if np.isfinite(form).all() else None

@@ -292,10 +292,10 @@ def _arrays(file: Any) -> list[str]:
 
 
 def _open_tiff(origin: Origin, dataset: str | None, stack: ExitStack) -> _Stored:
-    import tifffile
+    from engine.io import tiff
 
     _refuse_name(dataset, origin)
-    file = stack.enter_context(tifffile.TiffFile(origin.path))
+    file = stack.enter_context(tiff.opened(origin.path, origin.argument))
     pages: list[Any] = list(file.pages)
     size, shape, dtype = origin.path.stat().st_size, pages[0].shape, pages[0].dtype
     if len(shape) != 2 or dtype is None or any(page.shape != shape or page.dtype != dtype for page in pages):

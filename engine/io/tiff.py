@@ -59,7 +59,7 @@ def read(path: Path, stack_axis: int, argument: str) -> tuple[np.ndarray, tuple[
     InputError
         Damaged; another kind of picture; channels or times; pages that the file cannot hold.
     """
-    with _opened(path, argument) as tif:
+    with opened(path, argument) as tif:
         pages = _pages(tif, path, argument)
         n_pages = _check_stack(pages, path, argument)
         shape = (n_pages, *pages[0].shape)
@@ -82,7 +82,7 @@ def read(path: Path, stack_axis: int, argument: str) -> tuple[np.ndarray, tuple[
 
 def read_slice(path: Path, argument: str) -> np.ndarray:
     """Read a picture of one page; errors as in `read`."""
-    with _opened(path, argument) as tif:
+    with opened(path, argument) as tif:
         pages = _pages(tif, path, argument)
         if _check_stack(pages, path, argument) != 1:
             raise InputError(
@@ -96,7 +96,7 @@ def read_slice(path: Path, argument: str) -> np.ndarray:
 
 def voxel_mm(path: Path, stack_axis: int, argument: str) -> tuple[float, float, float]:
     """What a slice says about the size of voxels, as `read` has it."""
-    with _opened(path, argument) as tif:
+    with opened(path, argument) as tif:
         return _voxel_mm(_pages(tif, path, argument)[0], stack_axis, path, argument)
 
 
@@ -126,9 +126,16 @@ class _Errors(logging.Handler):
 
 
 @contextmanager
-def _opened(path: Path, argument: str) -> Iterator[tifffile.TiffFile]:
+def opened(path: Path, argument: str) -> Iterator[tifffile.TiffFile]:
+    """Yield a TIFF file for reading; whatever tifffile raises, or only logs, is one refusal.
+
+    Raises
+    ------
+    InputError
+    """
     errors, logger = _Errors(), logging.getLogger("tifffile")
     logger.addHandler(errors)
+    passes_on, logger.propagate = logger.propagate, False
     try:
         with tifffile.TiffFile(path) as tif:
             yield tif
@@ -139,6 +146,7 @@ def _opened(path: Path, argument: str) -> Iterator[tifffile.TiffFile]:
     except Exception as error:  # tifffile's own, struct's, zlib's, OSError, KeyError, as the damage goes
         raise Origin(path, argument).unreadable("a TIFF stack", error) from error
     finally:
+        logger.propagate = passes_on
         logger.removeHandler(errors)
 
 

@@ -22,6 +22,8 @@ _AIR_PERCENTILE = 100 - WHITE_PERCENTILE
 #: where more than this part of the voxels has them, and half of those lie further below zero than this part of white.
 _NEGATIVE_PART = 0.01
 _NEGATIVE_LEVEL = -0.1
+#: Nothing in a body is so bright beside tissue: a voxel beyond is damage.
+_MOST_WHITES = 1e6
 _NIFTI, _TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
 _KINDS = ".nii, .nii.gz, .npy, .npz, .tif or .tiff"
 
@@ -180,11 +182,12 @@ def normalised(
         # One copy of the volume in either case.
         result = data - np.float32(offset) if offset else data.copy()
         result /= np.float32(scale)
-        in_range = 0 < np.float32(scale) < np.inf and bool(np.isfinite(result).all())
+        # Written so that NaN is out of range as well.
+        in_range = 0 < np.float32(scale) < np.inf and bool(abs(result).max() <= _MOST_WHITES)
     if not in_range:
         raise InputError(
-            f"{argument}: expected intensities that float32 can hold in units of white, got {low:g} to {high:g} with "
-            f"white {top:g} in '{source}'; scale the file's values"
+            f"{argument}: expected intensities of at most {_MOST_WHITES:g} times white, got {low:g} to {high:g} with "
+            f"white {top:g} in '{source}'; mend the file, or state --white"
         )
     return Volume(result, np.asarray(affine, np.float64), scale, source, frame, offset)
 
@@ -207,7 +210,7 @@ def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarr
     from engine.io import dicom, dicom_files, numpy_files, tiff
 
     # Hidden files are those of file managers, and what a stopped program left.
-    files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=_by_number)
+    files = sorted((f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")), key=_by_number)
     arrays = [f for f in files if f.suffix.lower() == ".npy"]
     images = [f for f in files if f.suffix.lower() in _TIFF]
     series = bool(dicom_files.is_series(folder))
@@ -255,7 +258,7 @@ def _stacked(files: list[Path], read: Callable[[Path, str], np.ndarray], stack_a
 def _by_number(path: Path) -> list[tuple[int, str]]:
     """Sort key under which slice_2 comes before slice_10."""
     parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts]
 
 
 def save_volume(

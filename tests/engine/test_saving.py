@@ -91,7 +91,7 @@ def test_another_run_is_refused_by_what_differs():
 
 def test_a_saver_saves_every_so_many_steps(tmp_path):
     path = tmp_path / "state.npz"
-    saver = Saver(path, Saved({}, {}, Statistics()), every=3)
+    saver = Saver(path, Saved({}, {"shape": list(SHAPE)}, Statistics()), every=3)
     saver.start()
     assert load(path).waypoint is None
     for step in range(1, 6):
@@ -116,7 +116,7 @@ def test_a_resumed_saver_goes_on_counting(tmp_path):
 
 def test_without_an_interval_only_an_interruption_saves(tmp_path):
     path = tmp_path / "state.npz"
-    saver = Saver(path, Saved({}, {}, Statistics()), every=0)
+    saver = Saver(path, Saved({}, {"shape": list(SHAPE)}, Statistics()), every=0)
     saver.start()
     saver.after_step(State(volume(), 1), 0.1)
     assert not path.exists()
@@ -126,7 +126,7 @@ def test_without_an_interval_only_an_interruption_saves(tmp_path):
 
 def test_an_interruption_before_the_first_step_leaves_nothing(tmp_path):
     path = tmp_path / "state.npz"
-    saver = Saver(path, Saved({}, {}, Statistics()), every=5)
+    saver = Saver(path, Saved({}, {"shape": list(SHAPE)}, Statistics()), every=5)
     saver.start()
     assert saver.interrupt() is None
     assert list(tmp_path.iterdir()) == []
@@ -134,7 +134,7 @@ def test_an_interruption_before_the_first_step_leaves_nothing(tmp_path):
 
 def test_a_full_disk_keeps_the_earlier_state_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
     path = tmp_path / "state.npz"
-    saver = Saver(path, Saved({}, {}, Statistics()), every=1)
+    saver = Saver(path, Saved({}, {"shape": list(SHAPE)}, Statistics()), every=1)
     saver.after_step(State(volume(), 1), 0.1)
 
     def full(file, **arrays):

@@ -63,7 +63,7 @@ def test_sigma_range_out_of_order_is_refused(low, high):
 
 @pytest.mark.parametrize("n_steps", [1, 0, -5])
 def test_fewer_than_two_steps_are_refused(n_steps):
-    with pytest.raises(InputError, match=rf"^steps: expected at least 2, got {n_steps}; "):
+    with pytest.raises(InputError, match=rf"^steps: expected 2 to 1000000, got {n_steps}; "):
         Schedule(0.01, 1.0, n_steps)
 
 
