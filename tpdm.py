@@ -10,6 +10,7 @@ from importlib.metadata import version
 #: What each command does, and the module whose `main` does it; loaded only when it is asked for.
 COMMANDS = {
     "run": ("engine.run", "reconstruct a volume from a measurement"),
+    "batch": ("engine.batch", "reconstruct many volumes over a cluster"),
     "simulate": ("engine.simulate", "turn a volume into a file with a measurement"),
     "build": ("export.build_engine", "turn a checkpoint into an engine"),
     "train": ("training.fit", "fit a prior to volumes"),

@@ -35,7 +35,7 @@ log = logging.getLogger("engine")
 #: Name of the classical reconstruction.
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
 #: Endings of files by format; a DICOM series is a folder.
-_ENDINGS = {"nifti": ".nii.gz", "npy": ".npy", "tif": ".tif", "dicom": ""}
+ENDINGS = {"nifti": ".nii.gz", "npy": ".npy", "tif": ".tif", "dicom": ""}
 #: How the record shows a step of all priors, of the primary one, and of the others.
 _TURNS = "+PAT"
 #: Room that pictures, records and the report need, in bytes, beside the volumes.
@@ -159,7 +159,7 @@ def write_results(
     classical_name = CLASSICAL.get(job.task.name, "")
 
     def save(name: str, data: np.ndarray) -> None:
-        path = out / f"{name}{_ENDINGS[file_format]}"
+        path = out / f"{name}{ENDINGS[file_format]}"
         data, affine = scan.shown(data)
         if file_format != "dicom":
             save_volume(path, data, affine, scan.frame)

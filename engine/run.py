@@ -141,17 +141,18 @@ def _writing(out: Path, do: Callable[[], None]) -> None:
     try:
         do()
     except OSError as error:
-        raise _no_room(out, error) from error
+        raise no_room(out, error) from error
 
 
-def _no_room(out: Path | None, error: OSError) -> InputError:
+def no_room(out: Path | None, error: OSError) -> InputError:
+    """What the system says against writing, as one sentence."""
     return InputError(
         f"out: expected room and permission to write in '{out}', got '{error.strerror or error}'; make room or choose "
         "another with --out"
     )
 
 
-class _Complaints(logging.Handler):
+class Complaints(logging.Handler):
     """Keeps warnings for the report."""
 
     def __init__(self, level: int):
@@ -200,7 +201,7 @@ def _root_alone_speaks(team: Team) -> Iterator[None]:
         yield
 
 
-def _check_results(args: argparse.Namespace) -> None:
+def check_results(args: argparse.Namespace) -> None:
     """Refuse what would fail only when results are written."""
     if args.keep_tags and args.format != "dicom":
         raise InputError(f"keep-tags: expected --format dicom, got {args.format}, which has no tags; drop --keep-tags")
@@ -241,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str], team: Team) -> int:
-    complaints = _Complaints(logging.WARNING)
+    complaints = Complaints(logging.WARNING)
     out, progress = None, progress_of("none", 0, 0)
     made: list[Path] = []
     try:
@@ -252,7 +253,7 @@ def _run(words: list[str], team: Team) -> int:
         kind = "none" if quiet else args.progress
         progress = progress_of(kind, 0, 0) if kind == "lines" else progress
         out = args.out or Path("runs") / args.task
-        team.agreed(lambda: _check_results(args))
+        team.agreed(lambda: check_results(args))
         job = team.agreed(lambda: prepare(args, team))
         _check_all_alike(job, team)
         team.agreed(lambda: results.check_format(job, args.format, args.keep_tags))
@@ -275,7 +276,7 @@ def _run(words: list[str], team: Team) -> int:
     except InputError as error:
         return _failed(progress, str(error))
     except OSError as error:
-        return _failed(progress, str(_no_room(out, error)))
+        return _failed(progress, str(no_room(out, error)))
     except MemoryError:
         if team.size > 1:
             raise

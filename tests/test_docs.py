@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import tpdm
-from engine import demo, run, simulate
+from engine import batch, demo, run, simulate
 from engine.configuration import options_of, parse, read
 from engine.io.geometry import load_geometry
 from engine.parser import build_parser
+from engine.study import study_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path for path in (ROOT / "docs").glob("*.md")}
@@ -68,6 +69,10 @@ def test_a_command_is_what_the_program_takes(path, words, tmp_path, monkeypatch,
     if module == "export.build_engine":
         build = pytest.importorskip("export.build_engine", reason="builds need PyTorch, of the extra `export`")
         build.build_parser().parse_args(options)
+        return
+    if module == "engine.batch":
+        args, rest = batch.build_parser().parse_known_args(options)
+        assert study_of(args.kind, rest).kind == args.kind
         return
     assert module == "engine.run"
     parser = build_parser()

@@ -15,6 +15,7 @@ import tpdm
 #: How the help of each command begins.
 PROGRAMS = {
     "run": "python -m engine.run",
+    "batch": "python -m engine.batch",
     "simulate": "python -m engine.simulate",
     "build": "python -m export.build_engine",
     "train": "python -m training.fit",
@@ -58,7 +59,7 @@ def test_an_unknown_command_is_refused_in_one_sentence(tmp_path, word):
     done = called(tmp_path, word, "--task", "csmri")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"tpdm: command: expected one of run, simulate, build, train, bench, got '{word}'; see tpdm --help\n"
+        f"tpdm: command: expected one of run, batch, simulate, build, train, bench, got '{word}'; see tpdm --help\n"
     )
 
 

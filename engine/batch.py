@@ -1,0 +1,293 @@
+"""Reconstruct many volumes over a cluster: ``python -m engine.batch --inputs 'study/*.nii.gz' --as volume --out …``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import TextIOBase
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from engine import results
+from engine.cli import HelpFormatter
+from engine.errors import InputError, in_one_line
+from engine.parser import LOG_LEVELS, PROGRESS
+from engine.run import no_room
+from engine.saving import Stopped, stopped_by_signals
+from engine.study import (
+    CSV,
+    KINDS,
+    PARQUET,
+    Study,
+    Volume,
+    check_same,
+    forget,
+    inputs_of,
+    is_done,
+    record_of,
+    study_of,
+    volumes_of,
+)
+from engine.study_cluster import Needs, connected
+from engine.study_pool import Pool
+from engine.study_progress import Bar, Lines, Silent
+from engine.study_table import DONE, FAILED, Row, Table, figures_of, read_csv
+from engine.study_worker import Place
+
+log = logging.getLogger("engine")
+
+#: Exit code where volumes failed; the others are done.
+SOME_FAILED = 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of a study; all others are those of `engine.run`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.batch",
+        usage="%(prog)s --inputs PATTERN [PATTERN …] --as {volume,thick,kspace,sinogram} --out FOLDER [OPTIONS] "
+        "[OPTIONS OF engine.run]",
+        description="Reconstruct many volumes with the same options, each as `tpdm run` does, on the workers of a Ray "
+        "cluster. Other options, such as --task or --steps, are those of `tpdm run --help`. Called again, a study goes "
+        "on: volumes that are finished are left as they are, others start from their saved state, also after a worker "
+        "died. All machines have to see the inputs, the engines and the results under the same absolute paths.",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--inputs",
+        nargs="+",
+        required=True,
+        metavar="PATTERN",
+        help="files or folders, or patterns in quotes: 'study/*.nii.gz', ** for any folders",
+    )
+    parser.add_argument("--as", dest="kind", choices=tuple(KINDS), required=True, help="option that each input is for")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help=f"folder of the study: a folder of results for each input, named like it, and {CSV} and {PARQUET} with a "
+        "row for each",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start anew, also what is finished")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan, but do not sample")
+    cluster = parser.add_argument_group("cluster")
+    cluster.add_argument(
+        "--ray",
+        default="local",
+        metavar="{local,auto,ADDRESS}",
+        help="local: workers on this machine; auto: the running cluster of RAY_ADDRESS or of this machine; or where "
+        "the cluster is",
+    )
+    cluster.add_argument("--cpus-per-volume", type=int, default=1, metavar="N", help="cores of a worker, and threads")
+    cluster.add_argument(
+        "--gpus-per-volume",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="1, or a part of one that several workers share; 0: workers see no GPU",
+    )
+    cluster.add_argument(
+        "--memory-per-volume", type=float, metavar="GB", help="set aside for a worker (default: not counted)"
+    )
+    cluster.add_argument("--workers", type=int, metavar="N", help="volumes at a time (default: as many as have room)")
+    cluster.add_argument(
+        "--retries",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often a volume that lost its worker goes on with another one",
+    )
+    told = parser.add_argument_group("progress")
+    told.add_argument(
+        "--progress",
+        choices=PROGRESS,
+        default="bar",
+        help="bar: volumes done; lines: JSON objects on standard output, for machines; none",
+    )
+    told.add_argument(
+        "--log-level", choices=LOG_LEVELS, default="warning", help="least important messages on standard error"
+    )
+    told.add_argument("--quiet", action="store_true", help="no progress, errors only")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, words = build_parser().parse_known_args(argv)
+    logging.basicConfig(level="ERROR" if args.quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
+    shown: Silent = Lines(sys.stdout) if args.progress == "lines" and not args.quiet else Silent()
+    out: Path = args.out.absolute()
+    made: list[Path] = []
+    try:
+        needs = _checked(args)
+        study = study_of(args.kind, words)
+        volumes = volumes_of(inputs_of(args.inputs), out)
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        results.open_folder(out)
+        if not args.overwrite:
+            check_same(study, volumes)
+        return _study(args, needs, study, volumes, shown)
+    except InputError as error:
+        return _failed(shown, str(error))
+    except OSError as error:
+        return _failed(shown, str(no_room(out, error)))
+    except KeyboardInterrupt as error:
+        print("engine.batch: interrupted; called again, it goes on", file=sys.stderr)
+        return 128 + (error.signal_number if isinstance(error, Stopped) else 2)
+    finally:
+        # What was refused leaves no empty folder behind.
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _failed(shown: Silent, message: str) -> int:
+    message = in_one_line(message)
+    shown.say("error", {"message": message, "code": 2})
+    print(f"engine.batch: {message}", file=sys.stderr)
+    return 2
+
+
+def _checked(args: argparse.Namespace) -> Needs:
+    """Refuse what is out of range, or missing on this machine."""
+    for name, low in (("cpus_per_volume", 1), ("workers", 1), ("retries", 0)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise InputError(f"{name.replace('_', '-')}: expected at least {low}, got {value}; leave it out")
+    if not 0 <= args.gpus_per_volume <= 1:
+        raise InputError(
+            f"gpus-per-volume: expected 0 to 1, for a volume uses one GPU, got {args.gpus_per_volume:g}; choose 1"
+        )
+    memory_gb = args.memory_per_volume
+    if memory_gb is not None and not 0 < memory_gb < float("inf"):
+        raise InputError(f"memory-per-volume: expected GB above 0, got {memory_gb:g}; leave it out to count none")
+    for library in ("ray", "pyarrow"):
+        if importlib.util.find_spec(library) is None:
+            raise InputError(
+                f"batch: expected {library}, which it needs, found none; `pip install -c constraints.txt -e "
+                "'.[cluster]'`"
+            )
+    return Needs(args.cpus_per_volume, args.gpus_per_volume, memory_gb)
+
+
+def _study(args: argparse.Namespace, needs: Needs, study: Study, volumes: list[Volume], shown: Silent) -> int:
+    """Do what is left of a study; return the exit code."""
+    out, started = args.out.absolute(), time.monotonic()
+    device = study.options.get("device", "auto")
+    if not needs.gpus and device.startswith("cuda"):
+        raise InputError(
+            f"gpus-per-volume: expected more than 0 for --device {device}, got 0; pass 1, or a part of one"
+        )
+    done = [] if args.overwrite else [volume for volume in volumes if is_done(study, volume)]
+    to_do = [volume for volume in volumes if volume not in done]
+    table = Table(out, _rows_of(out, done))
+    if to_do or args.dry_run:
+        # What Ray prints is for its own logs.
+        with redirect_stdout(_ToLog()), connected(args.ray, needs, args.workers) as room:
+            n_workers = min(room if args.ray == "local" else args.workers or room, len(to_do) or 1)
+            pool = Pool(study, needs, 1 if args.dry_run else n_workers, args.retries)
+            plan = ""
+            if args.dry_run or not done:
+                plan = pool.plan(to_do or done, lambda volume, text: _is_about(study, volume, text))
+            if not args.dry_run:
+                if args.overwrite:
+                    forget(volumes)
+                shown.say("start", {"volumes": len(volumes), "done": len(done), "workers": n_workers, "out": str(out)})
+                with Bar(len(volumes), len(done)) if _with_bar(args) else shown as progress, logging_redirect_tqdm():
+                    _work(pool, to_do, table, progress)
+        if args.dry_run:
+            plan += f"\nstudy      {len(volumes)} volumes, {len(done)} of them done; {n_workers} workers"
+            shown.say("plan", {"lines": plan.strip().splitlines()})
+            if not isinstance(shown, Lines):
+                print(plan.strip())
+            return 0
+    table.finish()
+    n_done, n_failed = table.n(DONE), table.n(FAILED)
+    seconds = round(time.monotonic() - started, 3)
+    shown.say("end", {"done": n_done, "failed": n_failed, "seconds": seconds, "out": str(out)})
+    if n_failed:
+        print(f"engine.batch: {n_failed} of {len(volumes)} volumes failed; see {out / CSV}", file=sys.stderr)
+    elif not args.quiet and not isinstance(shown, Lines):
+        print(f"{n_done} volumes done; results in {out}, their table in {out / CSV}")
+    return SOME_FAILED if n_failed else 0
+
+
+def _with_bar(args: argparse.Namespace) -> bool:
+    return args.progress == "bar" and not args.quiet
+
+
+def _work(pool: Pool, volumes: Sequence[Volume], table: Table, progress: Silent) -> None:
+    """Reconstruct volumes; interrupted, let running ones save their state, and write the table so far."""
+
+    def begin(volume: Volume, attempt: int, place: Place) -> None:
+        details = {"host": place.host, "node": place.node, "worker": place.process}
+        progress.say("begin", {"input": str(volume.source), "attempt": attempt, **details})
+
+    def end(row: Row, trace: str) -> None:
+        table.add(row)
+        progress.say("volume", row.cells())
+        if row.status == FAILED:
+            log.error("%s", in_one_line(f"{row.input}: {row.message}"))
+        if trace:
+            log.error("%s", trace)
+
+    def lost(volume: Volume, why: str) -> None:
+        progress.say("retry", {"input": str(volume.source), "why": why})
+        log.warning("%s: %s; it goes on from its saved state with another one", volume.source, why)
+
+    number = 0
+    with stopped_by_signals() as came:
+        try:
+            pool.run(volumes, begin, end, lost)
+        except KeyboardInterrupt:
+            # Inside Ray it is a plain interrupt, whatever the signal raised.
+            number = came() or signal.SIGINT
+    if not number:
+        return
+    # From here on another signal ends it at once.
+    log.warning("stopping: volumes save their state after the current step")
+    try:
+        pool.stop(end)
+    finally:
+        table.finish()
+    raise Stopped(number)
+
+
+def _is_about(study: Study, volume: Volume, complaint: str) -> bool:
+    """Whether a complaint is about one input, and not about the options of all."""
+    return complaint.startswith(f"{study.kind}: ") or str(volume.source) in complaint
+
+
+def _rows_of(out: Path, done: Sequence[Volume]) -> list[Row]:
+    """The rows of volumes that an earlier call finished: what their files say, and who did it if the table tells."""
+    earlier = read_csv(out / CSV) if done else {}
+    rows = []
+    for volume in done:
+        row = earlier.get(str(volume.source))
+        if row is None or row.status != DONE:
+            row = Row(str(volume.source), DONE)
+        record = record_of(volume.folder)
+        assert record is not None
+        rows.append(replace(row, figures=figures_of(volume.folder, record)))
+    return rows
+
+
+class _ToLog(TextIOBase):
+    """A standard output whose lines go to the log, as its least important ones."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.debug("%s", text.rstrip())
+        return len(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
