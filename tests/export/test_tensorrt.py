@@ -132,6 +132,7 @@ def published(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
+@pytest.mark.slow
 def test_the_library_builds_the_published_architecture(rtx, tmp_path):
     """At 256², in its full width, with one residual block a level instead of four."""
     bundle = published(tmp_path)
