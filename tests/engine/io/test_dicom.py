@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -25,10 +22,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from engine.errors import InputError
 from engine.io.dicom import _coded_size, read_series
 from engine.io.dicom_files import is_series
 from engine.io.dicom_write import write_series
+from tests.refusals import one_sentence
 
 SHAPE = (6, 5, 4)  # columns, rows, slices
 ORIENTATIONS = {
@@ -56,16 +53,8 @@ IDENTITY = {
 }
 
 
-@contextmanager
 def refused(*words, name="volume"):
-    """Expect an InputError of one sentence that begins with the argument and holds the words."""
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert re.fullmatch(rf"{name}: expected [^\n]*; [^\n]*", message), message
-    assert not re.search(r"\.\s|\.$", message), message
-    for word in words:
-        assert word in message, message
+    return one_sentence(name, *words)
 
 
 def levels(shape=SHAPE):

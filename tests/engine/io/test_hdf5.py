@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
-from contextlib import contextmanager
 from itertools import product
 
 import h5py
 import numpy as np
 import pytest
 
-from engine.errors import InputError
 from engine.io.kspace import load_kspace
+from tests.refusals import one_sentence
 
 SHAPE = (3, 2, 16, 10)
 VERSIONS = ["earliest", "latest", ("earliest", "v108"), ("v110", "v110")]
@@ -44,15 +42,8 @@ TEXTS = {
 }
 
 
-@contextmanager
 def refused(*words):
-    with pytest.raises(InputError) as caught:
-        yield
-    message = str(caught.value)
-    assert message.startswith("kspace: expected ")
-    assert not re.search(r"\n|\. |\.$", message), message
-    assert "; " in message
-    assert all(word in message for word in words), message
+    return one_sentence("kspace", *words)
 
 
 def samples(shape=SHAPE):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import contextmanager
 from itertools import permutations
 
 import h5py
 import numpy as np
 import pytest
 
-from engine.errors import InputError
 from engine.io.kspace import load_kspace
 from engine.operators import MaskedFourier
 from tests.engine.io.libismrmrd import write_as_c_does
+from tests.refusals import one_sentence
 
 ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in the extra `mri`")
 
@@ -21,16 +19,8 @@ ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in
 SHAPE = (3, 2, 8, 7)
 
 
-@contextmanager
 def refused(name="kspace"):
-    """Expect an InputError of one sentence that begins with the argument."""
-    with pytest.raises(InputError) as caught:
-        yield caught
-    message = str(caught.value)
-    assert message.startswith(f"{name}: expected ")
-    assert "\n" not in message
-    assert not re.search(r"\. |\.$", message), message
-    assert "; " in message
+    return one_sentence(name)
 
 
 def coil_images(shape=SHAPE, seed=0):

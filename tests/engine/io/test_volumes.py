@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import resource
 import subprocess
 import sys
 import textwrap
 import tracemalloc
-from contextlib import contextmanager
 from io import BytesIO
 
 import nibabel as nib
@@ -19,6 +17,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.io.volumes import load_volume, normalised, save_nifti, save_volume
+from tests.refusals import one_sentence
 
 SHAPE = (6, 7, 8)
 
@@ -39,16 +38,8 @@ def oblique():
     return affine
 
 
-@contextmanager
 def refused(name="volume"):
-    """Expect an InputError of one sentence that begins with the argument."""
-    with pytest.raises(InputError) as caught:
-        yield caught
-    message = str(caught.value)
-    assert message.startswith(f"{name}: expected ")
-    assert "\n" not in message
-    assert not re.search(r"\. |\.$", message), message
-    assert "; " in message
+    return one_sentence(name)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

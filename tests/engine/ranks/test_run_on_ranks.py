@@ -14,28 +14,7 @@ import pytest
 from engine.run import main
 from engine.saving import STATE_FILE, load
 from tests.engine.ranks.launcher import command, environment, launched
-
-SIDE = 16
-
-
-@pytest.fixture(scope="module")
-def words(tiny_bundles, tmp_path_factory):
-    """A command line on a small volume; later options win over earlier ones."""
-    file = tmp_path_factory.mktemp("volume") / "head.npy"
-    x = np.linspace(-1, 1, SIDE)
-    np.save(file, np.exp(-3 * (x[:, None, None] ** 2 + x[:, None] ** 2 + 2 * x**2)).astype(np.float32))
-
-    def build(out: Path, *more: object) -> list[str]:
-        priors = ("--primary", tiny_bundles["axial"].folder, "--auxiliary", tiny_bundles["coronal"].folder)
-        fixed = ("--task", "csmri", "--acceleration", 2, "--volume", file, "--no-report", "--quiet", "--out", out)
-        return [str(word) for word in (*fixed, *priors, *more)]
-
-    return build
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Everything that a result is, but for the times in its record."""
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and p.name != "run.json"}
+from tests.engine.results_of import content
 
 
 def started(folder: Path, n: int, words: list[str]) -> subprocess.Popen[str]:
