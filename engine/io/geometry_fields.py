@@ -28,9 +28,10 @@ def fields_of(path: Path, keys: Collection[str]) -> dict[str, Any]:
             found[key] = value
         return found
 
-    if not path.is_file():
-        raise InputError(f"geometry: expected a JSON file, found none at '{path}'; check the path")
     try:
+        if not path.is_file():
+            # A pipe would be waited for.
+            raise ValueError("no file")
         with path.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:

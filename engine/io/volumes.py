@@ -210,9 +210,14 @@ def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarr
     from engine.io import dicom, dicom_files, numpy_files, tiff
 
     # Hidden files are those of file managers, and what a stopped program left.
-    files = sorted((f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")), key=_by_number)
+    files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=_by_number)
     arrays = [f for f in files if f.suffix.lower() == ".npy"]
     images = [f for f in files if f.suffix.lower() in _TIFF]
+    # A pipe would be waited for.
+    if odd := next((f for f in (*arrays, *images) if not f.is_file()), None):
+        raise InputError(
+            f"{argument}: expected files as slices in '{folder}', got another thing '{odd.name}'; move it away"
+        )
     series = bool(dicom_files.is_series(folder))
     if bool(arrays) + bool(images) + series != 1:
         found = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]

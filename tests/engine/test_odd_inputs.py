@@ -58,13 +58,13 @@ def saved(folder: Path, data: np.ndarray, name: str = "a.npy") -> Path:
     return folder / name
 
 
-def test_a_pipe_among_slices_or_as_geometry_is_passed_over(run, refused, tmp_path):
+def test_a_pipe_among_slices_or_as_geometry_is_refused(run, refused, tmp_path):
     folder = tmp_path / "slices"
     folder.mkdir()
     for i in range(SHAPE[2]):
         np.save(folder / f"s{i}.npy", volume()[:, :, i])
     os.mkfifo(folder / "s9.npy")
-    assert run("--volume", folder, "--acceleration", 2) == 0
+    refused(run("--volume", folder, "--acceleration", 2), "volume")
     os.mkfifo(tmp_path / "g.json")
     sinogram = saved(tmp_path, volume((2, 5, 9)), "s.npy")
     refused(run("--sinogram", sinogram, "--geometry", tmp_path / "g.json", task="svct"), "geometry")
