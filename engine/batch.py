@@ -19,7 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from engine import results
 from engine.cli import HelpFormatter
 from engine.errors import InputError, in_one_line
-from engine.parser import LOG_LEVELS, PROGRESS
+from engine.parser import add_told
+from engine.progress import Silent
 from engine.run import no_room
 from engine.saving import Stopped, stopped_by_signals
 from engine.study import (
@@ -38,7 +39,7 @@ from engine.study import (
 )
 from engine.study_cluster import Needs, connected
 from engine.study_pool import Pool
-from engine.study_progress import Bar, Lines, Silent
+from engine.study_progress import Bar, Lines
 from engine.study_table import DONE, FAILED, Row, Table, figures_of, read_csv
 from engine.study_worker import Place
 
@@ -52,8 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of a study; all others are those of `engine.run`."""
     parser = argparse.ArgumentParser(
         prog="python -m engine.batch",
-        usage="%(prog)s --inputs PATTERN [PATTERN …] --as {volume,thick,kspace,sinogram} --out FOLDER [OPTIONS] "
-        "[OPTIONS OF engine.run]",
+        usage="%(prog)s --inputs PATTERN [PATTERN …] [OPTIONS] [OPTIONS OF engine.run]",
         description="Reconstruct many volumes with the same options, each as `tpdm run` does, on the workers of a Ray "
         "cluster. Other options, such as --task or --steps, are those of `tpdm run --help`. Called again, a study goes "
         "on: volumes that are finished are left as they are, others start from their saved state, also after a worker "
@@ -68,11 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="files or folders, or patterns in quotes: 'study/*.nii.gz', ** for any folders",
     )
-    parser.add_argument("--as", dest="kind", choices=tuple(KINDS), required=True, help="option that each input is for")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=tuple(KINDS),
+        default="volume",
+        help="option that each input is for; it says the task where --task does not (a volume: csmri)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        required=True,
+        default=Path("runs/study"),
         metavar="FOLDER",
         help=f"folder of the study: a folder of results for each input, named like it, and {CSV} and {PARQUET} with a "
         "row for each",
@@ -106,17 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how often a volume that lost its worker goes on with another one",
     )
-    told = parser.add_argument_group("progress")
-    told.add_argument(
-        "--progress",
-        choices=PROGRESS,
-        default="bar",
-        help="bar: volumes done; lines: JSON objects on standard output, for machines; none",
-    )
-    told.add_argument(
-        "--log-level", choices=LOG_LEVELS, default="warning", help="least important messages on standard error"
-    )
-    told.add_argument("--quiet", action="store_true", help="no progress, errors only")
+    add_told(parser.add_argument_group("progress"), "bar: volumes done; lines: JSON objects on standard output; none")
     return parser
 
 

@@ -363,13 +363,13 @@ def _add_machine(machine: argparse._ArgumentGroup) -> None:
         "GPU what the graphs were optimised for)",
     )
     machine.add_argument("--threads", type=int, default=None, help="worker threads on a CPU (default: all cores)")
-    machine.add_argument(
-        "--progress",
-        choices=PROGRESS,
-        default="bar",
-        help="bar; lines: JSON objects on standard output, one a step, for machines; none",
-    )
-    machine.add_argument(
+    add_told(machine, "bar; lines: JSON objects on standard output, one a step, for machines; none")
+
+
+def add_told(group: argparse._ArgumentGroup, progress: str) -> None:
+    """Options for what a program says while it works; `progress` is the help of --progress."""
+    group.add_argument("--progress", choices=PROGRESS, default="bar", help=progress)
+    group.add_argument(
         "--log-level", choices=LOG_LEVELS, default="warning", help="least important messages on standard error"
     )
-    machine.add_argument("--quiet", action="store_true", help="no progress, errors only")
+    group.add_argument("--quiet", action="store_true", help="no progress, errors only")

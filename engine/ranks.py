@@ -47,8 +47,8 @@ class Team(ABC):
     Attributes
     ----------
     rank, size : int
-    local_rank, local_size : int
-        Among those of the same host.
+    local_rank : int
+        Its number among those of the same host.
     n_threads : int
         Cores that this one may use without taking them from its neighbours.
     """
@@ -56,7 +56,6 @@ class Team(ABC):
     rank = 0
     size = 1
     local_rank = 0
-    local_size = 1
     n_threads = 1
 
     @property
@@ -150,7 +149,7 @@ class Ranks(Team):
         cores = list(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
         everyones = comm.allgather(cores)
         here = [rank for rank, (host, _) in enumerate(places) if host == places[self.rank][0]]
-        self.local_rank, self.local_size = here.index(self.rank), len(here)
+        self.local_rank = here.index(self.rank)
         self._neighbours = [rank for rank in here if rank != self.rank]
         # Launchers may give each rank cores of its own, or all of them the same.
         users = Counter(core for rank in here for core in everyones[rank])

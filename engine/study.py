@@ -20,8 +20,8 @@ from engine.parser import ROLES, build_parser
 from engine.results import ENDINGS
 from engine.saving import STATE_FILE, short
 
-#: What an input may be, and the task that a measurement is of.
-KINDS = {"volume": None, "thick": "mrzsr", "kspace": "csmri", "sinogram": "svct"}
+#: What an input may be, and the task of it where none is named.
+KINDS = {"volume": "csmri", "thick": "mrzsr", "kspace": "csmri", "sinogram": "svct"}
 #: The table of a study, in its folder.
 CSV, PARQUET = "study.csv", "study.parquet"
 RECORD = "run.json"
@@ -77,7 +77,7 @@ def study_of(kind: str, words: Sequence[str]) -> Study:
     kind : str
         One of `KINDS`.
     words : sequence of str
-        Options of `engine.run`; a measurement need not name its task.
+        Options of `engine.run`; without a task it is that of `KINDS`.
 
     Raises
     ------
@@ -85,10 +85,8 @@ def study_of(kind: str, words: Sequence[str]) -> Study:
         An option that `engine.run` does not take, or that a study gives each volume itself.
     """
     parser = build_parser()
-    parser.allow_abbrev = False
     parser.error = _refuse  # type: ignore[method-assign]
-    task = {} if KINDS[kind] is None else {"task": KINDS[kind]}
-    args = parse(parser, [f"--{kind}", _OWN, *words], task)
+    args = parse(parser, [f"--{kind}", _OWN, *words], {"task": KINDS[kind]})
     if args.resume is not None:
         raise InputError(
             f"resume: expected none, for a study goes on by itself when it is called again, got {args.resume}; drop it"

@@ -8,20 +8,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from engine.progress import Silent
 from engine.study_table import FAILED
-
-
-class Silent:
-    """Says nothing; a context manager."""
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def say(self, event: str, details: Mapping[str, Any]) -> None:
-        """Something happened; see `Lines` for what."""
 
 
 class Bar(Silent):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine import batch, study_worker
 from engine import engines as engines_module
-from engine import study_worker
 from engine.backends.select import Request, Role, Selection
 from engine.bundle import Bundle
 from engine.denoiser import Denoiser
@@ -178,3 +179,10 @@ def test_names_lose_their_endings(tmp_path):
     (tmp_path / "e.series").mkdir()
     found = volumes_of([tmp_path / name for name in (*names, "e.series")], tmp_path / "out")
     assert [volume.folder.name for volume in found] == ["a", "b.v2", "c", "d", "e.series"]
+
+
+def test_a_pattern_is_all_that_a_study_needs():
+    args, rest = batch.build_parser().parse_known_args(["--inputs", "study/*.nii.gz"])
+    assert (args.kind, args.out, rest) == ("volume", Path("runs/study"), [])
+    assert study_of(args.kind, rest).options["task"] == "csmri"
+    assert study_of(args.kind, ["--task", "mrzsr"]).options["task"] == "mrzsr"
