@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rows import Unavailable
-from engine.bundle import Bundle
-from engine.compiled import PRECISIONS, Compiled, folders_of
-from engine.denoiser import Denoiser
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import PRECISIONS, Compiled, folders_of
 from engine.device import gpu
 from engine.errors import InputError
 from engine.operators import LinearOperator
+from engine.sampling.denoiser import Denoiser
 
 #: What the workload runs of a bundle: its guided steps are those of a masked Fourier transform.
 _GRAPHS = "denoise,linearize,pullback,guided_fourier"

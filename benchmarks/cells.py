@@ -19,15 +19,15 @@ import kernels
 from benchmarks.configurations import Configuration, Problem
 from benchmarks.measure import machine
 from engine import demo
+from engine.backends.bundle import MANIFEST, Bundle
 from engine.backends.native import NativeDenoiser
-from engine.bundle import MANIFEST, Bundle
 from engine.errors import InputError
-from engine.estimator import Prior
-from engine.io import load_volume, resample
+from engine.io.volumes import load_volume, resample
 from engine.methods import solve
-from engine.metrics import per_plane
-from engine.reconstruct import default_dps_weight
-from engine.tasks import Task, simulate
+from engine.problems.tasks import Task, simulate
+from engine.report.metrics import per_plane
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import default_dps_weight
 from engine.volume import NAMED_PLANES, Plane
 
 #: Raised by hand where the same settings no longer give the same result, or figures mean something else.

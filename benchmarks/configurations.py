@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import InputError
+from engine.job.options import PRESETS
 from engine.methods import METHODS
-from engine.options import PRESETS
-from engine.reconstruct import Settings
-from engine.tasks import Measurement
+from engine.problems.tasks import Measurement
+from engine.sampling.reconstruct import Settings
 from engine.volume import NAMED_PLANES
 
-#: λ of the published sampler is searched for among these multiples of `engine.reconstruct.default_dps_weight`, in short
-#: runs: that rule carries a multiple over to other numbers of steps.
+#: λ of the published sampler is searched for among these multiples of its default, in short runs: that
+#: rule carries a multiple over to other numbers of steps.
 MULTIPLES = (0.3, 1.0, 3.0, 10.0)
 SEARCH_STEPS = 100
 PC_STEPS = 1000
@@ -32,7 +32,7 @@ class Problem:
     ----------
     name, title : str
     task : str
-        Of `engine.tasks`.
+        Of `engine.problems.tasks`.
     how : mapping
         Fields of `Measurement`.
     views_part : int

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import machine
-from engine.tasks import TASKS
+from engine.problems.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 

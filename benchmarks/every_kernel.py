@@ -38,7 +38,7 @@ def main() -> int:
             y = operator.apply(x)
             operator.adjoint(y)
             operator.classical(y)
-            operator.misfit(y, 0.5)(x, slice(None), cupy.zeros_like(y))
+            operator.fidelity(y, 0.5)(x, slice(None), cupy.zeros_like(y))
         for strides in ((204, 12, 1), (1, 12 * n, n), (12, 1, 12 * 17), (7, 5, 3)):
             key = kernels.NoiseKey(1, 2, 3, strides, start=5)
             x, x0 = kernels.philox_slices(key, (n, *shape), cupy), cupy.zeros((n, *shape), np.float32)

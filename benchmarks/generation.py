@@ -29,16 +29,16 @@ import kernels
 from benchmarks import generation_report, hardware
 from benchmarks.cells import Store, Truth
 from engine import demo
+from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.bundle import Bundle
 from engine.cli import HelpFormatter
 from engine.errors import InputError
-from engine.estimator import Prior
+from engine.job.options import settings_of
+from engine.job.parser import build_parser
 from engine.methods import solve
-from engine.options import settings_of
-from engine.parser import build_parser
-from engine.reconstruct import Settings
-from engine.tasks import Measurement, simulate
+from engine.problems.tasks import Measurement, simulate
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Settings
 from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 

@@ -45,7 +45,7 @@ export python
 step build 90 bash -c build
 pytest=("$python" -m pytest -q -m cuda -p no:cacheprovider)
 # The files with tests on CuPy; others import what a machine for kernels need not have.
-step tests 100 "${pytest[@]}" tests/kernels tests/engine/test_{guidance,misfit,noise,operators,sampler,volume}.py \
+step tests 100 "${pytest[@]}" tests/kernels tests/engine/sampling tests/engine/operators tests/engine/test_volume.py \
   --junitxml="$results/tests.xml"
 # Each kernel at least once, on small arrays: under the sanitizer a launch takes a hundred times as long.
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$(readlink -f "$(command -v nvcc)")")/compute-sanitizer")

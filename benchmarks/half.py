@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.denoiser import CotangentOf, Denoiser
+from engine.sampling.denoiser import CotangentOf, Denoiser
 from networks import NCSNpp
 from networks.layers import Downsample, FirConv, FirFilter, NearestUp, PointwiseConv, ResBlock
 

@@ -34,12 +34,12 @@ from benchmarks.network_rows import BASELINE, EAGER, Row, Source, Work, batch_si
 from benchmarks.rows import Call, Operator, Setting, Unavailable, load
 from benchmarks.workload import AUXILIARY, EVALUATIONS, GROUP, GUIDED, MEASURES, PRIMARY, Workload
 from engine import demo
-from engine.bundle import Bundle
+from engine.backends.bundle import Bundle
 from engine.cli import HelpFormatter
 from engine.device import gpu
 from engine.errors import InputError
 from engine.errors import Unavailable as Unsuitable
-from engine.schedule import turns
+from engine.sampling.schedule import turns
 from engine.versions import versions
 
 log = logging.getLogger(__name__)

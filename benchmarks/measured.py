@@ -28,13 +28,13 @@ import nibabel as nib
 from benchmarks import hardware
 from engine import demo, run, simulate
 from engine.cli import HelpFormatter
-from engine.coil_maps import simulated
 from engine.errors import InputError
-from engine.io.fastmri import save_fastmri
-from engine.io.kspace import KSpace
-from engine.masks import poisson_disc
-from engine.metrics import per_plane
+from engine.io.measurements.fastmri import save_fastmri
+from engine.io.measurements.kspace import KSpace
 from engine.operators import CoilFourier
+from engine.problems.coil_maps import simulated
+from engine.problems.masks import poisson_disc
+from engine.report.metrics import per_plane
 from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 

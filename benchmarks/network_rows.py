@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.backends import BACKENDS, Problem
 from benchmarks.rows import Unavailable, load
 from benchmarks.workload import GROUP, Workload, batches_of, engine_calls
-from engine.bundle import Bundle
+from engine.backends.bundle import Bundle
 from engine.operators import MaskedFourier
 
 EAGER, ENGINE = "eager", "engine"

@@ -1,7 +1,7 @@
 """Estimate the noise of measurements and reconstruct with what was found: ``python benchmarks/noise_levels.py``.
 
-Every problem of the demonstration's head with every level of noise: what `engine.noise_level` finds; and the fast
-preset's reconstruction with the true level, with the one that was found, and with none.
+Every problem of the demonstration's head with every level of noise: the estimate of `engine.problems.noise_level`, and
+the fast preset's reconstruction with the true level, with the estimate, and with none.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import kernels
 from benchmarks import hardware
 from engine import demo
+from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.bundle import Bundle
 from engine.cli import HelpFormatter
 from engine.errors import InputError
-from engine.estimator import Prior
-from engine.metrics import per_plane
-from engine.noise_level import with_noise_level
-from engine.reconstruct import Settings, reconstruct
-from engine.tasks import Measurement, Task, simulate
+from engine.problems.noise_level import with_noise_level
+from engine.problems.tasks import Measurement, Task, simulate
+from engine.report.metrics import per_plane
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Settings, reconstruct
 from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 

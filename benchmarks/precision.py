@@ -28,12 +28,12 @@ from benchmarks.half import TorchDenoiser, half_network
 from benchmarks.measure import machine
 from benchmarks.weights import network_of
 from engine import demo
-from engine.bundle import Bundle
+from engine.backends.bundle import Bundle
 from engine.cli import HelpFormatter
-from engine.estimator import Prior
-from engine.metrics import per_plane
-from engine.reconstruct import Settings, reconstruct
-from engine.tasks import Measurement, simulate
+from engine.problems.tasks import Measurement, simulate
+from engine.report.metrics import per_plane
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Settings, reconstruct
 from engine.versions import versions
 from engine.volume import NAMED_PLANES
 from networks import NCSNpp
@@ -67,7 +67,7 @@ def summary(metrics: dict[int, dict[str, dict[str, Any]]]) -> dict[str, dict[str
     Parameters
     ----------
     metrics : dict
-        `engine.metrics.per_plane` by seed and row.
+        `engine.report.metrics.per_plane` by seed and row.
 
     Returns
     -------

@@ -20,16 +20,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import kernels
 from benchmarks.scaling_model import Case
 from engine import demo
+from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.bundle import Bundle
-from engine.consistency import Proximity
-from engine.denoiser import Denoiser
-from engine.estimator import Prior
-from engine.padding import PaddedDenoiser
-from engine.ranks import Ranks
-from engine.reconstruct import Settings, reconstruct
-from engine.slabs import Slabs
-from engine.tasks import Measurement, simulate
+from engine.backends.padding import PaddedDenoiser
+from engine.parallel.communicator import MpiCommunicator
+from engine.parallel.slabs import SlabDecomposition
+from engine.problems.tasks import Measurement, simulate
+from engine.sampling.denoiser import Denoiser
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.proximal import ProximalConsistency
+from engine.sampling.reconstruct import Settings, reconstruct
 from engine.volume import Plane
 
 NETWORK, CONSISTENCY, EXCHANGE, REDUCTION, WAITING = "network", "consistency", "exchange", "reduction", "waiting"
@@ -74,13 +74,13 @@ class Parts:
                 denoise=self.timed(NETWORK, Denoiser.denoise),
                 guided=self.timed(NETWORK, Denoiser.guided),
             ),
-            mock.patch.object(Proximity, "__call__", self.timed(CONSISTENCY, Proximity.__call__)),
+            mock.patch.object(ProximalConsistency, "__call__", self.timed(CONSISTENCY, ProximalConsistency.__call__)),
             mock.patch.multiple(
-                Slabs,
-                slices_of=self.timed(EXCHANGE, Slabs.slices_of),
-                volume_of=self.timed(EXCHANGE, Slabs.volume_of),
-                between=self.timed(EXCHANGE, Slabs.between),
-                all_of=self.timed(REDUCTION, Slabs.all_of),
+                SlabDecomposition,
+                slices_of=self.timed(EXCHANGE, SlabDecomposition.slices_of),
+                volume_of=self.timed(EXCHANGE, SlabDecomposition.volume_of),
+                between=self.timed(EXCHANGE, SlabDecomposition.between),
+                all_of=self.timed(REDUCTION, SlabDecomposition.all_of),
             ),
         ):
             yield
@@ -96,29 +96,36 @@ def head(shape: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(data[tuple(slice(s, s + n) for s, n in zip(starts, shape, strict=True))])
 
 
-def measured(case: Case, team: Ranks, priors: tuple[Prior, ...], repeats: int) -> dict[str, Any]:
+def measured(case: Case, comm: MpiCommunicator, priors: tuple[Prior, ...], repeats: int) -> dict[str, Any]:
     """Seconds of a step on this team, and its parts, from separate runs: watching them takes time."""
     shape = case.shape
     ours = tuple(reversed(priors)) if case.task == "mrzsr" else priors
     task = simulate(case.task, head(shape), shape, ours[0].plane, Measurement(noise=0.01))
-    layout = Slabs(team, shape, [prior.plane for prior in ours])
+    decomposition = SlabDecomposition(comm, shape, [prior.plane for prior in ours])
     settings = Settings(n_steps=case.n_steps)
     moments: list[float] = []
 
     def run() -> list[float]:
         moments.clear()
-        reconstruct(task, ours, shape, settings, layout=layout, callback=lambda *_: moments.append(time.perf_counter()))
+        reconstruct(
+            task,
+            ours,
+            shape,
+            settings,
+            decomposition=decomposition,
+            callback=lambda *_: moments.append(time.perf_counter()),
+        )
         return np.diff(moments).tolist()
 
     run()
     # The first step is left out, so that both priors have as many.
     seconds = [sum(run()) / (case.n_steps - 1) for _ in range(repeats)]
-    parts = Parts(lambda: team.largest(0.0))
+    parts = Parts(lambda: comm.largest(0.0))
     with parts.watching():
         for _ in range(repeats):
             run()
     n_watched = repeats * case.n_steps
-    slowest = {name: team.largest(value) for name, value in sorted(of_every(parts).items())}
+    slowest = {name: comm.largest(value) for name, value in sorted(of_every(parts).items())}
     return {
         "step_s": seconds,
         "parts_s": {name: value / n_watched for name, value in slowest.items()},
@@ -136,11 +143,11 @@ def main(words: list[str]) -> None:
     kernels.set_threads(1)
     out, repeats = Path(words[0]), int(words[1])
     cases = [Case(**{**case, "shape": tuple(case["shape"])}) for case in json.loads(words[2])]
-    everybody = Ranks(MPI.COMM_WORLD)
+    everybody = MpiCommunicator(MPI.COMM_WORLD)
     teams = {}
     for size in sorted({case.n_ranks for case in cases}):
         comm = MPI.COMM_WORLD.Split(0 if everybody.rank < size else MPI.UNDEFINED)
-        teams[size] = None if comm == MPI.COMM_NULL else Ranks(comm)
+        teams[size] = None if comm == MPI.COMM_NULL else MpiCommunicator(comm)
     bundles = [Bundle.open(demo.bundle_folder(plane)) for plane in demo.PLANES]
     priors = tuple(
         Prior(PaddedDenoiser(NativeDenoiser(bundle, n_threads=1), bundle.divisor), Plane.parse(plane))
@@ -150,9 +157,9 @@ def main(words: list[str]) -> None:
     # Cases in turn, several times: what slows the machine for a while slows all of them.
     for _ in range(3):
         for i, case in enumerate(cases):
-            team = teams[case.n_ranks]
-            if team is not None:
-                result = measured(case, team, priors, repeats)
+            comm = teams[case.n_ranks]
+            if comm is not None:
+                result = measured(case, comm, priors, repeats)
                 if everybody.is_root:
                     found.append({"case": i, **result})
             # Those who wait sleep.

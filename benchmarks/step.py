@@ -31,13 +31,13 @@ import kernels
 from benchmarks.measure import alternate, machine, spread
 from engine import demo
 from engine.cli import HelpFormatter
-from engine.denoiser import CotangentOf, Denoiser
-from engine.estimator import Prior
-from engine.layout import Here
-from engine.noise import CounterNoise, Phase
-from engine.reconstruct import Settings, sampler_of
-from engine.sampler import State
-from engine.tasks import Measurement, Task, simulate
+from engine.parallel.decomposition import Undivided
+from engine.problems.tasks import Measurement, Task, simulate
+from engine.sampling.denoiser import CotangentOf, Denoiser
+from engine.sampling.noise import CounterNoise, Phase
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Settings, sampler_of
+from engine.sampling.sampler import State
 from engine.versions import versions
 from kernels import available_cores
 from kernels.network import Workspace
@@ -112,10 +112,10 @@ def timed_parts(watch: Stopwatch) -> Iterator[None]:
             philox_slices=watch.timed(NOISE, kernels.philox_slices),
         ),
         mock.patch.multiple(
-            Here,
-            slices_of=watch.timed(ORDER, Here.slices_of),
-            volume_of=watch.timed(ORDER, Here.volume_of),
-            between=watch.timed(ORDER, Here.between),
+            Undivided,
+            slices_of=watch.timed(ORDER, Undivided.slices_of),
+            volume_of=watch.timed(ORDER, Undivided.volume_of),
+            between=watch.timed(ORDER, Undivided.between),
         ),
     ):
         yield
@@ -131,7 +131,7 @@ class Row:
         plane, settings = priors[0].plane, Settings(sampler="pc", guidance="dps", n_steps=60)
         noise = CounterNoise(settings.seed)
         self.sampler = sampler_of(task, priors, settings, noise)
-        if not self.sampler.estimator.is_guided(step):
+        if not self.sampler.posterior_mean.is_guided(step):
             raise ValueError(f"step: expected a turn of the primary's, got {step}; choose an even one")
         normal = plane.volume_of(noise.draw(0, Phase.START, plane, volume.shape))
         self.state = State(volume + np.float32(self.sampler.sigmas[step]) * normal, step)

@@ -11,10 +11,10 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from engine.backends.bundle import Bundle
 from engine.backends.onnx import OnnxDenoiser
-from engine.bundle import Bundle
-from export.adjoint import trace
-from export.onnx import WeightStore, write_onnx
+from export.trace.adjoint import trace
+from export.write.onnx import WeightStore, write_onnx
 from networks import Architecture, NCSNpp
 
 #: First of the probe's numbers: larger than any constant of a graph that is not a weight.

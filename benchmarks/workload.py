@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import load
-from engine.denoiser import Denoiser
-from engine.estimator import Estimator, Prior
-from engine.guidance import Dps
-from engine.masks import poisson_disc
-from engine.noise import CounterNoise
 from engine.operators import MaskedFourier
-from engine.predictor_corrector import PredictorCorrector
-from engine.sampler import State, groups_of
-from engine.schedule import Schedule, plan_of
+from engine.problems.masks import poisson_disc
+from engine.sampling.denoiser import Denoiser
+from engine.sampling.dps import Dps
+from engine.sampling.noise import CounterNoise
+from engine.sampling.posterior_mean import PosteriorMean, Prior
+from engine.sampling.predictor_corrector import PredictorCorrector
+from engine.sampling.sampler import State, groups_of
+from engine.sampling.schedule import Schedule, plan_of
 from engine.volume import Plane
 
 DENOISE, GUIDED, PRIMARY, AUXILIARY = "denoise", "guided step", "primary turn", "auxiliary turn"
@@ -122,8 +122,8 @@ def engine_calls(denoiser: Denoiser, operator: MaskedFourier, workload: Workload
     guidance = Dps(operator, workload.array(workload.measurement), WEIGHT)
     primary, auxiliary = _PLANES
     priors = (Prior(denoiser, primary), Prior(denoiser, auxiliary))
-    estimator = Estimator(priors, plan_of(2, 2, _N_STEPS, 0), (0.5, 0.5), guidance)
-    sampler = PredictorCorrector(estimator, workload.schedule, CounterNoise(0), group=GROUP, snr=SNR)
+    posterior_mean = PosteriorMean(priors, plan_of(2, 2, _N_STEPS, 0), (0.5, 0.5), guidance)
+    sampler = PredictorCorrector(posterior_mean, workload.schedule, CounterNoise(0), group=GROUP, snr=SNR)
     volume = primary.volume_of(x)
 
     def guided() -> tuple[Any, Any]:

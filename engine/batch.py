@@ -16,14 +16,17 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from engine import results
 from engine.cli import HelpFormatter
 from engine.errors import InputError, in_one_line
-from engine.parser import add_told
-from engine.progress import Silent
+from engine.job import results
+from engine.job.parser import add_told
+from engine.job.progress import Silent
+from engine.job.saving import Stopped, stopped_by_signals
 from engine.run import no_room
-from engine.saving import Stopped, stopped_by_signals
-from engine.study import (
+from engine.study.cluster import Needs, connected
+from engine.study.pool import Pool
+from engine.study.progress import Bar, Lines
+from engine.study.study import (
     CSV,
     KINDS,
     PARQUET,
@@ -37,11 +40,8 @@ from engine.study import (
     study_of,
     volumes_of,
 )
-from engine.study_cluster import Needs, connected
-from engine.study_pool import Pool
-from engine.study_progress import Bar, Lines
-from engine.study_table import DONE, FAILED, Row, Table, figures_of, read_csv
-from engine.study_worker import Place
+from engine.study.table import DONE, FAILED, Row, Table, figures_of, read_csv
+from engine.study.worker import Place
 
 log = logging.getLogger("engine")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.bundle import Bundle
+from engine.backends.padding import PaddedDenoiser
 from engine.errors import InputError
-from engine.estimator import Prior
-from engine.io import Volume, load_volume, resample
-from engine.padding import PaddedDenoiser
+from engine.io.volumes import Volume, load_volume, resample
+from engine.sampling.posterior_mean import Prior
 
 #: Side of the demonstration cube, in voxels, and of a voxel, in mm: what the shipped priors were trained on.
 SIZE, VOXEL_MM = 64, 3.0

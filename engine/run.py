@@ -19,17 +19,17 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from engine import results
-from engine.configuration import options_of, parse
 from engine.errors import InputError, in_one_line
-from engine.job import Job, describe, prepare
+from engine.job import results
+from engine.job.configuration import options_of, parse
+from engine.job.parser import build_parser
+from engine.job.prepare import Job, describe, prepare
+from engine.job.progress import Progress, progress_of
+from engine.job.saving import STATE_FILE, Saved, Saver, Stopped, check_identity, load, short, stopped_by_signals
+from engine.job.statistics import Statistics
 from engine.methods import METHODS, solve
-from engine.parser import build_parser
-from engine.progress import Progress, progress_of
-from engine.ranks import Alone, PartnerLost, Team, connect
-from engine.sampler import State
-from engine.saving import STATE_FILE, Saved, Saver, Stopped, check_identity, load, short, stopped_by_signals
-from engine.statistics import Statistics
+from engine.parallel.communicator import Communicator, PartnerLost, SerialCommunicator, connect
+from engine.sampling.sampler import State
 from kernels.arrays import to_numpy
 
 #: How long another rank leaves it to the root to say who is lost, in seconds.
@@ -43,7 +43,7 @@ def execute(
     saved: Saved,
     progress: Progress,
     warnings: Sequence[str] = (),
-    team: Team | None = None,
+    comm: Communicator | None = None,
     signal_of: Callable[[], int] = lambda: 0,
 ) -> dict[str, Any]:
     """Sample, then write what a run leaves.
@@ -61,7 +61,7 @@ def execute(
         Inside its context.
     warnings : sequence of str
         Grows with what the run complains about.
-    team : Team, optional
+    comm : Communicator, optional
         Processes that all make this call.
     signal_of : function
         Which signal came and was put off, 0 for none: a team stops after the same step.
@@ -78,18 +78,18 @@ def execute(
     PartnerLost
         The message names the rank and the last saved state.
     """
-    team = team or Alone()
+    comm = comm or SerialCommunicator()
     has_steps = METHODS[job.method].n_priors != 0
-    saver = Saver(out / STATE_FILE, saved, args.save_every if has_steps else 0, job.layout)
+    saver = Saver(out / STATE_FILE, saved, args.save_every if has_steps else 0, job.decomposition)
 
     def after_step(state: State, sigma: float) -> None:
         saver.after_step(state, sigma)
         progress.after_step(state, sigma)
         if args.preview_every and state.step % args.preview_every == 0:
-            x = job.layout.gathered(state.x)
-            if team.is_root:
+            x = job.decomposition.gathered(state.x)
+            if comm.is_root:
                 results.write_meanwhile(out, job, to_numpy(x))
-        if team.size > 1 and (number := int(team.largest(signal_of()))):
+        if comm.size > 1 and (number := int(comm.largest(signal_of()))):
             raise Stopped(number)
 
     def save_and_say() -> None:
@@ -99,14 +99,16 @@ def execute(
             said = f"engine.run: stopped, saved {position}; go on with --resume {out}"
             print(in_one_line(said), file=sys.stderr)
 
-    statistics, waypoint, result = saved.statistics, saved.waypoint, None
+    statistics, checkpoint, result = saved.statistics, saved.checkpoint, None
     try:
-        team.agreed(lambda: _writing(out, saver.start))
+        comm.agreed(lambda: _writing(out, saver.start))
         while result is None or statistics.n < job.n_samples:
             settings = replace(job.settings, seed=job.settings.seed + statistics.n)
-            result = solve(job.method, job.task, job.priors, job.scan.shape, settings, after_step, waypoint, job.layout)
-            waypoint = None
-            if team.is_root:
+            result = solve(
+                job.method, job.task, job.priors, job.scan.shape, settings, after_step, checkpoint, job.decomposition
+            )
+            checkpoint = None
+            if comm.is_root:
                 statistics = statistics.with_sample(result.volume, result.seconds)
             else:
                 statistics = Statistics(statistics.n + 1)
@@ -120,7 +122,7 @@ def execute(
     except PartnerLost as lost:
         kept = f"{saver.position} is saved: go on with --resume {out}" if saver.position else "no step was saved"
         raise PartnerLost(f"{lost} ended before its work was done; {kept}") from lost
-    if not team.is_root:
+    if not comm.is_root:
         return {}
     try:
         metrics = results.write_results(
@@ -163,25 +165,25 @@ class Complaints(logging.Handler):
         self.messages.append(entry.getMessage())
 
 
-def _start(args: argparse.Namespace, job: Job, out: Path, resumed: Saved | None, team: Team) -> Saved:
+def _start(args: argparse.Namespace, job: Job, out: Path, resumed: Saved | None, comm: Communicator) -> Saved:
     """Where the run starts, having checked that it may, and that the folder can be written."""
-    if team.is_root:
+    if comm.is_root:
         results.open_folder(out)
     if resumed is not None:
         check_identity(resumed.identity, job.identity)
-    elif team.is_root and (out / STATE_FILE).exists() and not args.overwrite:
+    elif comm.is_root and (out / STATE_FILE).exists() and not args.overwrite:
         raise InputError(
             f"out: expected a folder without an unfinished run, found {STATE_FILE} in '{out}'; go on with "
             f"--resume {out}, or start anew with --overwrite"
         )
-    if team.is_root:
+    if comm.is_root:
         results.check_room(out, job, args.save_every > 0)
     return resumed or Saved(options_of(args), job.identity, Statistics())
 
 
-def _check_all_alike(job: Job, team: Team) -> None:
+def _check_all_alike(job: Job, comm: Communicator) -> None:
     """Refuse ranks that would compute parts of different volumes."""
-    first, *others = team.everyones(job.identity)
+    first, *others = comm.everyones(job.identity)
     for rank, other in enumerate(others, start=1):
         for key in {**first, **other}:
             if first.get(key) != other.get(key):
@@ -192,9 +194,9 @@ def _check_all_alike(job: Job, team: Team) -> None:
 
 
 @contextmanager
-def _root_alone_speaks(team: Team) -> Iterator[None]:
+def _root_alone_speaks(comm: Communicator) -> Iterator[None]:
     """What all ranks would say alike, one says."""
-    if team.is_root:
+    if comm.is_root:
         yield
         return
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -218,67 +220,67 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Names of files may hold what is no letter in any encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        team = connect()
+        comm = connect()
     except InputError as error:
         return _failed(progress_of("none", 0, 0), str(error))
-    if team.size == 1:
-        return _run(words, team)
+    if comm.size == 1:
+        return _run(words, comm)
     try:
-        with _root_alone_speaks(team):
-            code = _run(words, team)
+        with _root_alone_speaks(comm):
+            code = _run(words, comm)
         # All leave with the root's code, and not before it has written the results.
-        return int(team.of_root(code))
+        return int(comm.of_root(code))
     except PartnerLost as lost:
         # One message is enough: the root's, if that is still there to write it.
-        if not team.is_root:
+        if not comm.is_root:
             time.sleep(_ROOT_SPEAKS_S)
         print(f"engine.run: ranks: expected all of them to the end, but {lost}", file=sys.stderr)
-        team.abort(1)
+        comm.abort(1)
     except Exception:
-        print(f"engine.run: rank {team.rank} of {team.size} failed:", file=sys.stderr)
+        print(f"engine.run: rank {comm.rank} of {comm.size} failed:", file=sys.stderr)
         traceback.print_exc()
-        team.abort(1)
+        comm.abort(1)
     return 1
 
 
-def _run(words: list[str], team: Team) -> int:
+def _run(words: list[str], comm: Communicator) -> int:
     complaints = Complaints(logging.WARNING)
     out, progress = None, progress_of("none", 0, 0)
     made: list[Path] = []
     try:
-        resumed, args = team.agreed(lambda: _parsed(words))
+        resumed, args = comm.agreed(lambda: _parsed(words))
         logging.getLogger("engine").addHandler(complaints)
-        quiet = args.quiet or not team.is_root
+        quiet = args.quiet or not comm.is_root
         logging.basicConfig(level="ERROR" if quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
         kind = "none" if quiet else args.progress
         progress = progress_of(kind, 0, 0) if kind == "lines" else progress
         out = args.out or Path("runs") / args.task
-        team.agreed(lambda: check_results(args))
-        job = team.agreed(lambda: prepare(args, team))
-        _check_all_alike(job, team)
-        team.agreed(lambda: results.check_format(job, args.format, args.keep_tags))
+        comm.agreed(lambda: check_results(args))
+        job = comm.agreed(lambda: prepare(args, comm))
+        _check_all_alike(job, comm)
+        comm.agreed(lambda: results.check_format(job, args.format, args.keep_tags))
         if kind != "lines" and (not quiet or args.dry_run):
             print(describe(job))
         if args.dry_run:
             progress.say("plan", {"lines": describe(job).splitlines()})
             return 0
-        made = [folder for folder in (out, *out.parents) if team.is_root and not folder.exists()]
-        saved = team.agreed(lambda: _start(args, job, out, resumed, team))
+        made = [folder for folder in (out, *out.parents) if comm.is_root and not folder.exists()]
+        saved = comm.agreed(lambda: _start(args, job, out, resumed, comm))
         n_steps = job.settings.n_steps if METHODS[job.method].n_priors != 0 else 0
-        n_done = saved.statistics.n * n_steps + (saved.waypoint.state.step if saved.waypoint else 0)
+        n_done = saved.statistics.n * n_steps + (saved.checkpoint.state.step if saved.checkpoint else 0)
         with (
-            stopped_by_signals(at_once=team.size == 1) as signal_of,
+            stopped_by_signals(at_once=comm.size == 1) as signal_of,
             progress_of(kind, n_steps * job.n_samples, n_done) as progress,
         ):
             progress.say("start", {"task": job.task.name, "method": job.method, "shape": list(job.scan.shape),
                                    "n_steps": n_steps, "n_samples": job.n_samples, "out": str(out)})  # fmt: skip
-            metrics = execute(job, args, out, saved, progress, complaints.messages, team, signal_of)
+            metrics = execute(job, args, out, saved, progress, complaints.messages, comm, signal_of)
     except InputError as error:
         return _failed(progress, str(error))
     except OSError as error:
         return _failed(progress, str(no_room(out, error)))
     except MemoryError:
-        if team.size > 1:
+        if comm.size > 1:
             raise
         return _failed(progress, "memory: expected room for the volume and its measurement, got none; give a smaller "
                                  "volume, or start it where there is more")  # fmt: skip

@@ -16,17 +16,17 @@ import numpy as np
 from engine import demo
 from engine.cli import HelpFormatter
 from engine.errors import InputError, in_one_line
-from engine.io import save_volume
-from engine.io.fastmri import save_fastmri
 from engine.io.files import replacing
-from engine.io.geometry import save_geometry
-from engine.io.kspace import KSpace
-from engine.io.sinogram import Sinogram, save_sinogram
-from engine.job import open_simulated
+from engine.io.measurements.fastmri import save_fastmri
+from engine.io.measurements.geometry import save_geometry
+from engine.io.measurements.kspace import KSpace
+from engine.io.measurements.sinogram import Sinogram, save_sinogram
+from engine.io.volumes import save_volume
+from engine.job.parser import add_simulation
+from engine.job.prepare import open_simulated
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
-from engine.parser import add_simulation
-from engine.scan import Scan
-from engine.tasks import TASKS, Task, measured
+from engine.problems.acquisition import Scan
+from engine.problems.tasks import TASKS, Task, measured
 from engine.volume import NAMED_PLANES, Plane
 
 #: Endings of the file by task.

@@ -10,13 +10,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from engine import demo, scan, simulate
-from engine.io import load_volume, save_volume
-from engine.metrics import psnr
-from engine.noise_level import with_noise_level
-from engine.preview import write_preview
-from engine.reconstruct import Settings, reconstruct
-from engine.tasks import Measurement
+from engine import demo, simulate
+from engine.io.volumes import load_volume, save_volume
+from engine.problems import acquisition as scan
+from engine.problems.noise_level import with_noise_level
+from engine.problems.tasks import Measurement
+from engine.report.metrics import psnr
+from engine.report.preview import write_preview
+from engine.sampling.reconstruct import Settings, reconstruct
 
 STEPS = 20
 OUT = Path("example-mrzsr")

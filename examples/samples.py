@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import demo, scan
-from engine.io import save_volume
-from engine.metrics import psnr
-from engine.options import PRESETS
-from engine.preview import write_preview
-from engine.reconstruct import Settings, reconstruct
-from engine.statistics import Statistics
-from engine.tasks import Measurement
+from engine import demo
+from engine.io.volumes import save_volume
+from engine.job.options import PRESETS
+from engine.job.statistics import Statistics
+from engine.problems import acquisition as scan
+from engine.problems.tasks import Measurement
+from engine.report.metrics import psnr
+from engine.report.preview import write_preview
+from engine.sampling.reconstruct import Settings, reconstruct
 
 STEPS = 25
 N_SAMPLES = 5

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import demo, scan
-from engine.io import save_volume
-from engine.io.geometry import load_geometry
-from engine.io.sinogram import load_sinogram
-from engine.metrics import psnr
-from engine.noise_level import with_noise_level
+from engine import demo
+from engine.io.measurements.geometry import load_geometry
+from engine.io.measurements.sinogram import load_sinogram
+from engine.io.volumes import save_volume
 from engine.operators import Radon
-from engine.preview import write_preview
-from engine.reconstruct import Settings, reconstruct
+from engine.problems import acquisition as scan
+from engine.problems.noise_level import with_noise_level
+from engine.report.metrics import psnr
+from engine.report.preview import write_preview
+from engine.sampling.reconstruct import Settings, reconstruct
 
 STEPS = 20
 OUT = Path("example-svct")

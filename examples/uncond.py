@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import demo, scan
-from engine.io import save_volume
-from engine.preview import write_preview
-from engine.reconstruct import Settings, reconstruct
+from engine import demo
+from engine.io.volumes import save_volume
+from engine.problems import acquisition as scan
+from engine.report.preview import write_preview
+from engine.sampling.reconstruct import Settings, reconstruct
 
 OUT = Path("example-uncond")
 OUT.mkdir(exist_ok=True)

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engine.bundle import FORMAT, MANIFEST, Bundle, sha256_of
-from engine.compiled import folders_of
+from engine.backends.bundle import FORMAT, MANIFEST, Bundle, sha256_of
+from engine.backends.compiled import folders_of
 from engine.errors import InputError
 from engine.versions import versions
 from engine.volume import Plane
-from export.folders import written_whole
+from export.write.folders import written_whole
 
 log = logging.getLogger("export")
 
@@ -31,9 +31,9 @@ _WHAT = "an engine bundle"
 _EXTRA = ("onnx", "torch")
 
 #: The sources whose change makes an existing bundle stale.
-_SOURCES = tuple(f"export/{n}.py" for n in ("adjoint", "graphs", "lowering", "native", "onnx")) + tuple(
-    f"networks/{n}.py" for n in ("architecture", "checkpoint", "infer", "layers", "ncsnpp")
-)
+_SOURCES = tuple(
+    f"export/{n}.py" for n in ("trace/adjoint", "trace/lowering", "write/graphs", "write/native", "write/onnx")
+) + tuple(f"networks/{n}.py" for n in ("architecture", "checkpoint", "infer", "layers", "ncsnpp"))
 
 
 def content_key(ckpt: Path, options: dict[str, Any]) -> str:
@@ -98,7 +98,7 @@ def build_engine(
     import torch
 
     from export import verify
-    from export.graphs import write_graphs
+    from export.write.graphs import write_graphs
     from networks import load_checkpoint
 
     started = time.monotonic()
@@ -155,7 +155,7 @@ def build_engine(
 
 
 def _opset() -> int:
-    from export.onnx import OPSET
+    from export.write.onnx import OPSET
 
     return OPSET
 
@@ -267,8 +267,8 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
                 f"{given[0].replace('_', '-')}: expected --ckpt with it, got --bundle, whose network is what it is; "
                 "drop the option or give the checkpoint"
             )
-    from export.compile import check_options
-    from export.tensorrt import library
+    from export.tensorrt.build import library
+    from export.tensorrt.compile import check_options
 
     # Asked for first: a bundle takes minutes, and would end in a refusal.
     check_options(**options)
@@ -279,7 +279,7 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
 
 
 def _compile(args: argparse.Namespace, out: Path, trt: ModuleType, options: dict[str, Any]) -> int:
-    from export.compile import Settings, compile_bundle, is_current, place_of
+    from export.tensorrt.compile import Settings, compile_bundle, is_current, place_of
 
     if args.ckpt and args.dry_run and not (out / MANIFEST).is_file():
         print(f"would compile {out}")

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from engine.bundle import GRAPHS, PROGRAM, WEIGHTS
+from engine.backends.bundle import GRAPHS, PROGRAM, WEIGHTS
 from kernels.network import Network
 from networks import NCSNpp
 

@@ -24,7 +24,7 @@ class Network:
     Parameters
     ----------
     program : Path
-        ``network.json`` as `export.native` writes it.
+        ``network.json`` as `export.write.native` writes it.
     weights : Path
         The file that its arrays lie in.
     instructions : str

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from engine.bundle import Bundle
-from engine.compiled import FOLDER, RECORD, identity_of
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import FOLDER, RECORD, identity_of
 from tests.devices import EmulatedStream
 
 VERSION = "11.0.0"
@@ -149,18 +149,18 @@ class _Engine:
 def _fourier(x0, values, _):
     rows, columns = (values[k][0] + 1j * values[k][1] for k in ("dft_rows", "dft_columns"))
     y = values["measurement"][:, 0] + 1j * values["measurement"][:, 1]
-    misfit = values["mask"] * (rows @ x0[:, 0] @ columns.T) - y
-    residual = values["scale"] * misfit
+    fidelity = values["mask"] * (rows @ x0[:, 0] @ columns.T) - y
+    residual = values["scale"] * fidelity
     back = rows.conj().T @ (values["scale"] * values["mask"] * residual) @ columns.conj()
-    return back.real[:, None], *((abs(r) ** 2).sum(axis=(1, 2)) for r in (residual, misfit))
+    return back.real[:, None], *((abs(r) ** 2).sum(axis=(1, 2)) for r in (residual, fidelity))
 
 
 def _thick(x0, values, graph):
     mean, rows = values["mean"], graph == "guided_thick_rows"
-    misfit = (mean @ x0 if rows else x0 @ mean.T) - values["measurement"]
-    residual = values["scale"] * misfit - values["noise"]
+    fidelity = (mean @ x0 if rows else x0 @ mean.T) - values["measurement"]
+    residual = values["scale"] * fidelity - values["noise"]
     back = values["scale"] * (mean.T @ residual if rows else residual @ mean)
-    return back, *((r**2).sum(axis=(1, 2, 3)) for r in (residual, misfit))
+    return back, *((r**2).sum(axis=(1, 2, 3)) for r in (residual, fidelity))
 
 
 class _Context:

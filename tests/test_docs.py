@@ -12,10 +12,10 @@ import pytest
 
 import tpdm
 from engine import batch, demo, run, simulate
-from engine.configuration import options_of, parse, read
-from engine.io.geometry import load_geometry
-from engine.parser import build_parser
-from engine.study import study_of
+from engine.io.measurements.geometry import load_geometry
+from engine.job.configuration import options_of, parse, read
+from engine.job.parser import build_parser
+from engine.study.study import study_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path for path in (ROOT / "docs").glob("*.md")}

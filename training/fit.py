@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from engine.cli import HelpFormatter
 from engine.errors import InputError
-from engine.io import load_volume
+from engine.io.volumes import load_volume
 from engine.volume import Plane
 from networks import Architecture, CheckpointError, NCSNpp, load_checkpoint, save_checkpoint
 from networks.checkpoint import read_stored

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.io import Volume
-from engine.io.resample import antialiased, tissue_centre
+from engine.io.volumes import Volume
+from engine.io.volumes.resampling import antialiased, tissue_centre
 from engine.volume import Plane
 
 

@@ -54,8 +54,8 @@ def _truth(setting: Setting) -> np.ndarray:
 
 def _ours(setting: Setting, operator: LinearOperator) -> Call:
     x = setting.array(setting.images)
-    misfit = operator.misfit(operator.apply(setting.array(_truth(setting))))
-    return Call(lambda: misfit(x, slice(0, len(x)))[0], same)
+    fidelity = operator.fidelity(operator.apply(setting.array(_truth(setting))))
+    return Call(lambda: fidelity(x, slice(0, len(x)))[0], same)
 
 
 def _ours_coils(setting: Setting, mask: np.ndarray, maps: np.ndarray) -> Call:

@@ -7,9 +7,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from engine.denoiser import Denoiser
 from engine.device import Device
 from engine.errors import InputError
+from engine.sampling.denoiser import Denoiser
 from kernels.arrays import library_of
 
 log = logging.getLogger("engine")

@@ -8,10 +8,10 @@ from typing import final
 import numpy as np
 
 import kernels
+from engine.backends.bundle import PROGRAM, WEIGHTS, Bundle
 from engine.backends.workers import SliceWorkers
-from engine.bundle import PROGRAM, WEIGHTS, Bundle
-from engine.denoiser import CotangentOf, Denoiser
 from engine.errors import Unavailable
+from engine.sampling.denoiser import CotangentOf, Denoiser
 from kernels.network import Network, Workspace
 
 

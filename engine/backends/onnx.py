@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime as ort
 
 import kernels
+from engine.backends.bundle import Bundle
 from engine.backends.workers import SliceWorkers
-from engine.bundle import Bundle
-from engine.denoiser import CotangentOf, Denoiser
+from engine.sampling.denoiser import CotangentOf, Denoiser
 
 #: ONNX Runtime's level for errors: its warnings are about our graphs' dynamic shapes and help no user.
 _ERRORS_ONLY = 3

@@ -8,12 +8,12 @@ from typing import Any, final
 import numpy as np
 import onnxruntime as ort
 
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import build_command
 from engine.backends.gpu import GpuDenoiser, filled
-from engine.bundle import Bundle
-from engine.compiled import build_command
-from engine.denoiser import CotangentOf
 from engine.device import Device, address_of
 from engine.errors import InputError, Unavailable
+from engine.sampling.denoiser import CotangentOf
 
 _ERRORS_ONLY = 3
 #: What ONNX Runtime calls the memory of the GPU.

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import ANY_PLATFORM, LIBRARIES, PRECISIONS, Compiled, build_command, folders_of
 from engine.backends.native import NativeDenoiser
 from engine.backends.onnx import OnnxDenoiser
 from engine.backends.onnx_gpu import OnnxGpuDenoiser
 from engine.backends.tensorrt import TensorRTDenoiser
 from engine.backends.tensorrt_graphs import Workspace
-from engine.bundle import Bundle
-from engine.compiled import ANY_PLATFORM, LIBRARIES, PRECISIONS, Compiled, build_command, folders_of
-from engine.denoiser import Denoiser
 from engine.device import CPU, Device, gpu, parse
 from engine.errors import InputError, Unavailable
 from engine.operators import LinearOperator
+from engine.sampling.denoiser import Denoiser
 
 BACKENDS = ("auto", "tensorrt", "onnx", "native")
 #: Slices in one run of a graph by ONNX Runtime, where the user does not say.
@@ -32,7 +32,7 @@ class Request:
     backend : str
         One of `BACKENDS`.
     precision : str or None
-        One of `engine.compiled.PRECISIONS`; None takes the most exact one that there is.
+        One of `engine.backends.compiled.PRECISIONS`; None takes the most exact one that there is.
     device : str
         "auto", "cpu", "cuda" or "cuda:N".
     batch_size : int or None
@@ -221,7 +221,7 @@ def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str,
 
 
 def _precisions_of(bundle: Bundle) -> set[str]:
-    # A part of the name, see engine.compiled.name_of.
+    # A part of the name, see engine.backends.compiled.name_of.
     return {folder.name.split("-")[1] for folder in folders_of(bundle)}
 
 

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import Compiled, build_command
+from engine.backends.fused import dft_matrix
 from engine.backends.gpu import GpuDenoiser, check_batch, filled
 from engine.backends.tensorrt_graphs import (
     FULL,
@@ -17,14 +20,11 @@ from engine.backends.tensorrt_graphs import (
     made,
     messages_of,
 )
-from engine.bundle import Bundle
-from engine.compiled import Compiled, build_command
-from engine.denoiser import CotangentOf, Guided
 from engine.device import Device
 from engine.errors import InputError, Unavailable
-from engine.fused import dft_matrix
 from engine.operators import LinearOperator, MaskedFourier, ThickSlices
-from engine.operators.misfit import Misfit
+from engine.operators.data_fidelity import DataFidelity
+from engine.sampling.denoiser import CotangentOf, Guided
 
 
 @final
@@ -86,7 +86,7 @@ class TensorRTDenoiser(GpuDenoiser):
             for graph in self._needed(guided_by):
                 self._network(graph)
         self._programs: dict[tuple[str, int, int, int], Program] = {}
-        self._fused: tuple[Misfit, _Fused | None] | None = None
+        self._fused: tuple[DataFidelity, _Fused | None] | None = None
 
     def _needed(self, operator: LinearOperator | None) -> tuple[str, ...]:
         if operator is None:
@@ -138,12 +138,12 @@ class TensorRTDenoiser(GpuDenoiser):
         self._by_batches(x, work)
         return x0, pulled
 
-    def _guided(self, x: Any, sigma: float, misfit: Misfit, noise: Any) -> Guided | None:
-        fused = self._fused_for(misfit, noise, len(x))
+    def _guided(self, x: Any, sigma: float, fidelity: DataFidelity, noise: Any) -> Guided | None:
+        fused = self._fused_for(fidelity, noise, len(x))
         if fused is None:
             return None
         self.check_slice(x.shape[1:])
-        misfit.operator.check_image("x", x)
+        fidelity.operator.check_image("x", x)
         library = self.device.library
         x0, pulled = library.empty_like(x), library.empty_like(x)
         squared, plain = library.empty(len(x), np.float64), library.empty(len(x), np.float64)
@@ -163,20 +163,20 @@ class TensorRTDenoiser(GpuDenoiser):
         self._by_batches(x, work)
         return x0, pulled, squared, plain
 
-    def _fused_for(self, misfit: Misfit, noise: Any, n: int) -> _Fused | None:
-        """The graph that holds this misfit's operator, with what it takes; None where there is none."""
-        if self._fused is None or self._fused[0] is not misfit:
-            self._fused = misfit, _fused_of(misfit, self.device)
+    def _fused_for(self, fidelity: DataFidelity, noise: Any, n: int) -> _Fused | None:
+        """The graph that holds this data fidelity's operator, with what it takes; None where there is none."""
+        if self._fused is None or self._fused[0] is not fidelity:
+            self._fused = fidelity, _fused_of(fidelity, self.device)
             for key in [key for key in self._programs if key[0].startswith("guided")]:
                 del self._programs[key]
         found = self._fused[1]
-        if found is None or found.graph not in self.compiled.graphs or misfit.n_slices != n:
+        if found is None or found.graph not in self.compiled.graphs or fidelity.n_slices != n:
             return None
         if noise is not None:
-            if isinstance(misfit.operator, MaskedFourier):
+            if isinstance(fidelity.operator, MaskedFourier):
                 # Published guidance re-noises thick slices alone.
                 return None
-            misfit.operator.check_data("noise", noise)
+            fidelity.operator.check_data("noise", noise)
         # The numbers of thick slices that the graph was compiled for are not in the record.
         takes = self._network(found.graph).takes
         return found if all(takes(name, array.shape) for name, array in found.constants.items()) else None
@@ -239,15 +239,15 @@ def graph_of(operator: LinearOperator) -> str:
     return "guided_fourier" if is_real else ""
 
 
-def _fused_of(misfit: Misfit, device: Device) -> _Fused | None:
-    operator, library = misfit.operator, device.library
-    graph, scale = graph_of(operator), library.full(1, misfit.scale, np.float32)
+def _fused_of(fidelity: DataFidelity, device: Device) -> _Fused | None:
+    operator, library = fidelity.operator, device.library
+    graph, scale = graph_of(operator), library.full(1, fidelity.scale, np.float32)
     if isinstance(operator, MaskedFourier) and graph:
         rows, columns = (library.asarray(dft_matrix(n)) for n in operator.slice_shape)
-        measured = library.stack([misfit.measurement.real, misfit.measurement.imag], axis=1)
+        measured = library.stack([fidelity.measurement.real, fidelity.measurement.imag], axis=1)
         constants = {"mask": operator.mask, "scale": scale, "dft_rows": rows, "dft_columns": columns}
         return _Fused(graph, constants, measured)
     if isinstance(operator, ThickSlices):
         constants = {"scale": scale, "mean": library.asarray(operator.matrix)}
-        return _Fused(graph, constants, library.ascontiguousarray(misfit.measurement[:, None]))
+        return _Fused(graph, constants, library.ascontiguousarray(fidelity.measurement[:, None]))
     return None

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import ANY_PLATFORM, Compiled, build_command
 from engine.backends.gpu import filled
-from engine.bundle import Bundle
-from engine.compiled import ANY_PLATFORM, Compiled, build_command
 from engine.device import Device, address_of
 from engine.errors import Unavailable
 

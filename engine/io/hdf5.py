@@ -17,7 +17,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.hdf5_heap import lengths_of
 from engine.io.hdf5_names import check_lists
-from engine.io.origin import Origin
+from engine.io.source import Origin
 
 #: More than any scan: 8 GiB.
 MAX_BYTES = 2**33

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from engine.io.origin import Origin
+from engine.io.source import Origin
 
 #: Of a collection: its signature, version and size; of an object in it: index, references, a gap, and size.
 _COLLECTION, _OBJECT = struct.Struct("<4sB3xQ"), struct.Struct("<HHIQ")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 
-from engine.io.origin import Origin
+from engine.io.source import Origin
 
 #: Signature and version; all else behind them may be anything.
 _MARK = b"HEAP\0"

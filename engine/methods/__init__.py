@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from engine.errors import InputError
-from engine.estimator import Prior
-from engine.layout import HERE, Layout
 from engine.methods import classical, dds, diffusion_mbir, single, total_variation, tpdm, wavelet
-from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
-from engine.tasks import Task
+from engine.parallel.decomposition import UNDIVIDED, Decomposition
+from engine.problems.tasks import Task
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
 
 #: Settings that are read by several priors, by one, and by whatever walks down noise levels.
 _SEVERAL = frozenset(field.name for field in fields(Settings)) - {"sparsity_weight"}
@@ -90,8 +90,8 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
-    waypoint: Waypoint | None = None,
-    layout: Layout = HERE,
+    checkpoint: Checkpoint | None = None,
+    decomposition: Decomposition = UNDIVIDED,
 ) -> Reconstruction:
     """Reconstruct a volume by the method of that name.
 
@@ -100,7 +100,7 @@ def solve(
     name : str
         One of `METHODS`.
     task : Task
-        From `engine.tasks.simulate`.
+        From `engine.problems.tasks.simulate`.
     priors : sequence of Prior
         The first one's plane is the task's; a method takes as many as it needs and leaves the others alone.
     shape : (int, int, int)
@@ -109,9 +109,9 @@ def solve(
         A method reads those that concern it. In the result are those that were used.
     callback : function, optional
         Called after every noise level; never by methods without a prior.
-    waypoint : Waypoint, optional
-        Go on from there, see `engine.reconstruct.reconstruct`; methods without a prior have none.
-    layout : Layout, optional
+    checkpoint : Checkpoint, optional
+        Go on from there, see `engine.sampling.reconstruct.reconstruct`; methods without a prior have none.
+    decomposition : Decomposition, optional
         Where the slices are, see there; `check` says which methods have a choice.
 
     Returns
@@ -125,8 +125,8 @@ def solve(
     """
     check(name, task, len(priors))
     method = METHODS[name]
-    common = (task, priors[: method.n_priors], shape, method.resolved(settings, task), callback, waypoint)
-    return method.solve(*common, layout) if method.spans_ranks else method.solve(*common)
+    common = (task, priors[: method.n_priors], shape, method.resolved(settings, task), callback, checkpoint)
+    return method.solve(*common, decomposition) if method.spans_ranks else method.solve(*common)
 
 
 def check(name: str, task: Task, n_priors: int, n_ranks: int = 1) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from engine.estimator import Prior
 from engine.methods.outcome import measured, outcome_of
 from engine.operators import ThickSlices
-from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
 
 
 def solve(
@@ -21,7 +21,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
-    waypoint: Waypoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Reconstruction:
     """Fill k-space with zeros, back-project filtered data, or interpolate between thick slices."""
     started = time.monotonic()

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import kernels
-from engine.estimator import Prior
 from engine.methods.outcome import weight_of
 from engine.methods.slice_run import first_level, run
 from engine.methods.slice_tv import SliceTv
-from engine.noise import Noise, Phase
-from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
-from engine.sampler import State
-from engine.schedule import Levels
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.noise import Noise, Phase
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.sampler import State
+from engine.sampling.schedule import Levels
 
 #: Weights by task, and ρ. Found on one head, Colin 27 at 3 mm, without noise, in 30 steps: of w in 1e-4, 3e-4 and 1e-3,
 #: and ρ in 0.01, 0.03, 0.1 and 0.3, what came near the best for acceleration 8, 11 views and factor 4 (for thick slices
@@ -93,7 +93,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
-    waypoint: Waypoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `Dds`."""
     prior, weight = priors[0], weight_of(settings, task, WEIGHTS)
@@ -102,7 +102,7 @@ def solve(
     def sampler_of(task: Task, noise: Noise) -> Dds:
         return Dds(prior, SliceTv.of(task, weight, _RHO, _N_CONJUGATE), levels, noise, _eta(settings))
 
-    return run(sampler_of, task, prior, shape, settings, callback, waypoint)
+    return run(sampler_of, task, prior, shape, settings, callback, checkpoint)
 
 
 def _eta(settings: Settings) -> float:

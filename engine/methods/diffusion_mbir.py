@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.estimator import Estimator, Prior
 from engine.methods.outcome import weight_of
 from engine.methods.slice_run import first_level, run
 from engine.methods.slice_tv import SliceTv
-from engine.noise import Noise
-from engine.predictor_corrector import PredictorCorrector
-from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
-from engine.sampler import State
-from engine.schedule import Schedule
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.noise import Noise
+from engine.sampling.posterior_mean import PosteriorMean, Prior
+from engine.sampling.predictor_corrector import PredictorCorrector
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.sampler import State
+from engine.sampling.schedule import Schedule
 
 #: Weights by task, and ρ. On one head, Colin 27 at 3 mm, without noise, in 50 steps for acceleration 8, w of 1e-4 was
 #: 0.1 dB better than 1e-5, and the start at σ 0.3 better than at 1 (0.2 dB) and at 50 (1.9 dB). The other tasks have
@@ -59,7 +59,7 @@ class DiffusionMbir:
         is_last = state.step + 1 == len(self.sigmas)
         # Noise of the last step would stay in the result.
         sampler = replace(self.prior, predictor_noise=not is_last)
-        sampled, plane = sampler.step(state), self.prior.estimator.primary
+        sampled, plane = sampler.step(state), self.prior.posterior_mean.primary
         x, splitting, residual = self.consistency(plane.slices_of(sampled.x), state.splitting)
         return State(plane.volume_of(x), sampled.step, residual, splitting)
 
@@ -75,15 +75,15 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
-    waypoint: Waypoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `DiffusionMbir`."""
     prior, weight = priors[0], weight_of(settings, task, WEIGHTS)
     schedule = Schedule(settings.sigma_min, first_level(settings), settings.n_steps)
-    estimator = Estimator((prior,), np.zeros(settings.n_steps, int), (1.0,))
+    posterior_mean = PosteriorMean((prior,), np.zeros(settings.n_steps, int), (1.0,))
 
     def sampler_of(task: Task, noise: Noise) -> DiffusionMbir:
-        inner = PredictorCorrector(estimator, schedule, noise, settings.group, settings.snr)
+        inner = PredictorCorrector(posterior_mean, schedule, noise, settings.group, settings.snr)
         return DiffusionMbir(inner, SliceTv.of(task, weight, _RHO, _N_CONJUGATE))
 
-    return run(sampler_of, task, prior, shape, settings, callback, waypoint)
+    return run(sampler_of, task, prior, shape, settings, callback, checkpoint)

@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.methods.outcome import measured, outcome_of
-from engine.reconstruct import Reconstruction, Settings
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.reconstruct import Reconstruction, Settings
 
 
 def sigpy_of(method: str) -> ModuleType:

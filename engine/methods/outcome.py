@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError
-from engine.reconstruct import Reconstruction, Settings
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.reconstruct import Reconstruction, Settings
 
 
 def measured(task: Task) -> tuple[Any, Any]:

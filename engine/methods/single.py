@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.estimator import Prior
-from engine.layout import HERE, Layout
-from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint, reconstruct
-from engine.tasks import Task
+from engine.parallel.decomposition import UNDIVIDED, Decomposition
+from engine.problems.tasks import Task
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings, reconstruct
 
 
 def solve(
@@ -16,11 +16,13 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
-    waypoint: Waypoint | None = None,
-    layout: Layout = HERE,
+    checkpoint: Checkpoint | None = None,
+    decomposition: Decomposition = UNDIVIDED,
 ) -> Reconstruction:
     """Sample every slice by itself; with guidance "dps" this is diffusion posterior sampling in two dimensions.
 
     Source: Chung et al., Diffusion posterior sampling for general noisy inverse problems, ICLR 2023.
     """
-    return reconstruct(task, priors[:1], shape, settings, callback=callback, waypoint=waypoint, layout=layout)
+    return reconstruct(
+        task, priors[:1], shape, settings, callback=callback, checkpoint=checkpoint, decomposition=decomposition
+    )

@@ -7,22 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.estimator import Prior
 from engine.methods.slice_tv import Splitting
-from engine.noise import CounterNoise, Noise, Phase
-from engine.reconstruct import (
+from engine.problems.tasks import Task
+from engine.sampling.noise import CounterNoise, Noise, Phase
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import (
     START_LEVEL,
     Callback,
+    Checkpoint,
     Reconstruction,
     Settings,
-    Waypoint,
     check_task_plane,
     device_of,
     start_of,
     walk,
 )
-from engine.sampler import Sampler, State
-from engine.tasks import Task
+from engine.sampling.sampler import Sampler, State
 
 
 def first_level(settings: Settings) -> float:
@@ -37,7 +37,7 @@ def run(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None,
-    waypoint: Waypoint | None,
+    checkpoint: Checkpoint | None,
 ) -> Reconstruction:
     """Walk down the noise levels from noise around a crude reconstruction.
 
@@ -50,7 +50,7 @@ def run(
     settings : Settings
         With numbers for what the method reads.
     callback : function or None
-    waypoint : Waypoint or None
+    checkpoint : Checkpoint or None
         Where to go on; None: at the start.
 
     Raises
@@ -63,10 +63,10 @@ def run(
     with device.working():
         task = task.on(device)
         sampler = sampler_of(task, noise)
-        if waypoint is None:
+        if checkpoint is None:
             normal = noise.draw(0, Phase.START, prior.plane, shape, library=device.library)
             x = start_of(task, normal, replace(settings, sampler="ddim"))
-            waypoint = Waypoint(State(prior.plane.volume_of(x), 0, splitting=Splitting.of(x)))
-        volume, residuals, seconds = walk(sampler, waypoint, callback, device)
+            checkpoint = Checkpoint(State(prior.plane.volume_of(x), 0, splitting=Splitting.of(x)))
+        volume, residuals, seconds = walk(sampler, checkpoint, callback, device)
     plan = np.zeros(settings.n_steps, int)
     return Reconstruction(volume, plan, settings, residuals, sampler.n_estimates, seconds, sampler.sigmas)

@@ -10,7 +10,7 @@ import numpy as np
 from engine.device import Device
 from engine.methods.outcome import measured
 from engine.operators import LinearOperator
-from engine.tasks import Task
+from engine.problems.tasks import Task
 from kernels.arrays import library_of
 
 #: Residuals of conjugate gradients this much smaller than at their start are rounding.

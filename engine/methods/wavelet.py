@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from engine.estimator import Prior
 from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
 from engine.methods.outcome import weight_of
 from engine.methods.slice_tv import shrink
-from engine.reconstruct import Callback, Reconstruction, Settings, Waypoint
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
 
 #: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4 and 1e-4 the best
 #: after 150 or 200 iterations for acceleration 4, 11 views and factor 4 (for thick slices they hardly differ). Haar's
@@ -37,7 +37,7 @@ def solve(
     shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
-    waypoint: Waypoint | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Reconstruction:
     """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·‖W x‖₁, see `engine.methods.least_squares.solve_least_squares`.
 

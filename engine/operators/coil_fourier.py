@@ -9,9 +9,9 @@ import numpy as np
 
 import kernels
 from engine.device import Device
+from engine.operators.data_fidelity import DataFidelity, Terms
 from engine.operators.fourier import checked_image_dtype, checked_mask, without_weights
 from engine.operators.linear_operator import LinearOperator
-from engine.operators.misfit import Misfit, Terms
 from engine.operators.transforms import (
     centred,
     fft_of,
@@ -75,8 +75,8 @@ class CoilFourier(LinearOperator):
     def on(self, device: Device) -> CoilFourier:
         return CoilFourier(device.put(self.mask), device.put(self.maps), self.image_dtype)
 
-    def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
-        return _CoilMisfit(self, measurement, scale)
+    def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
+        return _CoilFidelity(self, measurement, scale)
 
     def _apply(self, x: Any) -> Any:
         return self.mask * centred(spectrum_of(kernels.coil_expand(x, self.maps), self.library), self.library)
@@ -99,7 +99,7 @@ class CoilFourier(LinearOperator):
 
 
 @final
-class _CoilMisfit(Misfit):
+class _CoilFidelity(DataFidelity):
     """Coil images are complex, whatever the image: whole spectra."""
 
     def __init__(self, operator: CoilFourier, measurement: Any, scale: float):

@@ -8,8 +8,8 @@ import numpy as np
 
 import kernels
 from engine.device import Device
+from engine.operators.data_fidelity import DataFidelity, Terms
 from engine.operators.linear_operator import LinearOperator
-from engine.operators.misfit import Misfit, Terms
 from engine.operators.proximal import Nearest, Proximal
 from engine.operators.transforms import (
     centred,
@@ -52,8 +52,8 @@ class MaskedFourier(LinearOperator):
     def on(self, device: Device) -> MaskedFourier:
         return MaskedFourier(device.put(self.mask), self.image_dtype)
 
-    def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
-        kind = _HalfMisfit if self.image_dtype == np.float32 else _FullMisfit
+    def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
+        kind = _HalfSpectrumFidelity if self.image_dtype == np.float32 else _FullSpectrumFidelity
         return kind(self, measurement, scale)
 
     def proximal(self, measurement: Any) -> Proximal:
@@ -103,7 +103,7 @@ def without_weights(y: Any, mask: Any) -> Any:
 
 
 @final
-class _HalfMisfit(Misfit):
+class _HalfSpectrumFidelity(DataFidelity):
     """For real images: half a spectrum, rearranged once so that k and −k lie together."""
 
     def __init__(self, operator: MaskedFourier, measurement: Any, scale: float):
@@ -136,7 +136,7 @@ class _HalfMisfit(Misfit):
 
 
 @final
-class _FullMisfit(Misfit):
+class _FullSpectrumFidelity(DataFidelity):
     """For complex images: whole spectra."""
 
     def __init__(self, operator: MaskedFourier, measurement: Any, scale: float):
@@ -178,7 +178,9 @@ class _InverseSpectrum(Proximal):
     def __init__(self, operator: MaskedFourier, measurement: Any):
         super().__init__(operator, measurement)
         h, w = operator.slice_shape
-        self._misfit = (_HalfMisfit if operator.image_dtype == np.float32 else _FullMisfit)(operator, measurement, 1.0)
+        self._fidelity = (_HalfSpectrumFidelity if operator.image_dtype == np.float32 else _FullSpectrumFidelity)(
+            operator, measurement, 1.0
+        )
         weight = uncentred(operator.mask, self.library).astype(np.float64) ** 2
         if operator.image_dtype == np.float32:
             opposite = self.library.roll(self.library.flip(weight, (0, 1)), (1, 1), (0, 1))
@@ -187,8 +189,8 @@ class _InverseSpectrum(Proximal):
         self._gram = weight * (h * w)
 
     def _nearest(self, z: Any, rho: float) -> Nearest:
-        spectrum, _, squared = self._misfit.gradient_spectrum(z, slice(0, len(z)))
+        spectrum, _, squared = self._fidelity.gradient_spectrum(z, slice(0, len(z)))
         seen = self._gram + rho > 0
         inverse = self.library.where(seen, 1 / self.library.where(seen, self._gram + rho, 1.0), 0.0)
         spectrum *= inverse.astype(np.float32)
-        return z - self._misfit.image_of(spectrum), squared
+        return z - self._fidelity.image_of(spectrum), squared

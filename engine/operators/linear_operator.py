@@ -9,9 +9,9 @@ from typing import Any, final
 import numpy as np
 
 from engine.device import Device
-from engine.operators.misfit import Misfit, PlainMisfit
+from engine.operators.checks import IMAGE_AXES, check_stack
+from engine.operators.data_fidelity import DataFidelity, PlainFidelity
 from engine.operators.proximal import ConjugateGradients, Proximal
-from engine.operators.stack import IMAGE_AXES, check_stack
 from kernels.arrays import library_of
 
 
@@ -139,15 +139,15 @@ class LinearOperator(ABC):
         """Return the operator for arrays on a device; one that holds no arrays serves all."""
         return self
 
-    def misfit(self, measurement: Any, scale: float = 1.0) -> Misfit:
-        """Return the function that compares slices with this measurement: see `engine.operators.misfit.Misfit`.
+    def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
+        """Return the function that compares slices with this measurement: see `DataFidelity`.
 
         Raises
         ------
         TypeError, ValueError
             As `adjoint`.
         """
-        return PlainMisfit(self, measurement, scale)
+        return PlainFidelity(self, measurement, scale)
 
     def proximal(self, measurement: Any) -> Proximal:
         """Return the function that moves slices to this measurement: see `engine.operators.proximal.Proximal`.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from engine.operators.misfit import squared_norms
+from engine.operators.data_fidelity import squared_norms
 
 if TYPE_CHECKING:
     from engine.operators.linear_operator import LinearOperator

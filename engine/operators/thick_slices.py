@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import erf
 
 import kernels
+from engine.operators.data_fidelity import squared_norms
 from engine.operators.linear_operator import LinearOperator
-from engine.operators.misfit import squared_norms
 from engine.operators.proximal import Nearest, Proximal
 from kernels.arrays import library_of
 

@@ -10,7 +10,7 @@ import pytest
 import kernels
 from benchmarks import generation
 from benchmarks.generation import BANDS, compared, distances, intensity_distance, spectral_distance, spectrum
-from engine.estimator import Prior
+from engine.sampling.posterior_mean import Prior
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,11 @@ from benchmarks.flops import per_slice
 from benchmarks.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
 from benchmarks.rows import Setting, Unavailable
 from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, MEASURES, PRIMARY, Workload, batches_of, engine_calls
+from engine.backends.bundle import Bundle
 from engine.backends.onnx import OnnxDenoiser
-from engine.bundle import Bundle
 from engine.errors import InputError
-from engine.noise import CounterNoise, Phase
 from engine.operators import MaskedFourier
+from engine.sampling.noise import CounterNoise, Phase
 from engine.volume import Plane
 from networks import Architecture
 from networks.architecture import PUBLISHED
@@ -266,7 +266,7 @@ def test_a_run_reports_every_row(report, tmp_path, monkeypatch):
 
     text = latency.table(report)
     assert "tensorrt fp16: not here: " in text and "extrapolated" in text
-    monkeypatch.setattr(readme, "HERE", tmp_path)
+    monkeypatch.setattr(readme, "UNDIVIDED", tmp_path)
     table = readme.latency_table()
     assert "| onnx |" in table and "tensorrt fp16: " in table
 

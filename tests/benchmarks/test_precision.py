@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="half precision is emulated by PyTor
 from benchmarks import precision
 from benchmarks.half import TorchDenoiser, half_network
 from benchmarks.weights import network_of
-from engine.bundle import Bundle
+from engine.backends.bundle import Bundle
 from engine.volume import NAMED_PLANES
 from networks import load_checkpoint
 from networks.layers import Attention, FirConv

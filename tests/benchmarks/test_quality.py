@@ -14,8 +14,8 @@ from benchmarks import quality, quality_report, readme
 from benchmarks.cells import Laboratory, Store, measured, streaks
 from benchmarks.configurations import PROBLEMS, Configuration, at_steps, configurations, sweep
 from engine.errors import InputError
-from engine.options import PRESETS
-from engine.tasks import simulate
+from engine.job.options import PRESETS
+from engine.problems.tasks import simulate
 from engine.volume import NAMED_PLANES, Plane
 
 TINY = ["--tasks", "csmri-8", "--methods", "fast", "classical", "--threads", "2"]
@@ -256,7 +256,7 @@ def reported(tmp_path, monkeypatch):
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / "results" / f"{name}-2cores-2026-01-01.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(readme, "HERE", tmp_path)
+    monkeypatch.setattr(readme, "UNDIVIDED", tmp_path)
     return write
 
 
@@ -296,7 +296,7 @@ def test_a_table_shows_what_a_setting_changes(reported):
 
 def test_every_table_has_its_place_in_its_file():
     for name, tables in readme.FILES.items():
-        text = (readme.HERE.parent / name).read_text()
+        text = (readme.UNDIVIDED.parent / name).read_text()
         for table in tables:
             assert text.count(f"<!-- {table} -->") == text.count(f"<!-- end of {table} -->") == 1
 

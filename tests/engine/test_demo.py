@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import engine.reconstruct
+import engine.sampling.reconstruct
 from engine import demo, run
-from engine.bundle import Bundle
+from engine.backends.bundle import Bundle
 
 pytest.importorskip("nilearn", reason="nilearn ships the demonstration's head")
 
@@ -67,4 +67,4 @@ def test_the_demonstration_beats_zero_filling_by_3_db_in_every_plane(tmp_path):
 
 
 def test_docstring_examples_run():
-    assert doctest.testmod(engine.reconstruct, raise_on_error=True).attempted > 0
+    assert doctest.testmod(engine.sampling.reconstruct, raise_on_error=True).attempted > 0

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from engine import demo
-from engine.bundle import MANIFEST, Bundle, sha256_of
+from engine.backends.bundle import MANIFEST, Bundle, sha256_of
 from export import build_engine as command
-from export import folders, graphs, verify
+from export import verify
 from export.build_engine import main
+from export.write import folders, graphs
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,7 +190,8 @@ def test_graphs_that_fail_verification_leave_nothing(checkpoint, tmp_path, capsy
 @pytest.mark.parametrize("what", ["adjoint", "native"])
 def test_verification_sees_a_wrong_graph(checkpoint, tmp_path, capsys, monkeypatch, what):
     """A lowering whose group norms are off by a part in a thousand is not shipped, be it of graphs or program."""
-    from export import adjoint, lowering, native
+    from export.trace import adjoint, lowering
+    from export.write import native
 
     def wrong(network):
         lowered = lowering.lower(network)

@@ -1,4 +1,4 @@
-"""Fused graphs of a guided step equal linearize, misfit and pullback one after another."""
+"""Fused graphs of a guided step equal linearize, data fidelity and pullback one after another."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from engine.backends.bundle import Bundle
 from engine.backends.onnx import OnnxDenoiser
-from engine.bundle import Bundle
-from engine.denoiser import Denoiser
 from engine.operators import MaskedFourier, ThickSlices
 from engine.operators.thick_slices import profile_weights
-from export.guided import INPUTS, compose
+from engine.sampling.denoiser import Denoiser
+from export.tensorrt.guided import INPUTS, compose
 
 #: Two orders of summation of the same float32 numbers differ by some 1e-6 of their norm.
 CLOSE = 1e-5
@@ -87,7 +87,7 @@ def test_fourier(run, denoiser, shape, weighted, scale):
         "measurement": np.stack([y.real, y.imag], axis=1), "scale": np.array([scale], np.float32),
         "dft_rows": dft(shape[1]), "dft_columns": dft(shape[2]),
     }  # fmt: skip
-    check(run("guided_fourier", feeds), denoiser.guided(x, sigma, operator.misfit(y, scale)))
+    check(run("guided_fourier", feeds), denoiser.guided(x, sigma, operator.fidelity(y, scale)))
 
 
 @pytest.mark.parametrize(("axis", "name"), [(1, "guided_thick_rows"), (2, "guided_thick_columns")])
@@ -107,7 +107,7 @@ def test_thick(run, denoiser, axis, name, factor, profile, gap, noisy):
         "x": x[:, None], "sigma": np.full(len(x), sigma, np.float32), "measurement": y[:, None],
         "noise": noise[:, None] * np.float32(noisy), "scale": np.array([scale], np.float32), "mean": mean,
     }  # fmt: skip
-    expected = denoiser.guided(x, sigma, operator.misfit(y, scale), noise if noisy else None)
+    expected = denoiser.guided(x, sigma, operator.fidelity(y, scale), noise if noisy else None)
     check(run(name, feeds), expected)
 
 
@@ -122,4 +122,4 @@ def test_the_check_sees_another_noise_level(run, denoiser):
         "mean": profile_weights(16, 2, "box", 0.0).astype(np.float32),
     }  # fmt: skip
     with pytest.raises(AssertionError):
-        check(run("guided_thick_rows", feeds), denoiser.guided(x, 1.0, operator.misfit(y)))
+        check(run("guided_thick_rows", feeds), denoiser.guided(x, 1.0, operator.fidelity(y)))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.bundle import PROGRAM
-from export.native import write_program
-from export.onnx import WeightStore
+from engine.backends.bundle import PROGRAM
+from export.write.native import write_program
+from export.write.onnx import WeightStore
 from kernels.network import Network, instruction_sets
 from networks import Architecture, NCSNpp
 

@@ -14,8 +14,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from engine.bundle import PROGRAM, WEIGHTS
-from export.graphs import write_graphs
+from engine.backends.bundle import PROGRAM, WEIGHTS
+from export.write.graphs import write_graphs
 from networks import Architecture, NCSNpp
 
 GRAPHS = ("denoise", "adjoint", "linearize", "pullback")

@@ -10,15 +10,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.bundle import Bundle
+from engine.backends.bundle import Bundle
 from engine.demo import bundle_folder
 from engine.errors import InputError
-from export import reduced
 from export.build_engine import build_engine
-from export.emulation import Runner, observe, rounding, rounding_products
-from export.guided import INPUTS, compose
-from export.precision import HALF_TYPES, convert, load, with_bounded_cotangent
-from export.reduced import reduce
+from export.half import reduced
+from export.half.emulation import Runner, observe, rounding, rounding_products
+from export.half.precision import HALF_TYPES, convert, load, with_bounded_cotangent
+from export.half.reduced import reduce
+from export.tensorrt.guided import INPUTS, compose
 
 HALVES = tuple(HALF_TYPES)
 

@@ -16,15 +16,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from engine.bundle import MANIFEST, Bundle
-from engine.compiled import FOLDER, RECORD, Compiled, identity_of
+from engine.backends.bundle import MANIFEST, Bundle
+from engine.backends.compiled import FOLDER, RECORD, Compiled, identity_of
 from engine.demo import bundle_folder
 from engine.errors import InputError
-from export import compile as compiling
-from export import folders, tensorrt
 from export.build_engine import main
-from export.compile import ALL_GRAPHS, DEFAULT_GRAPHS, Settings, compile_bundle, graph_of
-from export.reduced import Reduced, reduce
+from export.half.reduced import Reduced, reduce
+from export.tensorrt import build as tensorrt
+from export.tensorrt import compile as compiling
+from export.tensorrt.compile import ALL_GRAPHS, DEFAULT_GRAPHS, Settings, compile_bundle, graph_of
+from export.write import folders
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: What is fast to compile and all that a runner has to have.
@@ -116,7 +117,7 @@ def test_the_library_builds_the_demonstration_network(rtx, demo, reduced, graph,
 def published(folder: Path) -> Bundle:
     """A random network of the published architecture, one residual block a level, as far as compiling needs it."""
     torch = pytest.importorskip("torch", reason="networks need PyTorch, of the extra `export`")
-    from export.graphs import write_graphs
+    from export.write.graphs import write_graphs
     from networks import NCSNpp
     from networks.architecture import PUBLISHED
 
@@ -269,7 +270,7 @@ def test_sizes_of_the_tape_follow_from_those_of_the_image(demo, reduced):
     _, shapes = graph_of("pullback", reduced["fp16"], settings)
     assert shapes["cotangent"] == [(1, 1, 32, 64), (2, 1, 48, 64), (3, 1, 64, 64)]
     feeds = {"x": np.zeros((2, 1, 48, 64), np.float32), "sigma": np.ones(2, np.float32)}
-    from export.emulation import Runner
+    from export.half.emulation import Runner
 
     tape = Runner(reduced["fp32"].models["linearize"])(feeds)
     for name, array in tape.items():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from engine.errors import InputError
-from engine.io import Volume
+from engine.io.volumes import Volume
 from engine.volume import Plane
 from networks import Architecture, NCSNpp, load_checkpoint
 from networks.checkpoint import read_stored

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from engine.io import Volume, resample
-from engine.io.resample import antialiased, tissue_centre
+from engine.io.volumes import Volume, resample
+from engine.io.volumes.resampling import antialiased, tissue_centre
 from engine.volume import Plane
 from training.slices import Augmentation, SliceSampler, log_uniform_sigma
 

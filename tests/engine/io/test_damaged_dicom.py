@@ -20,9 +20,9 @@ from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, RLELossless
 
 from engine.errors import InputError
-from engine.io.dicom import read_series
-from engine.io.dicom_files import is_series
-from engine.io.dicom_write import write_series
+from engine.io.volumes.dicom import read_series
+from engine.io.volumes.dicom_files import is_series
+from engine.io.volumes.dicom_write import write_series
 
 N_SLICES, SIDE = 3, 16
 #: What the parser and a few small images take, whatever the files say.

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.io.fastmri import save_fastmri
-from engine.io.kspace import KSpace, load_kspace
+from engine.io.measurements.fastmri import save_fastmri
+from engine.io.measurements.kspace import KSpace, load_kspace
 from engine.volume import Plane
 from tests.engine.io.libismrmrd import write_as_c_does
 

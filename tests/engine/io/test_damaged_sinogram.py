@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.io.sinogram import load_sinogram
+from engine.io.measurements.sinogram import load_sinogram
 
 SHAPE = (2, 4, 9)
 FIELDS = {

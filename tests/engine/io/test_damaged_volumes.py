@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.io import load_volume
+from engine.io.volumes import load_volume
 
 SHAPE = (5, 6, 7)
 KINDS = ("a.nii", "a.nii.gz", "a.npy", "a.npz", "a.tif", "deflated.tif", "imagej.tif", "slices", "pictures")
@@ -361,7 +361,8 @@ def test_nor_do_they_in_a_process_that_has_little(tmp_path):
         import resource
         from pathlib import Path
         from engine.errors import InputError
-        from engine.io import dicom, nifti, numpy_files, tiff, load_volume
+        from engine.io.volumes import dicom, nifti, numpy_files, tiff
+        from engine.io.volumes import load_volume
         from engine.cli import peak_memory_mb
         before = peak_memory_mb()
         for folder in Path({str(tmp_path)!r}).iterdir():

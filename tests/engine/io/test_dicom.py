@@ -22,9 +22,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from engine.io.dicom import _coded_size, read_series
-from engine.io.dicom_files import is_series
-from engine.io.dicom_write import write_series
+from engine.io.volumes.dicom import _coded_size, read_series
+from engine.io.volumes.dicom_files import is_series
+from engine.io.volumes.dicom_write import write_series
 from tests.refusals import one_sentence
 
 SHAPE = (6, 5, 4)  # columns, rows, slices
@@ -668,7 +668,7 @@ def test_a_failed_exchange_brings_the_earlier_series_back(tmp_path, monkeypatch)
             raise OSError(5, "Input/output error")
         replace(a, b)
 
-    monkeypatch.setattr("engine.io.dicom_write.os.replace", fail)
+    monkeypatch.setattr("engine.io.volumes.dicom_write.os.replace", fail)
     with refused("Input/output error", name="folder"):
         write_series(out, volume(), np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and len(list(out.iterdir())) == 3

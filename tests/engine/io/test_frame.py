@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from engine.io.frame import Frame
+from engine.io.orientation import Frame
 
 ALL = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SHAPE = (4, 5, 6)

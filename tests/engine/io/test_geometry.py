@@ -11,8 +11,8 @@ import pytest
 
 import kernels
 from engine.errors import InputError
-from engine.io.frame import Frame
-from engine.io.geometry import load_geometry, save_geometry
+from engine.io.measurements.geometry import load_geometry, save_geometry
+from engine.io.orientation import Frame
 from engine.operators import Radon
 from engine.operators.radon import centre_of_rotation
 from engine.volume import NAMED_PLANES, Plane

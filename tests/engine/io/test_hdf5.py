@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.io.kspace import load_kspace
+from engine.io.measurements.kspace import load_kspace
 from tests.refusals import one_sentence
 
 SHAPE = (3, 2, 16, 10)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.io.kspace import load_kspace
+from engine.io.measurements.kspace import load_kspace
 from engine.operators import MaskedFourier
 from tests.engine.io.libismrmrd import write_as_c_does
 from tests.refusals import one_sentence

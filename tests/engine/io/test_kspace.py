@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.io.fastmri import save_fastmri
-from engine.io.kspace import KSpace, load_kspace
+from engine.io.measurements.fastmri import save_fastmri
+from engine.io.measurements.kspace import KSpace, load_kspace
 from engine.operators import MaskedFourier
 from engine.volume import NAMED_PLANES, Plane
 from tests.refusals import one_sentence

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io import load_volume, resample_isotropic, save_nifti, save_volume
+from engine.io.volumes import load_volume, resample_isotropic, save_nifti, save_volume
 
 ALL = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SHAPE = (4, 5, 6)
@@ -236,7 +236,7 @@ def test_axes_that_version_1_cannot_hold_are_written_as_version_2(tmp_path):
 def test_many_slices_are_read_in_pieces(tmp_path, monkeypatch):
     write(tmp_path / "a.nii.gz", random(np.int16, (5, 6, 50)), affine_of((0, 2, 1), (1, -1, 1)))
     whole = load_volume(tmp_path / "a.nii.gz")
-    monkeypatch.setattr("engine.io.nifti._PIECE", 90)
+    monkeypatch.setattr("engine.io.volumes.nifti._PIECE", 90)
     pieces = load_volume(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(whole.data, pieces.data)
 

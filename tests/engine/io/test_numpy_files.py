@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io import load_volume, save_volume
-from engine.io.frame import Frame
+from engine.io.orientation import Frame
+from engine.io.volumes import load_volume, save_volume
 
 SHAPE = (6, 7, 8)
 
@@ -82,7 +82,7 @@ def test_of_several_arrays_the_one_named_volume_is_taken(tmp_path):
 
 
 def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.io.numpy_files._PIECE", 100)
+    monkeypatch.setattr("engine.io.volumes.numpy_files._PIECE", 100)
     np.savez_compressed(tmp_path / "a.npz", numbers())
     volume = load_volume(tmp_path / "a.npz")
     np.testing.assert_allclose(volume.data * volume.scale, numbers(), rtol=1e-6)

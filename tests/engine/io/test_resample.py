@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io.frame import Frame
-from engine.io.resample import resample, resample_isotropic, tissue_centre
-from engine.io.volumes import Volume
+from engine.io.orientation import Frame
+from engine.io.volumes.resampling import resample, resample_isotropic, tissue_centre
+from engine.io.volumes.volume import Volume
 
 SHAPE = (40, 48, 36)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from engine.io.geometry import save_geometry
-from engine.io.sinogram import Sinogram, load_sinogram, save_sinogram
+from engine.io.measurements.geometry import save_geometry
+from engine.io.measurements.sinogram import Sinogram, load_sinogram, save_sinogram
 from engine.operators import Radon
 from engine.volume import Plane
 from kernels import FanGeometry, ParallelGeometry
@@ -380,7 +380,7 @@ def test_a_header_that_claims_too_much_allocates_nothing(tmp_path, name):
         import resource
         from engine.cli import peak_memory_mb
         from engine.errors import InputError
-        from engine.io.sinogram import load_sinogram
+        from engine.io.measurements.sinogram import load_sinogram
         resource.setrlimit(resource.RLIMIT_AS, ({2**31}, {2**31}))
         try:
             load_sinogram({str(tmp_path / name)!r}, {str(tmp_path / "a.json")!r})

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from engine.errors import InputError
-from engine.io import load_volume, save_volume
+from engine.io.volumes import load_volume, save_volume
 
 SHAPE = (6, 7, 8)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io.volumes import load_volume, normalised, save_nifti, save_volume
+from engine.io.volumes.volume import load_volume, normalised, save_nifti, save_volume
 from tests.refusals import one_sentence
 
 SHAPE = (6, 7, 8)
@@ -223,8 +223,8 @@ def test_hidden_files_in_a_folder_are_no_slices(tmp_path):
 def test_a_dicom_series_comes_with_its_place(tmp_path, monkeypatch):
     affine = np.diag([-1.0, -2.0, 3.0, 1.0])
     (tmp_path / "1.dcm").write_bytes(b"")
-    monkeypatch.setattr("engine.io.dicom_files.is_series", lambda folder: folder == tmp_path)
-    monkeypatch.setattr("engine.io.dicom.read_series", lambda folder, argument: (numbers(), affine))
+    monkeypatch.setattr("engine.io.volumes.dicom_files.is_series", lambda folder: folder == tmp_path)
+    monkeypatch.setattr("engine.io.volumes.dicom.read_series", lambda folder, argument: (numbers(), affine))
     volume = load_volume(tmp_path)
     np.testing.assert_allclose(volume.in_file_units(volume.data), numbers()[::-1, ::-1], rtol=1e-6)
     assert volume.data.flags.c_contiguous
@@ -398,7 +398,7 @@ def test_a_header_that_claims_too_much_allocates_nothing(tmp_path, name, shape):
         import resource
         from engine.cli import peak_memory_mb
         from engine.errors import InputError
-        from engine.io.volumes import load_volume
+        from engine.io.volumes.volume import load_volume
         resource.setrlimit(resource.RLIMIT_AS, ({2**31}, {2**31}))
         try:
             load_volume({str(tmp_path / name)!r})

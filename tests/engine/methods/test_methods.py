@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.estimator import Prior
 from engine.methods import METHODS, solve
-from engine.reconstruct import Settings, reconstruct
-from engine.tasks import Measurement, Task, simulate
+from engine.problems.tasks import Measurement, Task, simulate
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Settings, reconstruct
 from engine.volume import Plane
-from tests.engine.test_sampler import Gaussian
+from tests.engine.sampling.test_sampler import Gaussian
 
 AXIAL, CORONAL = Plane.parse("axial"), Plane.parse("coronal")
 PRIORS = (Prior(Gaussian(0.3), AXIAL), Prior(Gaussian(0.3), CORONAL))

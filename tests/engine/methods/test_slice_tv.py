@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.estimator import Estimator, Prior
 from engine.methods.dds import Dds
 from engine.methods.diffusion_mbir import DiffusionMbir
 from engine.methods.slice_tv import SliceTv, Splitting, jumps_adjoint, jumps_of, shrink
-from engine.noise import CounterNoise, Phase
 from engine.operators import MaskedFourier, ThickSlices
-from engine.predictor_corrector import PredictorCorrector
-from engine.sampler import State
-from engine.schedule import Levels, Schedule
-from engine.tasks import Task
+from engine.problems.tasks import Task
+from engine.sampling.noise import CounterNoise, Phase
+from engine.sampling.posterior_mean import PosteriorMean, Prior
+from engine.sampling.predictor_corrector import PredictorCorrector
+from engine.sampling.sampler import State
+from engine.sampling.schedule import Levels, Schedule
 from engine.volume import Plane
-from tests.engine.test_sampler import Gaussian
+from tests.engine.sampling.test_sampler import Gaussian
 
 AXIAL = Plane.parse("axial")
 N, H, W = 5, 4, 4
@@ -45,8 +45,8 @@ def parts(y: np.ndarray) -> np.ndarray:
 
 
 def objective(tv: SliceTv, x: np.ndarray) -> float:
-    misfit = tv.operator.apply(x) - tv.measurement
-    return 0.5 * float((abs(misfit) ** 2).sum()) / tv.norm**2 + tv.weight * float(abs(jumps_of(x)).sum())
+    fidelity = tv.operator.apply(x) - tv.measurement
+    return 0.5 * float((abs(fidelity) ** 2).sum()) / tv.norm**2 + tv.weight * float(abs(jumps_of(x)).sum())
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -132,8 +132,8 @@ def complete(weight: float = 0.0) -> tuple[np.ndarray, SliceTv]:
 
 def samplers(tv: SliceTv, n_steps: int = 3) -> dict[str, Dds | DiffusionMbir]:
     prior, noise = Prior(Gaussian(0.3), AXIAL), CounterNoise(0)
-    estimator = Estimator((prior,), np.zeros(n_steps, int), (1.0,))
-    inner = PredictorCorrector(estimator, Schedule(0.01, 0.3, n_steps), noise)
+    posterior_mean = PosteriorMean((prior,), np.zeros(n_steps, int), (1.0,))
+    inner = PredictorCorrector(posterior_mean, Schedule(0.01, 0.3, n_steps), noise)
     return {
         "dds": Dds(prior, tv, Levels(0.01, 0.3, n_steps), noise),
         "diffusionmbir": DiffusionMbir(inner, tv),
@@ -176,7 +176,7 @@ def test_a_step_of_diffusionmbir_is_a_samples_step_moved():
     inner = sampler.prior
     for is_last in (False, False, True):
         noisy = PredictorCorrector(
-            inner.estimator, inner.schedule, inner.noise, inner.group, inner.snr, predictor_noise=not is_last
+            inner.posterior_mean, inner.schedule, inner.noise, inner.group, inner.snr, predictor_noise=not is_last
         )
         expected, splitting, _ = tv(AXIAL.slices_of(noisy.step(state).x), state.splitting)
         state = sampler.step(state)

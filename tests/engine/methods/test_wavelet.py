@@ -12,8 +12,8 @@ from engine.methods import solve
 from engine.methods.least_squares import solve_least_squares
 from engine.methods.outcome import measured
 from engine.methods.wavelet import shifts_of, sparse_coefficients
-from engine.reconstruct import Settings
-from engine.tasks import Measurement, Task, simulate
+from engine.problems.tasks import Measurement, Task, simulate
+from engine.sampling.reconstruct import Settings
 from engine.volume import Plane
 
 AXIAL = Plane.parse("axial")

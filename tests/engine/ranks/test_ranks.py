@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from engine import ranks
 from engine.errors import InputError
-from engine.ranks import Alone, connect, launched_size
+from engine.parallel import communicator as ranks
+from engine.parallel.communicator import SerialCommunicator, connect, launched_size
 
 
 @pytest.mark.parametrize(
@@ -32,24 +32,24 @@ def test_launchers_say_how_many(environment, size):
 
 def test_without_a_launcher_a_process_is_alone(monkeypatch):
     monkeypatch.setattr(ranks, "launched_size", lambda: 1)
-    team = connect()
-    assert isinstance(team, Alone)
-    assert team.is_root
-    assert team.everyones("a") == ["a"]
-    assert team.of_root("a") == "a"
-    assert team.largest(3.5) == 3.5
-    assert team.n_threads >= 1
+    comm = connect()
+    assert isinstance(comm, SerialCommunicator)
+    assert comm.is_root
+    assert comm.everyones("a") == ["a"]
+    assert comm.of_root("a") == "a"
+    assert comm.largest(3.5) == 3.5
+    assert comm.n_threads >= 1
     with pytest.raises(SystemExit):
-        team.abort(3)
+        comm.abort(3)
 
 
 def test_alone_an_error_is_its_own():
     with pytest.raises(InputError, match=r"^steps: expected"):
-        Alone().agreed(lambda: (_ for _ in ()).throw(InputError("steps: expected 1, got 0; choose more")))
-    assert Alone().agreed(lambda: 5) == 5
+        SerialCommunicator().agreed(lambda: (_ for _ in ()).throw(InputError("steps: expected 1, got 0; choose more")))
+    assert SerialCommunicator().agreed(lambda: 5) == 5
 
 
-class Several(ranks.Team):
+class Several(ranks.Communicator):
     """A team in which the others say what they are told."""
 
     size = 3

@@ -10,15 +10,15 @@ import numpy as np
 from mpi4py import MPI
 
 import kernels
+from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.bundle import Bundle
-from engine.estimator import Prior
+from engine.backends.padding import PaddedDenoiser
 from engine.methods import solve
-from engine.padding import PaddedDenoiser
-from engine.ranks import Ranks
-from engine.reconstruct import Settings
-from engine.slabs import Slabs
-from engine.tasks import Measurement, simulate
+from engine.parallel.communicator import MpiCommunicator
+from engine.parallel.slabs import SlabDecomposition
+from engine.problems.tasks import Measurement, simulate
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.reconstruct import Settings
 from engine.volume import Plane
 
 PLANES = [Plane.parse(name) for name in ("axial", "coronal", "sagittal", "2,1,0", "1,2,0")]
@@ -45,30 +45,30 @@ SETTINGS = {
 THREE_PLANES = ("sum", "random turns")
 
 
-def check_layout(team: Ranks) -> None:
+def check_layout(comm: MpiCommunicator) -> None:
     """Every change of planes, and every way to bring numbers together, against NumPy."""
     volume = np.random.default_rng(0).random((10, 7, 9)).astype(np.float32)
     for home in PLANES:
-        layout = Slabs(team, volume.shape, [home, *PLANES])
-        part = layout.part_of(volume)
-        assert layout.whole_shape(part) == volume.shape
+        decomposition = SlabDecomposition(comm, volume.shape, [home, *PLANES])
+        part = decomposition.part_of(volume)
+        assert decomposition.whole_shape(part) == volume.shape
         for plane in PLANES:
-            stack = layout.slices_of(part, plane)
+            stack = decomposition.slices_of(part, plane)
             expected = plane.slices_of(volume)
             assert stack.flags.c_contiguous
-            np.testing.assert_array_equal(stack, expected[layout.own(plane)])
-            np.testing.assert_array_equal(layout.volume_of(stack, plane), part)
+            np.testing.assert_array_equal(stack, expected[decomposition.own(plane)])
+            np.testing.assert_array_equal(decomposition.volume_of(stack, plane), part)
             for other in PLANES:
-                found = layout.between(stack, plane, other)
-                np.testing.assert_array_equal(found, other.slices_of(volume)[layout.own(other)])
+                found = decomposition.between(stack, plane, other)
+                np.testing.assert_array_equal(found, other.slices_of(volume)[decomposition.own(other)])
             numbers = expected.sum(axis=2, dtype=np.float64)
-            np.testing.assert_array_equal(layout.all_of(numbers[layout.own(plane)], plane), numbers)
-        whole = layout.gathered(part)
-        np.testing.assert_array_equal(whole, volume if team.is_root else part)
-    assert team.largest(float(team.rank)) == team.size - 1
+            np.testing.assert_array_equal(decomposition.all_of(numbers[decomposition.own(plane)], plane), numbers)
+        whole = decomposition.gathered(part)
+        np.testing.assert_array_equal(whole, volume if comm.is_root else part)
+    assert comm.largest(float(comm.rank)) == comm.size - 1
 
 
-def check_runs(team: Ranks, folders: list[Path]) -> int:
+def check_runs(comm: MpiCommunicator, folders: list[Path]) -> int:
     """Every task and sampler, bit for bit."""
     x = np.meshgrid(*[np.linspace(-1, 1, n) for n in (12, 11, 9)], indexing="ij")
     volume = np.exp(-3 * (x[0] ** 2 + x[1] ** 2 + 2 * x[2] ** 2)).astype(np.float32)
@@ -88,19 +88,19 @@ def check_runs(team: Ranks, folders: list[Path]) -> int:
         ours = priors[1:] if task_name == "mrzsr" else priors if name in THREE_PLANES else priors[:2]
         task = simulate(task_name, volume, volume.shape, ours[0].plane, how)
         settings = Settings(n_steps=3, **changes)
-        layout = Slabs(team, volume.shape, [prior.plane for prior in ours])
-        together = solve("tpdm", task, ours, volume.shape, settings, layout=layout)
-        if team.is_root:
+        decomposition = SlabDecomposition(comm, volume.shape, [prior.plane for prior in ours])
+        together = solve("tpdm", task, ours, volume.shape, settings, decomposition=decomposition)
+        if comm.is_root:
             alone = solve("tpdm", task, ours, volume.shape, settings)
-            message = f"{title}, {name}, {team.size} ranks"
+            message = f"{title}, {name}, {comm.size} ranks"
             np.testing.assert_array_equal(together.volume, alone.volume, err_msg=message)
             np.testing.assert_array_equal(together.residuals, alone.residuals, err_msg=message)
             n_compared += 1
-        team.everyones(None)
+        comm.everyones(None)
     return n_compared
 
 
-def check_projections(team: Ranks, folders: list[Path]) -> None:
+def check_projections(comm: MpiCommunicator, folders: list[Path]) -> None:
     """The same of projections, which want square slices."""
     volume = np.random.default_rng(1).random((8, 8, 9)).astype(np.float32)
     bundles = [Bundle.open(folder) for folder in folders]
@@ -109,19 +109,19 @@ def check_projections(team: Ranks, folders: list[Path]) -> None:
         for b, name in zip(bundles, ("axial", "coronal"), strict=True)
     ]
     task = simulate("svct", volume, volume.shape, priors[0].plane, TASKS["svct"])
-    layout = Slabs(team, volume.shape, [prior.plane for prior in priors])
+    decomposition = SlabDecomposition(comm, volume.shape, [prior.plane for prior in priors])
     for name, changes in SETTINGS.items():
         settings = Settings(n_steps=3, **changes)
-        together = solve("tpdm", task, priors, volume.shape, settings, layout=layout)
-        if team.is_root:
+        together = solve("tpdm", task, priors, volume.shape, settings, decomposition=decomposition)
+        if comm.is_root:
             alone = solve("tpdm", task, priors, volume.shape, settings)
-            np.testing.assert_array_equal(together.volume, alone.volume, err_msg=f"svct, {name}, {team.size} ranks")
-        team.everyones(None)
+            np.testing.assert_array_equal(together.volume, alone.volume, err_msg=f"svct, {name}, {comm.size} ranks")
+        comm.everyones(None)
 
 
 if __name__ == "__main__":
     kernels.set_threads(1)
-    everybody = Ranks(MPI.COMM_WORLD)
+    everybody = MpiCommunicator(MPI.COMM_WORLD)
     check_layout(everybody)
     n = check_runs(everybody, [Path(word) for word in sys.argv[1:]])
     check_projections(everybody, [Path(word) for word in sys.argv[1:]])

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import batch, study_worker
-from engine import engines as engines_module
+from engine import batch
+from engine.backends import engines as engines_module
+from engine.backends.bundle import Bundle
+from engine.backends.engines import Engines
 from engine.backends.select import Request, Role, Selection
-from engine.bundle import Bundle
-from engine.denoiser import Denoiser
 from engine.device import CPU
-from engine.engines import Engines
 from engine.errors import InputError
-from engine.study import Study, Volume, study_of, volumes_of
-from engine.study_cluster import Needs, _no_node
-from engine.study_table import Row, digest_of, read_csv, write_csv
-from engine.study_worker import Worker
+from engine.sampling.denoiser import Denoiser
+from engine.study import worker as study_worker
+from engine.study.cluster import Needs, _no_node
+from engine.study.study import Study, Volume, study_of, volumes_of
+from engine.study.table import Row, digest_of, read_csv, write_csv
+from engine.study.worker import Worker
 from tests.engine.study.conftest import content
 
 

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.saving import STATE_FILE, load
+from engine.job.saving import STATE_FILE, load
 from tests.engine.study.conftest import SIDE, Call, content
 
 
 def step_of(folder: Path) -> int:
     """Where a run's saved state is."""
-    waypoint = load(folder / STATE_FILE).waypoint if (folder / STATE_FILE).exists() else None
-    return 0 if waypoint is None else waypoint.state.step
+    checkpoint = load(folder / STATE_FILE).checkpoint if (folder / STATE_FILE).exists() else None
+    return 0 if checkpoint is None else checkpoint.state.step
 
 
 def until_in_the_middle(folder: Path) -> None:

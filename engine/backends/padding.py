@@ -1,0 +1,98 @@
+"""Slices of any size, for networks that halve their sides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from engine.device import Device
+from engine.sampling.denoiser import CotangentOf, Denoiser, Guided
+from kernels.arrays import library_of
+
+if TYPE_CHECKING:
+    from engine.operators.data_fidelity import DataFidelity
+
+
+def padded_shape(shape: tuple[int, int], divisor: int) -> tuple[int, int]:
+    """The smallest slice at least as large whose sides are multiples of the divisor."""
+    return -(-shape[0] // divisor) * divisor, -(-shape[1] // divisor) * divisor
+
+
+@final
+class PaddedDenoiser(Denoiser):
+    """x̂₀ = crop(D(pad(x))), and the exact transpose of that.
+
+    Rows and columns beyond the border mirror those within it, noise included, so that the network finds there what it
+    was told: an image of that noise level. Slices that fit are handed on as they are.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+    divisor : int
+        Sides of what the denoiser takes are multiples of this.
+    """
+
+    def __init__(self, denoiser: Denoiser, divisor: int):
+        self.inner, self.divisor = denoiser, divisor
+
+    @property
+    def device(self) -> Device:  # type: ignore[override]
+        return self.inner.device
+
+    @property
+    def batch_size(self) -> int:
+        """Slices that the denoiser takes at a time."""
+        return int(getattr(self.inner, "batch_size", 1))
+
+    def _margins(self, x: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows before and after, and columns."""
+        whole = padded_shape(x.shape[1:], self.divisor)
+        rows, columns = ((more // 2, more - more // 2) for more in np.subtract(whole, x.shape[1:]).tolist())
+        return rows, columns
+
+    def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        margins = self._margins(x)
+        if not np.any(margins):
+            return self.inner._denoise(x, sigma)
+        return _crop(self.inner._denoise(_pad(x, margins), sigma), margins)
+
+    def _vjp(self, x: np.ndarray, sigma: float, cotangent: CotangentOf) -> tuple[np.ndarray, np.ndarray]:
+        margins = self._margins(x)
+        if not np.any(margins):
+            return self.inner._vjp(x, sigma, cotangent)
+
+        def of_padded(x0: Any, which: slice) -> Any:
+            inside = cotangent(_crop(x0, margins), which)
+            return library_of(inside=inside).pad(inside, ((0, 0), *margins))
+
+        x0, pulled = self.inner._vjp(_pad(x, margins), sigma, of_padded)
+        return _crop(x0, margins), _fold(pulled, margins)
+
+    def _guided(self, x: Any, sigma: float, fidelity: DataFidelity, noise: Any) -> Guided | None:
+        # A graph that holds the operator holds it for slices of its own size.
+        return None if np.any(self._margins(x)) else self.inner._guided(x, sigma, fidelity, noise)
+
+
+def _pad(x: Any, margins: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+    library = library_of(x=x)
+    return library.ascontiguousarray(library.pad(x, ((0, 0), *margins), mode="reflect"))
+
+
+def _crop(x: Any, margins: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+    (top, bottom), (left, right) = margins
+    n_rows, n_columns = x.shape[1:]
+    return library_of(x=x).ascontiguousarray(x[:, top : n_rows - bottom, left : n_columns - right])
+
+
+def _fold(x: Any, margins: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+    """The transpose of `_pad`: what lies beyond the border is added to what it mirrors."""
+    library = library_of(x=x)
+    for axis, (before, after) in enumerate(margins, start=1):
+        x = library.moveaxis(x, axis, 0)
+        n = len(x) - before - after
+        inside = x[before : before + n].copy()
+        inside[1 : before + 1] += x[:before][::-1]
+        inside[n - 1 - after : n - 1] += x[before + n :][::-1]
+        x = library.moveaxis(inside, 0, axis)
+    return library.ascontiguousarray(x)

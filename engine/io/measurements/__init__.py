@@ -1,0 +1,1 @@
+"""Measurements in and out of files, a format a module."""

@@ -1,0 +1,249 @@
+"""Read Cartesian scans from ISMRMRD files: acquisitions, one readout each, sorted into k-space.
+
+Format: Inati et al., "ISMRM Raw data format", MRM 77:411 (2017).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.io.hdf5 import MAX_BYTES, MAX_RATIO, member_of, text_of
+from engine.io.measurements.fastmri import DEFAULT_ORIENTATION, grid_of
+from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
+from engine.io.measurements.ismrmrd_records import heads_of
+from engine.io.measurements.kspace_axes import Samples, affine_of, centred_inverse, middle
+from engine.io.measurements.mri_header import Encoding, encoding_of
+from engine.io.source import Origin
+
+#: Acquisitions that are no image.
+_SKIPPED = (
+    "NOISE_MEASUREMENT NAVIGATION_DATA PHASECORR_DATA HPFEEDBACK_DATA DUMMYSCAN_DATA RTFEEDBACK_DATA "
+    "SURFACECOILCORRECTIONSCAN_DATA PHASE_STABILIZATION_REFERENCE PHASE_STABILIZATION"
+).split()
+#: Readouts that are read at once, of a small file.
+_AT_ONCE = 64
+
+
+def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples:
+    """Read the group `dataset` of an ISMRMRD file.
+
+    Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
+    partitions become slices.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    orientation : str or None
+        Where slices, readout and phase encoding count to, instead of what the file says of its position. None, and
+        nothing in the file: `DEFAULT_ORIENTATION`.
+    origin : Origin
+
+    Raises
+    ------
+    InputError
+        Not Cartesian, several contrasts, phases, repetitions or sets, lines that are missing, double, or do not fit the
+        header, slices sampled differently; `ismrmrd` is not installed.
+    """
+    ismrmrd = _package(origin)
+    encoding = encoding_of(text_of(member_of(group, "xml", origin), "xml", origin), origin)
+    if encoding.trajectory != "cartesian":
+        raise origin.refusal("a Cartesian trajectory", repr(encoding.trajectory[:40]), "grid the samples first")
+    dataset = member_of(group, "data", origin)
+    heads = heads_of(dataset, origin)
+    kept = np.flatnonzero(_is_image(heads, encoding, ismrmrd))
+    heads = heads[kept]
+    _check_one_image(heads, ismrmrd, origin)
+    n_channels, lines = _placed(heads, encoding, origin)
+    rows, columns, n_partitions = encoding.encoded.matrix
+    slice_numbers, slices = np.unique(heads["idx"]["slice"], return_inverse=True)
+    if n_partitions > 1 and len(slice_numbers) > 1:
+        raise origin.refusal("one slab of partitions", f"{len(slice_numbers)} slabs", "write each to its own file")
+    depths = lines[:, 1] if n_partitions > 1 else slices
+    n_slices = max(len(slice_numbers), n_partitions)
+    _check_size((n_slices, n_channels, rows, columns), heads, origin)
+    total = np.zeros((n_slices, n_channels, rows, columns), np.complex64)
+    # Samples are averaged where they were taken; a partial echo has fewer.
+    count = np.zeros((n_slices, rows, columns), np.float32)
+    for j, readout in _readouts(dataset, kept, heads, ismrmrd, origin):
+        first, stop, column, depth = lines[j, 2], lines[j, 3], lines[j, 0], depths[j]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later
+            total[depth, :, first:stop, column] += readout
+        count[depth, first:stop, column] += 1
+    mask = _shared_mask(count, n_partitions > 1, origin)
+    for part, number in zip(total, count, strict=True):
+        part /= np.maximum(number, 1)
+    order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, origin)
+    if n_partitions > 1:
+        order = np.arange(*_slab(encoding))
+        total = _slices_of_slab(total, encoding)
+    else:
+        total = total[order]
+    data = total[:, 0] if n_channels == 1 else total
+    numbers = tuple(order.tolist())
+    return Samples(data, mask, True, affine, n_rows, crop, slices=numbers, n_slices=n_slices)
+
+
+def _package(origin: Origin) -> ModuleType:
+    try:
+        import ismrmrd
+        import ismrmrd.file
+        import ismrmrd.hdf5
+    except ImportError as error:
+        raise InputError(
+            f"{origin.argument}: expected the package ismrmrd to read '{origin.path}', found none; "
+            "`pip install -c constraints.txt -e '.[mri]'`"
+        ) from error
+    return ismrmrd
+
+
+def _is_set(heads: np.ndarray, name: str, ismrmrd: ModuleType) -> np.ndarray:
+    bit = np.uint64(1 << (getattr(ismrmrd, f"ACQ_IS_{name}") - 1))
+    return np.asarray((heads["flags"].astype(np.uint64) & bit) != 0)
+
+
+def _is_image(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> np.ndarray:
+    skipped = np.zeros(len(heads), bool)
+    for name in _SKIPPED:
+        skipped |= _is_set(heads, name, ismrmrd)
+    # Calibration lines of the same contrast, taken with the scan, are part of it; others are scans of their own.
+    if encoding.calibration != "embedded":
+        skipped |= _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd) & ~_is_set(
+            heads, "PARALLEL_CALIBRATION_AND_IMAGING", ismrmrd
+        )
+    return ~skipped
+
+
+def _check_one_image(heads: np.ndarray, ismrmrd: ModuleType, origin: Origin) -> None:
+    if not len(heads):
+        raise origin.refusal("acquisitions of an image", "none", "check the file")
+    for name in ("contrast", "phase", "repetition", "set"):
+        values = np.unique(heads["idx"][name])
+        if len(values) > 1:
+            raise origin.refusal(f"one {name}", f"{len(values)}", "write the one to reconstruct to its own file")
+    if (heads["encoding_space_ref"] != 0).any():
+        raise origin.refusal("one encoding", "several", "write the one to reconstruct to its own file")
+    if _is_set(heads, "REVERSE", ismrmrd).any():
+        raise origin.refusal("readouts in one direction", "reversed ones", "correct and sort an echo-planar scan first")
+    counters = np.stack([heads["idx"][n] for n in ("slice", "kspace_encode_step_1", "kspace_encode_step_2", "average")])
+    if len(np.unique(counters, axis=1).T) < len(heads):
+        raise origin.refusal("every line once in an average", "some twice", "leave out what belongs to another image")
+
+
+def _placed(heads: np.ndarray, encoding: Encoding, origin: Origin) -> tuple[int, np.ndarray]:
+    """The number of channels; and of every readout its column, partition, first row and the one past the last."""
+    channels = np.unique(heads["active_channels"])
+    if len(channels) > 1 or channels[0] < 1:
+        raise origin.refusal("the same channels in every readout", f"{channels[:4].tolist()}", "convert the scan again")
+    n_x, n_y, n_z = encoding.encoded.matrix
+    places = []
+    for number, n, centre in zip((1, 2), (n_y, n_z), encoding.centres, strict=True):
+        place = heads["idx"][f"kspace_encode_step_{number}"].astype(np.int64)
+        # A single line or partition is placed by nothing, but there must be one.
+        origin_of_count = place.min() if n == 1 else n // 2 if centre is None else centre
+        places.append(place - origin_of_count + n // 2)
+    n_samples = heads["number_of_samples"].astype(np.int64)
+    centre_sample = heads["center_sample"].astype(np.int64)
+    # Whole readouts whose centre was never filled in.
+    centre_sample = np.where((centre_sample == 0) & (n_samples == n_x), n_x // 2, centre_sample)
+    start = n_x // 2 - centre_sample
+    first, stop = start + heads["discard_pre"], start + n_samples - heads["discard_post"]
+    lines = np.stack([*places, first, stop], axis=1)
+    fits = (first >= 0) & (first < stop) & (stop <= n_x)
+    for place, n in zip(places, (n_y, n_z), strict=True):
+        fits &= (place >= 0) & (place < n)
+    if not fits.all():
+        column, partition, low, high = lines[~fits][0].tolist()
+        raise origin.refusal(
+            f"readouts within the encoded matrix {encoding.encoded.matrix}",
+            f"samples {low} to {high - 1} of line {column}, partition {partition}",
+            "mend the header's matrix or the centres of its limits",
+        )
+    return int(channels[0]), lines
+
+
+def _check_size(shape: tuple[int, ...], heads: np.ndarray, origin: Origin) -> None:
+    n_claimed = 8 * int((heads["number_of_samples"].astype(np.int64) * heads["active_channels"]).sum())
+    n_grid = 8 * int(np.prod([float(side) for side in shape]))
+    if n_grid > min(MAX_BYTES, MAX_RATIO * n_claimed):
+        raise origin.refusal(
+            f"a matrix of at most {MAX_BYTES} bytes, filled to 1 in {MAX_RATIO}",
+            f"{shape} for {n_claimed} bytes of samples",
+            "mend the header's matrix or split the scan",
+        )
+
+
+def _readouts(dataset: Any, kept: np.ndarray, heads: np.ndarray, ismrmrd: ModuleType, origin: Origin) -> Any:
+    """Yield the number of each acquisition and its samples without those to discard, (n_channels, n)."""
+    acquisitions = ismrmrd.file.Acquisitions(dataset)
+    for begin in range(0, len(kept), _AT_ONCE):
+        chosen = kept[begin : begin + _AT_ONCE]
+        with origin.reading("acquisitions as 'data'"):
+            found = (
+                acquisitions[int(chosen[0]) : int(chosen[-1]) + 1] if chosen[-1] - chosen[0] < 2 * _AT_ONCE else None
+            )
+            for j, index in enumerate(chosen.tolist(), begin):
+                # Far apart, what lies between is not read.
+                one = acquisitions[index] if found is None else found[index - int(chosen[0])]
+                head = heads[j]
+                n = int(head["number_of_samples"])
+                yield j, one.data[:, int(head["discard_pre"]) : n - int(head["discard_post"])]
+
+
+def _shared_mask(count: np.ndarray, is_slab: bool, origin: Origin) -> np.ndarray:
+    sampled = count > 0
+    unlike = np.flatnonzero((sampled != sampled[0]).any(axis=(1, 2)))
+    if len(unlike):
+        what = "partition" if is_slab else "slice"
+        remedy = "fill or transform the partition direction first" if is_slab else "split the scan by its masks"
+        n, n_first = int(sampled[unlike[0]].sum()), int(sampled[0].sum())
+        raise origin.refusal(
+            f"the same samples in every {what}", f"{n} in {what} {unlike[0]}, {n_first} in {what} 0", remedy
+        )
+    return sampled[0].astype(np.float32)
+
+
+def _slices_of_slab(total: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Transform the partition direction; of an oversampled slab the middle."""
+    first, stop = _slab(encoding)
+    # Coil by coil: transforms take memory.
+    for coil in range(total.shape[1]):
+        total[:, coil] = centred_inverse(total[:, coil], axis=0)
+    return np.ascontiguousarray(total[first:stop])
+
+
+def _slab(encoding: Encoding) -> tuple[int, int]:
+    n, step = encoding.encoded.matrix[2], encoding.encoded.fov_mm[2] / encoding.encoded.matrix[2]
+    return middle(n, max(1, min(n, round(encoding.recon.fov_mm[2] / step))))
+
+
+def _geometry(
+    heads: np.ndarray, slices: np.ndarray, encoding: Encoding, orientation: str | None, origin: Origin
+) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], tuple[int, int]], int]:
+    """The order of slices, the affine of (slice, row, column), the crop, and the rows without oversampling."""
+    rows, columns, n_partitions = encoding.encoded.matrix
+    spacing, n_rows, crop = grid_of(encoding, rows, columns)
+    n_slices = int(slices.max()) + 1
+    placed = None
+    if orientation is None:
+        firsts = heads[np.unique(slices, return_index=True)[1]]
+        placed = slice_order_and_affine(firsts, heads, (rows, columns), spacing, n_partitions, origin)
+    if placed is not None:
+        order, affine = placed
+    else:
+        numbers = np.unique(heads["idx"]["slice"])
+        if np.ptp(numbers) >= len(numbers):
+            raise origin.refusal(
+                "slices without gaps where nothing states their position",
+                f"{len(numbers)} of {np.ptp(numbers) + 1}",
+                "number them without gaps",
+            )
+        order = np.arange(n_slices)
+        n = n_partitions if n_partitions > 1 else n_slices
+        affine = affine_of(DEFAULT_ORIENTATION if orientation is None else orientation, (n, rows, columns), spacing)
+    if n_partitions > 1:
+        affine[:3, 3] += affine[:3, 0] * _slab(encoding)[0]
+    return order, affine, crop, n_rows

@@ -1,0 +1,320 @@
+"""Volumes, from files of any kind and back."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.io.checks import check_affine, check_numbers, check_shape
+from engine.io.orientation import Frame
+
+#: Intensities above this percentile of the non-zero voxels map above 1: bright vessels must not dim the whole head.
+WHITE_PERCENTILE = 99.5
+#: Where negative values mean something, this percentile of all voxels is air.
+_AIR_PERCENTILE = 100 - WHITE_PERCENTILE
+#: Filters leave ripples below zero beside edges, and noise is as often below as above. Negative values mean something
+#: where more than this part of the voxels has them, and half of those lie further below zero than this part of white.
+_NEGATIVE_PART = 0.01
+_NEGATIVE_LEVEL = -0.1
+#: Nothing in a body is so bright beside tissue: a voxel beyond is damage.
+_MOST_WHITES = 1e6
+_NIFTI, _TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
+_KINDS = ".nii, .nii.gz, .npy, .npz, .tif or .tiff"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume with its place in the world.
+
+    Parameters
+    ----------
+    data : float32 (d0, d1, d2), C-contiguous
+        Axes x to the right, y to the front, z to the top, where the file says so.
+    affine : float64 (4, 4)
+        Voxel indices of `data` to millimetres (right, anterior, superior).
+    scale : float
+        `data` times this, plus `offset`, is in the file's own intensity units.
+    source : str
+        Where it came from, for the run's record.
+    frame : Frame or None
+        How the file's own axes lie in these, so that a result can be put back; None: they are the same.
+    offset : float
+        What 0 in `data` is in the file's units: 0, or the intensity of air where negative values mean something.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    scale: float
+    source: str
+    frame: Frame | None = None
+    offset: float = 0.0
+
+    @property
+    def voxel_mm(self) -> np.ndarray:
+        """Edge lengths of a voxel along the three axes, in mm."""
+        return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
+
+    def in_file_units(self, data: np.ndarray) -> np.ndarray:
+        """Undo the scaling of `load_volume`: `data` times scale plus offset.
+
+        Parameters
+        ----------
+        data : float32, any shape
+            In the units of `self.data`.
+
+        Returns
+        -------
+        float32
+        """
+        scaled = np.asarray(data, dtype=np.float32) * np.float32(self.scale)
+        return np.asarray(scaled + np.float32(self.offset) if self.offset else scaled, dtype=np.float32)
+
+
+def load_volume(
+    path: str | Path, stack_axis: int = 2, *, argument: str = "volume", white: float | None = None
+) -> Volume:
+    """Read a volume and scale it so that tissue lies in [0, 1].
+
+    Parameters
+    ----------
+    path : path
+        ``.nii`` or ``.nii.gz`` in any orientation; ``.npy`` of rank 3 in (x, y, z) order; ``.npz`` of one such array,
+        or one of the name "volume"; a TIFF stack; a folder of ``.npy`` or TIFF slices, stacked in the order of their
+        names, where numbers count by value: 2 before 10; or the folder of a DICOM series.
+    stack_axis : int
+        Volume axis, 0, 1 or 2, along which slices and the pages of a TIFF stack are stacked; their rows and columns
+        take the other two in order.
+    argument : str
+        The option that named the path: messages begin with it.
+    white : float or None
+        Intensity, in the file's units, that becomes 1; None: the 99.5th percentile of the positive voxels.
+
+    Returns
+    -------
+    Volume
+        0 is 0 in the file, too, unless more than 1 % of the voxels are negative, and half of those lie below -10 % of
+        the estimated white, as in CT; then it is the 0.5th percentile of all voxels, which is air wherever there is
+        some.
+
+    Raises
+    ------
+    InputError
+        Nothing there, unreadable, not of rank 3, complex, NaN or infinite values, or constant; an affine that is not
+        finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed; a folder
+        of several kinds of slices; a `white` that is not finite or not above the offset.
+    """
+    # Each reader's library is imported where it is needed, for it takes as long as reading does.
+    path, affine = Path(path), np.eye(4)
+    frame: Frame | None = None
+    if stack_axis not in (0, 1, 2):
+        raise InputError(
+            f"stack_axis: expected 0, 1 or 2, got {stack_axis}; name the axis that slices follow each other on"
+        )
+    name = path.name.lower()
+    if path.is_dir():
+        data, affine, frame = _read_folder(path, stack_axis, argument)
+    elif not path.is_file():
+        raise InputError(
+            f"{argument}: expected a {_KINDS} file or a folder of slices, found nothing at '{path}'; check the path"
+        )
+    elif name.endswith(_NIFTI):
+        from engine.io.volumes import nifti
+
+        data, frame = nifti.read(path, argument)
+        affine = frame.volume_affine
+    elif name.endswith((".npy", ".npz")):
+        from engine.io.volumes import numpy_files
+
+        data = (numpy_files.read_npy if name.endswith(".npy") else numpy_files.read_npz)(path, argument)
+    elif name.endswith(_TIFF):
+        from engine.io.volumes import tiff
+
+        data, voxel_mm = tiff.read(path, stack_axis, argument)
+        affine = np.diag([*voxel_mm, 1.0])
+    else:
+        raise InputError(f"{argument}: expected {_KINDS}, got '{path.name}'; convert the file to one of these")
+    return normalised(data, affine, str(path), argument=argument, white=white, frame=frame)
+
+
+def normalised(
+    data: np.ndarray,
+    affine: np.ndarray,
+    source: str,
+    *,
+    argument: str = "volume",
+    white: float | None = None,
+    frame: Frame | None = None,
+) -> Volume:
+    """Check an array and its affine, and scale its intensities; arguments and errors as in `load_volume`."""
+    check_shape(data.shape, source, argument)
+    check_numbers(data.dtype, source, argument)
+    check_affine(affine, source, argument)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite: reported below
+        data = np.ascontiguousarray(data, dtype=np.float32)
+    finite = np.isfinite(data)
+    if not finite.all():
+        raise InputError(
+            f"{argument}: expected finite float32 values, got {data.size - np.count_nonzero(finite)} NaN or infinite "
+            f"voxels in '{source}'; replace them before the run"
+        )
+    del finite
+    low, high = data.min(), data.max()
+    if not high > 0 or low == high:
+        raise InputError(
+            f"{argument}: expected positive, varying intensities, got {low:g} to {high:g} in '{source}'; check the file"
+        )
+    top, offset = _white_and_air(data)
+    if white is not None:
+        if not (math.isfinite(white) and white > offset):
+            raise InputError(
+                f"white: expected a finite intensity above {offset:g}, which becomes 0, got {white}; "
+                "give the intensity, in the file's units, that is to become 1"
+            )
+        top = float(white)
+    scale = top - offset
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        # One copy of the volume in either case.
+        result = data - np.float32(offset) if offset else data.copy()
+        result /= np.float32(scale)
+        # Written so that NaN is out of range as well.
+        in_range = 0 < np.float32(scale) < np.inf and bool(abs(result).max() <= _MOST_WHITES)
+    if not in_range:
+        raise InputError(
+            f"{argument}: expected intensities of at most {_MOST_WHITES:g} times white, got {low:g} to {high:g} with "
+            f"white {top:g} in '{source}'; mend the file, or state --white"
+        )
+    return Volume(result, np.asarray(affine, np.float64), scale, source, frame, offset)
+
+
+def _white_and_air(data: np.ndarray) -> tuple[float, float]:
+    """Robust estimates of the intensities that become 1 and 0; `load_volume` has the rule.
+
+    Percentiles are those of a copy that they may sort: one copy of the volume at a time.
+    """
+    white = float(np.percentile(data[data > 0], WHITE_PERCENTILE, overwrite_input=True))
+    n_negative = np.count_nonzero(data < 0)
+    n_far = np.count_nonzero(data < _NEGATIVE_LEVEL * white)
+    if n_negative <= _NEGATIVE_PART * data.size or 2 * n_far <= n_negative:
+        return white, 0.0
+    return white, float(np.percentile(data, _AIR_PERCENTILE))
+
+
+def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarray, np.ndarray, Frame | None]:
+    """Voxels, affine and frame of a folder's slices, all of one kind."""
+    from engine.io.volumes import dicom, dicom_files, numpy_files, tiff
+
+    # Hidden files are those of file managers, and what a stopped program left.
+    files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=_by_number)
+    arrays = [f for f in files if f.suffix.lower() == ".npy"]
+    images = [f for f in files if f.suffix.lower() in _TIFF]
+    # A pipe would be waited for.
+    if odd := next((f for f in (*arrays, *images) if not f.is_file()), None):
+        raise InputError(
+            f"{argument}: expected files as slices in '{folder}', got another thing '{odd.name}'; move it away"
+        )
+    series = bool(dicom_files.is_series(folder))
+    if bool(arrays) + bool(images) + series != 1:
+        found = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
+        raise InputError(
+            f"{argument}: expected slices of one kind, .npy, .tif or DICOM, in the folder '{folder}', "
+            f"found {' and '.join(found) or 'none'}; give a folder of slices alone"
+        )
+    if series:
+        data, affine = dicom.read_series(folder, argument)
+        check_shape(data.shape, str(folder), argument)
+        check_affine(affine, str(folder), argument)
+        frame = Frame.of(data.shape, affine)
+        return frame.volume_of(data), frame.volume_affine, frame
+    if arrays:
+        return _stacked(arrays, numpy_files.read_npy, stack_axis, argument), np.eye(4), None
+    data = _stacked(images, tiff.read_slice, stack_axis, argument)
+    return data, np.diag([*tiff.voxel_mm(images[0], stack_axis, argument), 1.0]), None
+
+
+def _stacked(files: list[Path], read: Callable[[Path, str], np.ndarray], stack_axis: int, argument: str) -> np.ndarray:
+    """Slices as one float32 array; no more than one is open at a time."""
+    volume = stack = np.empty((0, 0, 0), dtype=np.float32)
+    for i, file in enumerate(files):
+        array = np.squeeze(read(file, argument))
+        if array.ndim != 2 or (i and array.shape != stack.shape[1:]):
+            expected = f"2D slices of shape {stack.shape[1:]}" if i else "2D slices"
+            raise InputError(
+                f"{argument}: expected {expected} in '{file.parent}', got shape {array.shape} in '{file.name}'; "
+                "remove what does not belong"
+            )
+        check_numbers(array.dtype, str(file), argument)
+        if not i:
+            check_shape((len(files), *array.shape), str(file.parent), argument)
+            sides = list(array.shape)
+            sides.insert(stack_axis, len(files))
+            volume = np.empty(sides, dtype=np.float32)
+            stack = np.moveaxis(volume, stack_axis, 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            stack[i] = array
+    return volume
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Sort key under which slice_2 comes before slice_10."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts]
+
+
+def save_volume(
+    path: str | Path, data: np.ndarray, affine: np.ndarray, frame: Frame | None = None, *, argument: str = "out"
+) -> None:
+    """Write a volume, whole or not at all; the same volume gives the same bytes.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii``, ``.nii.gz``, ``.npy`` (without its place) or ``.tif``, ``.tiff`` (for ImageJ: with voxel sizes, pages
+        along axis 2).
+    data : float32 (d0, d1, d2)
+        In the units that the file is to have.
+    affine : float64 (4, 4)
+        Voxel indices of `data` to mm (right, anterior, superior).
+    frame : Frame or None
+        That of the volume which was read: the file gets its axes, and NIfTI its coordinate systems.
+    argument : str
+        The option that named the path: messages begin with it.
+
+    Raises
+    ------
+    InputError
+        Another ending; no such folder.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    if not name.endswith((*_NIFTI, *_TIFF, ".npy")):
+        raise InputError(f"{argument}: expected .nii, .nii.gz, .npy or .tif, got '{path.name}'; name one of these")
+    if not path.parent.is_dir():
+        raise InputError(f"{argument}: expected an existing folder, found none at '{path.parent}'; make it first")
+    data = np.asarray(data, dtype=np.float32)
+    if frame is not None:
+        data, affine = frame.file_of(data, affine)
+    if name.endswith(_NIFTI):
+        from engine.io.volumes import nifti
+
+        nifti.write(path, data, affine, frame)
+    elif name.endswith(".npy"):
+        from engine.io.volumes import numpy_files
+
+        numpy_files.write_npy(path, data)
+    else:
+        from engine.io.volumes import tiff
+
+        tiff.write(path, data, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write a float32 volume as NIfTI, atomically; arguments as in `save_volume`."""
+    from engine.io.volumes import nifti
+
+    nifti.write(Path(path), np.asarray(data, dtype=np.float32), affine)

@@ -1,0 +1,1 @@
+"""One run: its options, checks, saved states and results."""

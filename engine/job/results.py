@@ -1,0 +1,268 @@
+"""The files that a finished run leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.cli import peak_memory_mb
+from engine.errors import InputError
+from engine.io.files import replacing
+from engine.io.volumes import save_volume
+from engine.io.volumes.dicom_files import is_series
+from engine.io.volumes.dicom_write import check_series, write_series
+from engine.job.prepare import Job, describe
+from engine.job.statistics import Statistics
+from engine.methods import METHODS
+from engine.report.metrics import per_plane
+from engine.report.page import Report, write_report
+from engine.report.preview import write_preview
+from engine.sampling.reconstruct import Reconstruction
+from engine.versions import versions
+
+log = logging.getLogger("engine")
+
+#: Name of the classical reconstruction.
+CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
+#: Endings of files by format; a DICOM series is a folder.
+ENDINGS = {"nifti": ".nii.gz", "npy": ".npy", "tif": ".tif", "dicom": ""}
+#: How the record shows a step of all priors, of the primary one, and of the others.
+_TURNS = "+PAT"
+#: Room that pictures, records and the report need, in bytes, beside the volumes.
+_SMALL_FILES = 32 << 20
+
+
+def open_folder(out: Path) -> None:
+    """Make sure that results can be written.
+
+    Raises
+    ------
+    InputError
+        It cannot be made, is no folder, or cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except (OSError, ValueError) as error:  # the second of names that no file system has
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"out: expected a folder that can be written, got '{out}' ({reason}); choose another with --out"
+        ) from error
+
+
+def check_room(out: Path, job: Job, saves: bool) -> None:
+    """Refuse a disk without room for results and states.
+
+    Raises
+    ------
+    InputError
+    """
+    n_bytes = 4 * int(np.prod(job.scan.shape))
+    # Result, classical reconstruction, and with several samples a deviation; each replaces an older one, which stays
+    # until it is complete.
+    n_files = 2 + (job.task.operator is not None) + (job.n_samples > 1)
+    # Two states at a time, of x, two more for methods that split, and two moments of double precision.
+    n_states = 2 * (1 + 2 + (4 if job.n_samples > 1 else 0)) if saves else 0
+    needed = n_bytes * (n_files + n_states) + _SMALL_FILES
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise InputError(
+            f"out: expected {needed / 2**20:.0f} MB free for results and states in '{out}', got {free / 2**20:.0f} MB; "
+            "make room or choose another with --out"
+        )
+
+
+def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
+    """Refuse what would fail only when results are written.
+
+    Raises
+    ------
+    InputError
+        A volume that has no place in DICOM, or tags that cannot be kept.
+    """
+    if file_format != "dicom":
+        return
+    # The shape alone counts: all voxels are the same one.
+    data, affine = job.scan.shown(np.broadcast_to(np.float32(0), job.scan.shape))
+    if job.scan.frame is not None:
+        _, affine = job.scan.frame.file_of(data, affine)
+    try:
+        check_series(affine, _series_of(job), keep_tags)
+    except InputError as error:
+        named = {"keep": "keep-tags", "affine": "format", "source": "keep-tags"}
+        argument, _, rest = str(error).partition(":")
+        raise InputError(f"{named.get(argument, argument)}:{rest}") from error
+
+
+def _series_of(job: Job) -> Path | None:
+    """The folder of the DICOM series that was measured or simulated from, if it was one."""
+    source = Path(job.scan.source)
+    return source if source.is_dir() and is_series(source) else None
+
+
+def write_results(
+    out: Path,
+    job: Job,
+    result: Reconstruction,
+    statistics: Statistics,
+    options: dict[str, Any],
+    file_format: str = "nifti",
+    keep_tags: Sequence[str] = (),
+    with_report: bool = True,
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write volumes, metrics, pictures, record and report.
+
+    Parameters
+    ----------
+    out : Path
+    job : Job
+    result : Reconstruction
+        Of the last sample.
+    statistics : Statistics
+        Of all samples; their mean is what is written.
+    options : dict
+        That repeat the run, see `engine.job.configuration.options_of`.
+    file_format : str
+        One of `engine.job.parser.FORMATS`.
+    keep_tags : sequence of str
+        Keywords of DICOM tags to copy from the series that was read.
+    with_report : bool
+    warnings : sequence of str
+        What the run complained about, for the report.
+
+    Returns
+    -------
+    dict
+        The metrics as written, empty without a truth.
+    """
+    scan = job.scan
+    volume = result.volume if statistics.n < 2 else np.asarray(statistics.mean, np.float32)
+    if not np.isfinite(volume).all():
+        raise InputError(
+            f"result: expected finite intensities, got {int((~np.isfinite(volume)).sum())} others; go back to the "
+            "defaults of what was set (weights, snr, noise levels)"
+        )
+    deviation, classical, truth = statistics.deviation, job.task.classical(), scan.truth
+    classical_name = CLASSICAL.get(job.task.name, "")
+
+    def save(name: str, data: np.ndarray) -> None:
+        path = out / f"{name}{ENDINGS[file_format]}"
+        data, affine = scan.shown(data)
+        if file_format != "dicom":
+            save_volume(path, data, affine, scan.frame)
+            return
+        data, affine = (data, affine) if scan.frame is None else scan.frame.file_of(data, affine)
+        write_series(path, data, affine, _series_of(job), keep_tags)
+
+    save("recon", scan.in_file_units(volume))
+    if deviation is not None:
+        save("deviation", deviation * np.float32(scan.scale))
+    metrics: dict[str, Any] = {}
+    pictures = {"result": volume}
+    if classical is not None:
+        save(classical_name, scan.in_file_units(classical))
+        pictures = {classical_name.replace("_", " "): classical, "result": volume}
+        if truth is not None:
+            metrics = {"reconstruction": per_plane(truth, volume), classical_name: per_plane(truth, classical)}
+            write_json(out / "metrics.json", metrics)
+            pictures = {"truth": truth, **pictures}
+    write_preview(out / "preview.png", pictures, "truth" if "truth" in pictures else None, voxel_mm=scan.voxel_mm)
+    found = record(job, result, options, statistics.seconds)
+    write_json(out / "run.json", found)
+    if with_report:
+        content = Report(
+            title=f"{job.task.name} · {METHODS[job.method].title}",
+            result=volume,
+            affine=scan.affine,
+            classical=classical,
+            truth=truth,
+            deviation=deviation,
+            classical_title=classical_name.replace("_", " "),
+            metrics=metrics or None,
+            residuals=found["residuals"],
+            sigmas=result.sigmas.tolist(),
+            plan=describe(job).splitlines(),
+            settings=found["settings"],
+            record=found,
+            command=f"python -m engine.run --config {shlex.quote(str(out / 'run.json'))}",
+            warnings=warnings,
+        )
+        write_report(out / "report.html", content)
+    return metrics
+
+
+def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
+    """Show the state of a run in its picture."""
+    try:
+        write_preview(out / "preview.png", {"state": x}, result_key="state", voxel_mm=job.scan.voxel_mm)
+    except OSError as error:
+        # A picture is not worth the run.
+        log.warning("the preview could not be written (%s)", error.strerror or error)
+
+
+def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Everything needed to repeat the run, and what it cost."""
+    truth = job.scan.truth
+    digest = None if truth is None else hashlib.sha256(np.ascontiguousarray(truth).tobytes()).hexdigest()
+    return {
+        "options": options,
+        "task": {"name": job.task.name, **job.task.details},
+        "shape": list(job.scan.shape),
+        "volume": None
+        if job.task.operator is None
+        else {"source": job.scan.source, "sha256": digest, "scale": job.scan.scale, "offset": job.scan.offset},
+        "measurement_sha256": job.identity["measurement"],
+        "affine": job.scan.affine.tolist(),
+        # A sample's own seed is this plus its number.
+        "settings": {**asdict(result.settings), "seed": job.settings.seed},
+        "method": job.method,
+        "samples": job.n_samples,
+        "plan": "".join(_TURNS[which + 1] for which in result.plan),
+        "network_evaluations": result.n_evaluations * job.n_samples,
+        "priors": {
+            role: {
+                "folder": str(bundle.folder),
+                "plane": list(prior.plane.axes),
+                "checkpoint": bundle.manifest["checkpoint"],
+                "files": bundle.manifest["files"],
+            }
+            for (role, bundle), prior in zip(job.bundles.items(), job.priors, strict=True)
+        },
+        "residuals": [None if np.isnan(r) else r for r in result.residuals],
+        "sampling_seconds": round(seconds, 3),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "backend": job.selection.record(),
+        "ranks": job.n_ranks,
+        "threads": job.n_threads,
+        "batch_size": job.selection.batch_size,
+        "versions": versions(),
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def summary(metrics: dict[str, Any], out: Path) -> str:
+    """The metrics as a small table."""
+    lines = [f"{'PSNR (dB) / SSIM':18}" + "".join(f"{p:>18}" for p in ("axial", "coronal", "sagittal"))]
+    for name, figures in reversed(metrics.items()):
+        cells = "".join(
+            f"{figures[p]['psnr_db']:>11.2f} / {figures[p]['ssim']:.2f}" for p in ("axial", "coronal", "sagittal")
+        )
+        lines.append(f"{name:18}{cells}")
+    return "\n".join([*(lines if metrics else []), f"results in {out}"])

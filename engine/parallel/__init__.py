@@ -1,0 +1,1 @@
+"""One volume over one process or several."""

@@ -1,0 +1,311 @@
+"""What a run starts from: a grid in the world, and what was measured on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.io.measurements.kspace import KSpace
+from engine.io.measurements.sinogram import Sinogram
+from engine.io.orientation import Frame
+from engine.io.volumes.volume import WHITE_PERCENTILE, Volume
+from engine.operators import CoilFourier, MaskedFourier, Radon
+from engine.problems.coil_maps import espirit
+from engine.problems.phase import estimate_phase
+from engine.problems.tasks import Details, Measurement, Shape, Task, measured, simulate, thick_operator
+from engine.volume import Plane
+
+PHASES = ("estimate", "none")
+#: Thin slices for a thick one: no scan has slices thicker than this many pixels.
+_MOST_THIN = 64
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A measurement, simulated or real, and the grid of the volume that is to explain it.
+
+    Parameters
+    ----------
+    name : str
+        One of `engine.problems.tasks.TASKS`.
+    shape : (int, int, int)
+        Of the volume.
+    affine : float64 (4, 4)
+        Its voxel indices to mm (right, anterior, superior).
+    task : function
+        Of the primary plane: the problem, in units in which white is 1. Raises InputError for a plane that does not
+        suit the measurement.
+    source : str
+        Where it came from.
+    scale, offset : float
+        Intensities times scale plus offset are in the file's units.
+    frame : Frame or None
+        How the file's axes lie in those of the volume; None: they are the same.
+    truth : float32 (d0, d1, d2) or None
+        What was measured, where that is known.
+    slice_axis : int or None
+        Axis of the volume that the primary plane has to cut across, where the measurement says so.
+    thick_axis : int or None
+        Axis that the primary plane has to show.
+    window : tuple of 3 slice or None
+        The part of the volume that is to be shown: a scanner may measure more than its field of view. None: all.
+    knows_noise : bool
+        Whether the task's noise level is that of the measurement: of a simulation it is, of a file if that says so.
+    """
+
+    name: str
+    shape: Shape
+    affine: np.ndarray
+    task: Callable[[Plane], Task]
+    source: str
+    scale: float = 1.0
+    offset: float = 0.0
+    frame: Frame | None = None
+    truth: np.ndarray | None = None
+    slice_axis: int | None = None
+    thick_axis: int | None = None
+    window: tuple[slice, slice, slice] | None = None
+    knows_noise: bool = False
+
+    @property
+    def voxel_mm(self) -> np.ndarray:
+        """Edge lengths of a voxel along the three axes, in mm."""
+        return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
+
+    def in_file_units(self, volume: np.ndarray) -> np.ndarray:
+        """A volume on the grid in the units of the file, float32."""
+        return volume * np.float32(self.scale) + np.float32(self.offset)
+
+    def shown(self, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of a volume on the grid that is to be shown, a view, and its affine."""
+        if self.window is None:
+            return volume, self.affine
+        move = np.eye(4)
+        move[:3, 3] = [part.start for part in self.window]
+        return volume[self.window], self.affine @ move
+
+    def unsuitable(self, plane: Plane) -> bool:
+        """Whether the measurement is none of slices of this plane."""
+        if self.slice_axis is not None:
+            return plane.slice_axis != self.slice_axis
+        return plane.slice_axis == self.thick_axis
+
+
+def of_nothing(shape: Shape, affine: np.ndarray) -> Scan:
+    """A grid on which nothing was measured."""
+    return Scan("uncond", shape, affine, lambda plane: simulate("uncond", None, shape, plane, Measurement()), "nothing")
+
+
+def of_volume(name: str, volume: Volume, how: Measurement) -> Scan:
+    """Measure a known volume, to see how near a reconstruction comes to it.
+
+    Parameters
+    ----------
+    name : str
+        One of `engine.problems.tasks.TASKS`.
+    volume : Volume
+    how : Measurement
+    """
+    shape = volume.data.shape
+    return Scan(
+        name,
+        shape,
+        volume.affine,
+        lambda plane: simulate(name, volume.data, shape, plane, how),
+        volume.source,
+        volume.scale,
+        volume.offset,
+        volume.frame,
+        volume.data,
+        thick_axis=how.thick_axis if name == "mrzsr" else None,
+        knows_noise=True,
+    )
+
+
+def of_thick(
+    thick: Volume, factor: int | None = None, axis: int | None = None, slice_profile: str = "box", gap: float = 0.0
+) -> Scan:
+    """A scan with thick slices, each to become `factor` thin ones.
+
+    Parameters
+    ----------
+    thick : Volume
+        One voxel along `axis` a thick slice.
+    factor : int or None
+        Thin slices from one thick one to the next. None: what comes nearest to cubic voxels.
+    axis : int or None
+        Axis of the volume along which slices are thick. None: that of the largest spacing.
+    slice_profile : str
+        "box" or "gaussian".
+    gap : float
+        Thin slices, or parts of them, between thick ones.
+
+    Raises
+    ------
+    InputError
+        Voxels that do not tell the axis or the factor, or a value out of range.
+    """
+    spacing = thick.voxel_mm
+    if axis is None:
+        axis = int(spacing.argmax())
+        if (spacing > 0.99 * spacing[axis]).sum() > 1:
+            raise InputError(
+                f"thick-axis: expected one axis with the largest spacing in '{thick.source}', got voxels of "
+                f"{_mm(spacing)}; name the axis with --thick-axis"
+            )
+    others = [i for i in range(3) if i != axis]
+    if factor is None:
+        factor = round(float(spacing[axis] / spacing[others].mean()))
+        if factor < 2:
+            raise InputError(
+                f"factor: expected slices at least 1.5 times as thick as pixels are wide in '{thick.source}', got "
+                f"voxels of {_mm(spacing)}; state how many thin slices each should become with --factor"
+            )
+    if not 2 <= factor <= _MOST_THIN:
+        raise InputError(f"factor: expected 2 to {_MOST_THIN}, got {factor}; 4 or 5 is usual")
+    shape = [*thick.data.shape]
+    shape[axis] *= factor
+    # Thin slice j lies at (j + ½)/factor − ½ of the thick ones' indices.
+    finer = np.eye(4)
+    finer[axis, axis], finer[axis, 3] = 1 / factor, 0.5 / factor - 0.5
+    how = Measurement(factor=factor, thick_axis=axis, slice_profile=slice_profile, gap=gap)
+    fine: Shape = (shape[0], shape[1], shape[2])
+
+    def task(plane: Plane) -> Task:
+        operator, details = thick_operator(plane.shape_of(fine), plane, how)
+        return measured("mrzsr", plane, operator, plane.slices_of(thick.data), details)
+
+    return Scan(
+        "mrzsr", fine, thick.affine @ finer, task, thick.source, thick.scale, thick.offset, thick.frame, thick_axis=axis
+    )
+
+
+def of_kspace(
+    kspace: KSpace, coil_maps: np.ndarray | None = None, phase: str = "estimate", white: float | None = None
+) -> Scan:
+    """Samples of k-space, of one coil or several.
+
+    The prior knows magnitudes, and so the volume is real; its phase, which varies slowly, is found from the fully
+    sampled centre of k-space beforehand and belongs to the operator.
+
+    Parameters
+    ----------
+    kspace : KSpace
+    coil_maps : complex64 (n_slices, n_coils, h, w) or None
+        In the layout of the samples, as `load_maps` returns them. None, for several coils: estimated by ESPIRiT.
+    phase : str
+        "estimate", or "none" for images that are real and positive.
+    white : float or None
+        Intensity that becomes 1. None: that of the zero-filled image.
+
+    Raises
+    ------
+    InputError
+        No centre to estimate from, or a value out of range.
+    """
+    if phase not in PHASES:
+        raise InputError(f"phase: expected {' or '.join(PHASES)}, got '{phase}'; choose one")
+    zero_filled = kspace.zero_filled()
+    scale = _white_of(zero_filled, kspace.source) if white is None else _checked_white(white)
+    samples = (kspace.data / np.float32(scale)).astype(np.complex64)
+    details: Details = {"acceleration": float(kspace.mask.size / kspace.mask.sum()), "phase": phase}
+    maps: np.ndarray | None = None
+    if kspace.is_multicoil:
+        maps = espirit(samples, kspace.mask) if coil_maps is None else coil_maps
+        details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
+    elif coil_maps is not None:
+        raise InputError("coil-maps: expected k-space of several coils, got that of one; drop --coil-maps")
+    if phase == "estimate":
+        turned = np.exp(1j * estimate_phase(samples, kspace.mask, maps)).astype(np.complex64)[:, None]
+        maps = turned if maps is None else maps * turned
+    if maps is not None and not kspace.is_multicoil:
+        samples = samples[:, None]
+    shape = _volume_shape(kspace.plane, (len(samples), *samples.shape[-2:]))
+
+    def task(plane: Plane) -> Task:
+        _check_slice_axis(plane, kspace.plane)
+        y, mask, s = samples, kspace.mask, maps
+        if plane != kspace.plane:
+            # The same slices, rows and columns swapped.
+            y, mask = (np.ascontiguousarray(a.swapaxes(-1, -2)) for a in (y, mask))
+            s = None if s is None else np.ascontiguousarray(s.swapaxes(-1, -2))
+        operator = MaskedFourier(mask) if s is None else CoilFourier(mask, s)
+        level = 0.0 if kspace.noise_level is None else kspace.noise_level / scale
+        return replace(measured("csmri", plane, operator, y, dict(details)), noise_level=level)
+
+    window = [slice(0, n) for n in shape]
+    for axis, ends in zip(kspace.plane.axes[1:], kspace.crop, strict=True):
+        window[axis] = slice(*ends)
+    return Scan(
+        *("csmri", shape, kspace.affine, task, kspace.source, scale),
+        slice_axis=kspace.plane.slice_axis,
+        window=(window[0], window[1], window[2]),
+        knows_noise=kspace.noise_level is not None,
+    )
+
+
+def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Scan:
+    """Projections of every slice.
+
+    Parameters
+    ----------
+    sinogram : Sinogram
+    white : float or None
+        Intensity that becomes 1, in the units of the image. None: that of the filtered back-projection.
+    """
+    operator = Radon(sinogram.geometry, sinogram.slice_shape)
+    if white is None:
+        scale = _white_of(operator.classical(sinogram.data), sinogram.source)
+    else:
+        scale = _checked_white(white)
+    y = sinogram.data / np.float32(scale)
+
+    def task(plane: Plane) -> Task:
+        if plane != sinogram.plane:
+            raise InputError(
+                f"primary: expected a prior of the plane {sinogram.plane}, in which the sinogram was measured, got "
+                f"{plane}; swap --primary and --auxiliary, or state the orientation in the geometry"
+            )
+        details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins}
+        return measured("svct", plane, operator, y, details)
+
+    shape = _volume_shape(sinogram.plane, (len(y), *sinogram.slice_shape))
+    return Scan("svct", shape, sinogram.affine, task, sinogram.source, scale, slice_axis=sinogram.plane.slice_axis)
+
+
+def _volume_shape(plane: Plane, stack: tuple[int, ...]) -> Shape:
+    """Shape of the volume that a plane would cut into a stack of that shape."""
+    i, j, k = (stack[plane.axes.index(axis)] for axis in range(3))
+    return i, j, k
+
+
+def _check_slice_axis(plane: Plane, measured_in: Plane) -> None:
+    if plane.slice_axis != measured_in.slice_axis:
+        raise InputError(
+            f"primary: expected a prior of slices like the measured ones, {measured_in}, got the plane {plane}; swap "
+            "--primary and --auxiliary, or state the directions of the axes with --orientation"
+        )
+
+
+def _checked_white(white: float) -> float:
+    if not (np.isfinite(white) and white > 0):
+        raise InputError(f"white: expected a positive number, got {white}; leave it out to have it estimated")
+    return white
+
+
+def _mm(lengths: np.ndarray) -> str:
+    return "×".join(f"{length:.3g}" for length in lengths) + " mm"
+
+
+def _white_of(data: np.ndarray, source: str) -> float:
+    """The intensity of bright tissue in a classical reconstruction."""
+    tissue = data[data > 0]
+    if not tissue.size:
+        raise InputError(
+            f"white: expected positive intensities in the classical reconstruction of '{source}', got none; check the "
+            "file, or state the intensity that is to become 1 with --white"
+        )
+    return float(np.percentile(tissue, WHITE_PERCENTILE))

@@ -1,0 +1,239 @@
+"""Sensitivities of receiver coils: estimated from k-space, read from a file, or simulated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.io.hdf5 import MAX_BYTES, member_of, opened
+from engine.io.measurements.kspace import KSpace
+from engine.io.measurements.kspace_axes import centre
+from engine.io.source import Origin
+
+#: Far above any sensitivity.
+_LARGEST = 1e6
+#: Samples along a side of the kernels, the usual number.
+_KERNEL = 6
+#: Below this the calibration region holds too few kernels to tell signal from noise.
+_LEAST_CALIBRATION = 2 * _KERNEL
+
+
+def espirit(
+    kspace_data: np.ndarray,
+    mask: np.ndarray,
+    *,
+    calibration_width: int = 24,
+    crop: float = 0.95,
+    max_iterations: int = 100,
+) -> np.ndarray:
+    """Estimate sensitivities from the fully sampled centre of k-space, slice by slice.
+
+    Where something is seen, Σ|S_c|² = 1; where nothing is, outside the object, S = 0. The phase that all coils have in
+    common cannot be known: here it is such that the combination of coils that sees most of the slice is real.
+
+    Parameters
+    ----------
+    kspace_data : complex64 (n_slices, n_coils, h, w)
+        In the convention of `CoilFourier`.
+    mask : float32 (h, w)
+        0 where nothing was sampled.
+    calibration_width : int
+        Samples along a side of the square around the zero frequency that is used, at most; fewer where the fully
+        sampled centre is smaller.
+    crop : float
+        From 0 to 1: S is zero where the eigenvalue that stands for consistent signal falls below.
+    max_iterations : int
+        Of the power method that finds the eigenvectors.
+
+    Returns
+    -------
+    complex64 (n_slices, n_coils, h, w)
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit, fewer than two coils, a fully sampled centre of less than 12 × 12, or no sigpy.
+
+    Source
+    ------
+    Uecker et al., "ESPIRiT — an eigenvalue approach to autocalibrating parallel MRI", MRM 71:990 (2014), as sigpy has
+    it. The common phase as in BART's `ecalib`.
+    """
+    if kspace_data.ndim != 4 or kspace_data.shape[2:] != mask.shape or kspace_data.shape[1] < 2:
+        raise InputError(
+            f"kspace: expected (n_slices, n_coils, {', '.join(map(str, mask.shape))}) of at least 2 coils, got "
+            f"{kspace_data.shape}; estimate maps from a scan of several coils"
+        )
+    width = _calibration_width(mask, calibration_width)
+    app = _sigpy("ESPIRiT").mri.app.EspiritCalib
+    maps = np.zeros(kspace_data.shape, np.complex64)
+    for samples, found in zip(kspace_data, maps, strict=True):
+        peak = abs(samples).max()
+        if not peak > 0:
+            continue
+        # sigpy transforms about the middle of the image.
+        centred = centre(samples / peak)
+        with np.errstate(divide="ignore", invalid="ignore"):  # its first coil can see nothing somewhere
+            raw, eigenvalues = app(
+                centred,
+                calib_width=width,
+                kernel_width=_KERNEL,
+                crop=0.0,
+                max_iter=max_iterations,
+                output_eigenvalue=True,
+                show_pbar=False,
+            ).run()
+        raw = np.where(np.isfinite(raw) & (eigenvalues > crop), raw, 0)
+        found[:] = _normalised(raw * _common_phase(raw, centred, width))
+    return maps
+
+
+def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") -> np.ndarray:
+    """Read sensitivities on the grid of a file with k-space, and bring them to that of the samples.
+
+    They lie as the images do that the file's `kspace` is the transform of: whatever was done to these, whose axes were
+    swapped, reversed and cropped, is done to the maps.
+
+    Parameters
+    ----------
+    path : path
+        .npy, or HDF5 (.h5, .hdf5) with a dataset `maps`; complex (n_slices, n_coils, rows, columns), rows along the
+        readout, with or without its oversampling, columns along the phase encoding. Of ISMRMRD files: slices, or
+        partitions, in the order of their numbers.
+    kspace : KSpace
+        As `load_kspace` read it, of several coils.
+    argument : str
+        What errors call the file.
+
+    Returns
+    -------
+    complex64 (n_slices, n_coils, h, w)
+        As `kspace.data`.
+
+    Raises
+    ------
+    InputError
+        K-space of one coil; nothing there, unreadable, of another shape or type, not finite, or all zero.
+    """
+    origin = Origin(Path(path), argument)
+    if not kspace.is_multicoil:
+        raise InputError(f"{argument}: expected k-space of several coils, got that of one; drop --coil-maps")
+    n_coils, grid = kspace.data.shape[1], kspace.file_grid
+    shapes = [kspace.data.shape] if grid is None else grid.shapes(n_coils)
+    if not origin.path.is_file():
+        raise InputError(f"{argument}: expected a .npy or .h5 file, found nothing at '{origin.path}'; check the path")
+    if origin.path.suffix == ".npy":
+        with origin.reading("a .npy array of complex numbers"):
+            # Mapped, a file too short for its header is refused before anything is allocated.
+            stored = np.load(origin.path, mmap_mode="r", allow_pickle=False)
+            _check_maps(stored.shape, stored.dtype, shapes, origin)
+            with np.errstate(over="ignore"):  # what complex64 cannot hold becomes infinite and is reported below
+                maps = np.array(stored, np.complex64)
+    elif origin.path.suffix in (".h5", ".hdf5"):
+        with opened(origin) as file:
+            dataset = member_of(file, "maps", origin)
+            with origin.reading("a dataset 'maps' of complex numbers"):
+                _check_maps(dataset.shape, dataset.dtype, shapes, origin)
+                maps = np.empty(dataset.shape, np.complex64)
+                dataset.read_direct(maps)
+    else:
+        raise InputError(
+            f"{argument}: expected .npy or .h5, got '{origin.path.name}'; convert the file to one of these"
+        )
+    # Sensitivities are of order one; so compared, NaN is refused as well.
+    if not abs(maps).max() <= _LARGEST or not maps.any():
+        raise origin.refusal(f"sensitivities up to {_LARGEST:g}, some not zero", "others", "estimate them again")
+    return maps if grid is None else grid.brought(maps)
+
+
+def _check_maps(found: tuple[int, ...], dtype: np.dtype, shapes: Sequence[tuple[int, ...]], origin: Origin) -> None:
+    if found not in shapes or dtype.kind != "c" or dtype.itemsize > 16:
+        raise origin.refusal(
+            f"complex {' or '.join(map(str, shapes))}",
+            f"{dtype} {found}",
+            "give one sensitivity a coil and pixel, in the layout of the k-space file",
+        )
+
+
+def simulated(n_coils: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Sensitivities of coils on a ring around the volume, Σ|S_c|² = 1 everywhere.
+
+    Parameters
+    ----------
+    n_coils : int
+        At least 1. More than 8 lie on several rings.
+    shape : (int, int, int)
+        (n_slices, h, w).
+
+    Returns
+    -------
+    complex64 (n_slices, n_coils, h, w)
+
+    Raises
+    ------
+    InputError
+        Numbers below 1, more than fits 8 GiB, or no sigpy.
+    """
+    if n_coils < 1 or len(shape) != 3 or min(shape) < 1 or 8 * n_coils * math.prod(shape) > MAX_BYTES:
+        raise InputError(
+            f"coils: expected at least 1 coil for (n_slices, h, w), within {MAX_BYTES} bytes, got {n_coils} for "
+            f"{shape}; ask for fewer"
+        )
+    birdcage = _sigpy("simulated coils").mri.birdcage_maps
+    n_slices, h, w = shape
+    if n_slices == 1:
+        # A ring in the plane of the slice itself.
+        maps = birdcage((n_coils, h, w), dtype=np.complex64)[None]
+    else:
+        maps = birdcage((n_coils, n_slices, h, w), nzz=min(8, n_coils), dtype=np.complex64).swapaxes(0, 1)
+    return np.ascontiguousarray(_normalised(maps))
+
+
+def _sigpy(what: str) -> ModuleType:
+    try:
+        import sigpy.mri
+    except ImportError as error:
+        raise InputError(
+            f"coil-maps: expected sigpy for {what}, found none; `pip install -c constraints.txt -e '.[mri]'` or give "
+            "maps in a file"
+        ) from error
+    return sigpy
+
+
+def _calibration_width(mask: np.ndarray, at_most: int) -> int:
+    """Side of the largest square around the zero frequency that was sampled whole."""
+    h, w = mask.shape
+    width = 0
+    for side in range(1, min(h, w, at_most) + 1):
+        top, left = h // 2 - side // 2, w // 2 - side // 2
+        if not (mask[top : top + side, left : left + side] != 0).all():
+            break
+        width = side
+    if width < _LEAST_CALIBRATION:
+        raise InputError(
+            f"mask: expected a fully sampled centre of at least {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} samples to "
+            f"estimate coil maps, got {width} x {width}; give maps with --coil-maps"
+        )
+    return width
+
+
+def _common_phase(maps: np.ndarray, centred: np.ndarray, width: int) -> np.ndarray:
+    """exp(iθ) of every pixel that makes the combination of coils that sees most of the slice real."""
+    (h, w), half = centred.shape[1:], width // 2
+    inner = centred[:, h // 2 - half : h // 2 - half + width, w // 2 - half : w // 2 - half + width]
+    left, _, _ = np.linalg.svd(inner.reshape(len(inner), -1), full_matrices=False)
+    combined = np.einsum("c,chw->hw", left[:, 0].conj(), maps)
+    size = abs(combined)
+    return np.where(size > 0, combined.conj() / np.where(size > 0, size, 1), 1)
+
+
+def _normalised(maps: np.ndarray) -> Any:
+    """Maps whose squares sum to 1, or are all 0, over the coils, the axis before the last two."""
+    size = np.linalg.norm(maps, axis=-3, keepdims=True)
+    return (maps / np.where(size > 0, size, 1)).astype(np.complex64)

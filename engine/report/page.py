@@ -1,0 +1,200 @@
+"""Everything about a run on one page that needs no network: ``report.html``."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.io.files import replacing
+from engine.report import sections
+from engine.report.brainsprite import Drawn, draw
+from engine.report.style import SCRIPT, STYLE
+from engine.report.viewers import Grid, Panel, middle_of_tissue, panels
+
+#: What brainsprite is told beside the volume: blurred like a light box instead of showing voxels as squares.
+_LOOK = {"smooth": True, "crosshair": True, "colorCrosshair": "rgba(96, 176, 255, 0.45)", "showLR": False}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows, as plain data.
+
+    Parameters
+    ----------
+    title : str
+        Of the page.
+    result : float32 (d0, d1, d2)
+        Axes x to the right, y to the front, z to the top.
+    affine : float64 (4, 4)
+        Voxel indices to millimetres (right, anterior, superior).
+    classical, truth, deviation : float32 (d0, d1, d2) or None
+        The reconstruction without a prior, what was measured, and the standard deviation of samples; on the result's
+        grid and in its units.
+    classical_title : str
+        What the classical reconstruction is called, such as "zero filled".
+    metrics : mapping of str to mapping, or None
+        What `engine.report.metrics.per_plane` gives for "reconstruction", and under other names for whatever else was
+        compared with the truth.
+    residuals : sequence of float or None
+        Data residual after every step; None where there is none.
+    sigmas : sequence of float
+        Noise level of every step.
+    plan : sequence of str
+        Lines, a term and what it means apart by two spaces or more.
+    settings : mapping
+        Numbers, strings, sequences and mappings of these.
+    record : mapping
+        Content of ``run.json``.
+    command : str
+        What repeats the run.
+    warnings : sequence of str
+        What the run complained about.
+    """
+
+    title: str
+    result: np.ndarray
+    affine: np.ndarray
+    classical: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    deviation: np.ndarray | None = None
+    classical_title: str = "classical reconstruction"
+    metrics: Mapping[str, Mapping[str, Any]] | None = None
+    residuals: Sequence[float | None] = ()
+    sigmas: Sequence[float] = ()
+    plan: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    warnings: Sequence[str] = ()
+
+
+def write_report(path: str | Path, content: Report) -> None:
+    """Write a page that shows a run, whole or not at all.
+
+    The file holds everything it needs; its own security policy forbids a browser to fetch anything, and to run any
+    script but the page's. Text from the run is shown as text whatever it holds. The same content gives the same bytes.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.html``.
+    content : Report
+
+    Raises
+    ------
+    InputError
+        A path of another kind, volumes of a rank other than 3 or of different shapes, NaN or infinite voxels, an
+        affine that is not finite and invertible, metrics without "reconstruction", a record that JSON cannot hold, or
+        no nilearn.
+    """
+    path = Path(path)
+    _check(path, content)
+    affine = np.asarray(content.affine, dtype=np.float64)
+    grid = Grid.of(content.result.shape, affine)
+    shown = panels(grid, content.result, content.classical, content.classical_title, content.truth, content.deviation)
+    drawn = [draw(panel, grid) for panel in shown]
+    page = _page(content, grid, shown, drawn)
+    with replacing(path) as temporary:
+        # Names of files may hold what is no letter in any encoding.
+        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
+
+
+def _page(content: Report, grid: Grid, shown: Sequence[Panel], drawn: Sequence[Drawn]) -> str:
+    library = drawn[0].library
+    # As data, which no browser runs; the sign that could end the element is written as its code.
+    data = json.dumps(_page_data(grid, shown, drawn)).replace("<", "\\u003c")
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (library, SCRIPT))
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    body = [
+        sections.viewers(shown, drawn, grid),
+        sections.metrics_table(content.metrics),
+        sections.convergence(content.residuals, content.sigmas),
+        sections.plan_table(content.plan),
+        sections.settings_tables(content.settings),
+        sections.command_box(content.command),
+        sections.record_box(content.record),
+    ]
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            # Else a browser asks a server for an icon.
+            '<link rel="icon" href="data:,">',
+            f"<title>{escape(content.title)}</title>",
+            f"<style>{STYLE}</style>\n</head>\n<body>",
+            f"<header><h1>{escape(content.title)}</h1>",
+            f'<p class="muted">{escape(_summary(content))}</p>',
+            sections.cards(content.metrics),
+            sections.warning_box(content.warnings),
+            "</header>\n<main>",
+            *filter(None, body),
+            "</main>\n<footer>For research, not for diagnosis. Viewers: brainsprite (MIT licence), from nilearn."
+            "</footer>",
+            f'<script type="application/json" id="page-data">{data}</script>',
+            f"<script>{library}</script>",
+            f"<script>{SCRIPT}</script>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _page_data(grid: Grid, shown: Sequence[Panel], drawn: Sequence[Drawn]) -> dict[str, Any]:
+    cut = middle_of_tissue(next((panel for panel in shown if panel.key == "truth"), shown[0]).data)
+    viewers = []
+    for panel, parts in zip(shown, drawn, strict=True):
+        # The picture is opaque: it needs nothing below it.
+        settings = {name: value for name, value in parts.settings.items() if name not in ("overlay", "numSlice")}
+        names = {"canvas": f"canvas-{panel.key}", "sprite": f"sprite-{panel.key}"}
+        viewers.append({**settings, **_LOOK, **names})
+    return {"shape": list(grid.shape), "affine": grid.affine.tolist(), "cut": list(cut), "viewers": viewers}
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _summary(content: Report) -> str:
+    edges = np.sqrt((np.asarray(content.affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0))
+    voxels, mm = "×".join(map(str, content.result.shape)), " × ".join(f"{e:.3g}" for e in edges)
+    return f"{voxels} voxels of {mm} mm"
+
+
+def _check(path: Path, content: Report) -> None:
+    if path.suffix != ".html":
+        raise InputError(f"path: expected a name that ends in .html, got '{path.name}'; rename it")
+    shape = content.result.shape
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(f"result: expected rank 3 with no empty axis, got shape {shape}; give a single volume")
+    for name in ("result", "classical", "truth", "deviation"):
+        volume = getattr(content, name)
+        if volume is None:
+            continue
+        if volume.shape != shape:
+            raise InputError(f"{name}: expected the result's shape {shape}, got {volume.shape}; resample to one grid")
+        if not np.isfinite(volume).all():
+            raise InputError(f"{name}: expected finite voxels, got NaN or infinity; check the run")
+    affine = np.asarray(content.affine, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise InputError(f"affine: expected 4×4 finite, independent axes, got {affine.tolist()}; take the volume's")
+    if content.metrics and sections.RESULT not in content.metrics:
+        raise InputError(
+            f"metrics: expected '{sections.RESULT}', got {list(content.metrics)}; compare the result with the truth"
+        )
+    for name in ("residuals", "sigmas"):
+        bad = [value for value in getattr(content, name) if value is not None and not math.isfinite(value)]
+        if bad:
+            raise InputError(f"{name}: expected finite numbers or None, got {bad[0]}; check the run")
+    try:
+        json.dumps(content.record)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"record: expected what JSON can hold, got a value it cannot ({error}); convert it") from error

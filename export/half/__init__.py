@@ -1,0 +1,1 @@
+"""Graphs in half precision, and how far they are off."""

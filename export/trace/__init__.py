@@ -1,0 +1,1 @@
+"""From a network to one graph of core operators, forward and adjoint."""

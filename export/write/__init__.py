@@ -1,0 +1,1 @@
+"""From traced graphs to the files of a bundle."""

@@ -1,0 +1,241 @@
+"""Measurements from files: the same result as where they are simulated, and geometry that is right in the world."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from engine import demo, simulate
+from engine.io.volumes import save_nifti
+from engine.run import main
+
+#: Files by task, and options of the simulation, with a name.
+MODES = {
+    "thick": ("mrzsr", "thick.nii.gz", ()),
+    "thick, another profile": ("mrzsr", "thick.nii.gz", ("--slice-profile", "gaussian", "--gap", 0.5, "--factor", 2)),
+    "thick, another axis": ("mrzsr", "thick.npy", ("--thick-axis", 0)),
+    "kspace": ("csmri", "scan.h5", ()),
+    "kspace, noise": ("csmri", "scan.h5", ("--noise", 0.02)),
+    "kspace, coils": ("csmri", "scan.h5", ("--coils", 3, "--acceleration", 6)),
+    "kspace, sagittal": ("csmri", "scan.h5", ("--plane", "sagittal")),
+    "sinogram": ("svct", "sinogram.npy", ()),
+    "sinogram, noise": ("svct", "sinogram.h5", ("--noise", 0.01)),
+    "sinogram, TIFF": ("svct", "sinogram.tif", ("--views", 20)),
+}
+
+
+def run(*words: object) -> None:
+    assert main([str(word) for word in (*words, "--quiet", "--no-report")]) == 0
+
+
+@pytest.fixture
+def simulated(tmp_path, capsys, monkeypatch):
+    """Write a measurement, and return the options that read it, as they are printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(task: str, name: str, *options: object) -> list[str]:
+        assert simulate.main([str(word) for word in ("--task", task, "--out", name, *options)]) == 0
+        printed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        assert printed[:3] == ["python", "-m", "engine.run"]
+        return printed[3:]
+
+    return write
+
+
+@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_gives_what_its_simulation_gives(simulated, mode, steps):
+    task, name, options = MODES[mode]
+    words = simulated(task, name, *options)
+    # A run measures in the plane of its primary prior: state it where a simulated file says another one.
+    planes = ("--planes", "sagittal,axial") if "sagittal" in mode else ()
+    stated = [word for word in options if word not in ("--plane", "sagittal")]
+    run("--task", task, "--out", "simulation", "--steps", steps, *stated, *planes)
+    run(*words, "--out", "file", "--steps", steps)
+    ours, theirs = (nib.load(f"{folder}/recon.nii.gz") for folder in ("file", "simulation"))
+    white = demo.volume().scale
+    assert np.abs(ours.get_fdata() - theirs.get_fdata()).max() < 1e-4 * white
+    if not name.endswith(".npy") or task != "mrzsr":  # .npy knows no places
+        np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
+    record = json.loads(Path("file/run.json").read_text())
+    assert record["volume"]["source"] == name
+    assert not Path("file/metrics.json").exists()
+
+
+def head(shape: tuple[int, int, int] = (16, 14, 18)) -> np.ndarray:
+    """An ellipsoid with a darker one inside, off the middle of every axis."""
+    x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    large = (x[0] / 0.9) ** 2 + (x[1] / 0.8) ** 2 + (x[2] / 0.85) ** 2 < 1
+    small = ((x[0] - 0.3) / 0.4) ** 2 + ((x[1] + 0.2) / 0.3) ** 2 + ((x[2] - 0.1) / 0.5) ** 2 < 1
+    return (700.0 * large - 400.0 * small).astype(np.float32)
+
+
+ORIENTATIONS = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
+
+
+def oriented(order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
+    affine = np.eye(4)
+    turned = np.eye(3) + 0.04 * np.array([[0, 1, -2], [-1, 0, 1], [2, -1, 0]])
+    affine[:3, :3] = (turned[:, order] * signs) * (1.5, 2.0, 2.5)
+    affine[:3, 3] = -31.4, 15.9, 2.65
+    return affine
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_an_identity_run_returns_a_volume_as_it_lay(tiny_bundles, tmp_path, order, signs):
+    data, affine = head(), oriented(order, signs)
+    file = tmp_path / "head.nii.gz"
+    save_nifti(file, data, affine)
+    # All of k-space, without a prior: what comes out is what came in.
+    run("--task", "csmri", "--acceleration", 1, "--method", "classical", "--volume", file, "--out", tmp_path / "out",
+        "--primary", tiny_bundles["axial"].folder)  # fmt: skip
+    found, given = nib.load(tmp_path / "out" / "recon.nii.gz"), nib.load(file)
+    assert found.shape == given.shape
+    np.testing.assert_array_equal(found.affine, given.affine)
+    assert nib.aff2axcodes(found.affine) == nib.aff2axcodes(given.affine)
+    assert np.abs(found.get_fdata() - data).max() <= 1e-6 * data.max()
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::7])
+def test_thick_slices_become_thin_ones_in_the_same_place(tiny_bundles, tmp_path, order, signs):
+    """5 mm slices of 1 mm pixels: factor and axis follow from the header, corners stay where they are."""
+    affine = np.eye(4)
+    thin = [1.0, 1.0, 1.0]
+    axis = order.index(2)  # of the file, along which slices lie: from foot to head
+    thin[axis] = 5.0
+    affine[:3, :3] = np.eye(3)[:, order] * signs * thin
+    affine[:3, 3] = 12.5, -3.0, 40.25
+    shape = [16, 16, 16]
+    shape[axis] = 4
+    save_nifti(tmp_path / "thick.nii.gz", head(tuple(shape)), affine)
+    run("--task", "mrzsr", "--thick", tmp_path / "thick.nii.gz", "--steps", 2, "--out", tmp_path / "out",
+        "--primary", tiny_bundles["coronal"].folder, "--auxiliary", tiny_bundles["axial"].folder)  # fmt: skip
+    found = nib.load(tmp_path / "out" / "recon.nii.gz")
+    shape[axis] *= 5
+    assert found.shape == tuple(shape)
+    assert nib.aff2axcodes(found.affine) == nib.aff2axcodes(affine)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(found.affine), 1.0)
+    # The outer edges of the first voxels lie together.
+    corner = np.array([-0.5, -0.5, -0.5, 1.0])
+    np.testing.assert_allclose(found.affine @ corner, affine @ corner, atol=1e-5)
+    # Every thick slice is the mean of its thin ones: proximal guidance without noise is complete.
+    blocks = np.moveaxis(found.get_fdata(), axis, 0).reshape(4, 5, 16, 16).mean(axis=1)
+    thick = np.moveaxis(nib.load(tmp_path / "thick.nii.gz").get_fdata(), axis, 0)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["task"]["noise_level_source"] == "estimate"
+    assert np.abs(blocks - thick).mean() < 0.2 * thick.std()
+
+
+def test_volumes_of_any_size_run(tiny_bundles, tmp_path):
+    for shape in ((15, 17, 13), (9, 20, 16)):
+        np.save(tmp_path / "head.npy", head(shape))
+        for task in ("csmri", "mrzsr", "svct"):
+            roles = ("coronal", "axial") if task == "mrzsr" else ("axial", "coronal")
+            for more in ((), ("--guidance", "dps"), ("--mix", "sum")):
+                run("--task", task, "--volume", tmp_path / "head.npy", "--steps", 2, "--factor", 2, "--acceleration", 2,
+                    "--primary", tiny_bundles[roles[0]].folder, "--auxiliary", tiny_bundles[roles[1]].folder,
+                    "--out", tmp_path / "out", *more)  # fmt: skip
+                found = nib.load(tmp_path / "out" / "recon.nii.gz").get_fdata()
+                assert found.shape == shape
+                assert np.isfinite(found).all()
+
+
+def test_voxels_are_resampled_on_request(tiny_bundles, tmp_path):
+    save_nifti(tmp_path / "head.nii.gz", head(), oriented((1, 0, 2), (-1, 1, -1)))
+    run("--task", "csmri", "--volume", tmp_path / "head.nii.gz", "--resample", 3, "--steps", 2, "--acceleration", 2,
+        "--primary", tiny_bundles["axial"].folder, "--auxiliary", tiny_bundles["coronal"].folder,
+        "--out", tmp_path / "out")  # fmt: skip
+    found = nib.load(tmp_path / "out" / "recon.nii.gz")
+    np.testing.assert_allclose(nib.affines.voxel_sizes(found.affine), 3.0, rtol=1e-6)
+    assert nib.aff2axcodes(found.affine) == nib.aff2axcodes(oriented((1, 0, 2), (-1, 1, -1)))
+
+
+def test_a_dicom_series_comes_back_as_a_derived_one(tiny_bundles, tmp_path):
+    from engine.io.volumes.dicom import read_series
+    from engine.io.volumes.dicom_write import write_series
+
+    data, affine = head(), oriented((0, 1, 2), (-1, -1, 1))
+    affine[:3, :3] = np.diag([-1.5, -2.0, 2.5])
+    write_series(tmp_path / "series", data, affine)
+    given, given_affine = read_series(tmp_path / "series")
+    words = ("--task", "csmri", "--acceleration", 1, "--method", "classical", "--volume", tmp_path / "series",
+             "--primary", tiny_bundles["axial"].folder)  # fmt: skip
+    run(*words, "--out", tmp_path / "out", "--format", "dicom")
+    found, found_affine = read_series(tmp_path / "out" / "recon")
+    np.testing.assert_allclose(found_affine, given_affine, atol=1e-6)
+    # 16 bits.
+    assert np.abs(found - given).max() <= 1e-4 * np.ptp(given)
+    run(*words, "--out", tmp_path / "nifti")
+    nifti = nib.load(tmp_path / "nifti" / "recon.nii.gz")
+    np.testing.assert_allclose(nifti.affine, given_affine, atol=1e-5)
+    assert np.abs(nifti.get_fdata() - given).max() <= 1e-6 * np.abs(given).max()
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--task", "csmri", "--thick", "x.nii"), "thick"),
+        (("--task", "mrzsr", "--kspace", "x.h5"), "kspace"),
+        (("--task", "csmri", "--kspace", "x.h5", "--sinogram", "y.npy"), "sinogram"),
+        (("--task", "csmri", "--kspace", "x.h5", "--volume", "y.nii"), "volume"),
+        (("--task", "csmri", "--kspace", "x.h5", "--acceleration", "4"), "acceleration"),
+        (("--task", "csmri", "--kspace", "x.h5", "--noise", "0"), "noise"),
+        (("--task", "csmri", "--mask", "x.npy"), "mask"),
+        (("--task", "csmri", "--coil-maps", "x.npy"), "coil-maps"),
+        (("--task", "csmri", "--phase", "none"), "phase"),
+        (("--task", "csmri", "--orientation", "SPL"), "orientation"),
+        (("--task", "svct", "--geometry", "x.json"), "geometry"),
+        (("--task", "svct", "--sinogram", "x.npy"), "geometry"),
+        (("--task", "csmri", "--kspace", "nothing.h5"), "kspace"),
+        (("--task", "mrzsr", "--thick", "nothing.nii"), "thick"),
+        (("--task", "svct", "--sinogram", "nothing.npy", "--geometry", "nothing.json"), "sinogram"),
+        (("--task", "csmri", "--coils", "0"), "coils"),
+        (("--task", "csmri", "--coils", "65"), "coils"),
+        (("--task", "csmri", "--white", "0"), "white"),
+        (("--task", "csmri", "--resample", "0"), "resample"),
+        (("--task", "csmri", "--samples", "0"), "samples"),
+        (("--task", "csmri", "--save-every", "-1"), "save-every"),
+        (("--task", "csmri", "--preview-every", "-1"), "preview-every"),
+        (("--task", "csmri", "--keep-tags", "PatientID"), "keep-tags"),
+        (("--task", "csmri", "--config", "nothing.yaml"), "config"),
+        (("--resume", "nothing"), "resume"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, capsys, monkeypatch, words, named):
+    monkeypatch.chdir(tmp_path)
+    assert main(list(words)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"engine.run: {named}: expected ")
+    assert "; " in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--task", "csmri", "--out", "scan.nii"), "out"),
+        (("--task", "mrzsr", "--out", "thick.h5"), "out"),
+        (("--task", "svct", "--out", "s.json"), "out"),
+        (("--task", "csmri", "--out", "scan.h5", "--volume", "nothing.nii"), "volume"),
+        (("--task", "mrzsr", "--out", "thick.nii.gz", "--plane", "axial"), "primary"),
+        (("--task", "csmri", "--out", "scan.h5", "--noise", "-1"), "noise"),
+    ],
+)
+def test_simulations_that_cannot_be_written_are_refused(tmp_path, capsys, monkeypatch, words, named):
+    monkeypatch.chdir(tmp_path)
+    assert simulate.main(list(words)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"engine.simulate: {named}: expected ")
+    assert list(tmp_path.iterdir()) == []
