@@ -90,7 +90,7 @@ class Laboratory:
         if plane not in self._opened:
             folder = demo.bundle_folder(plane)
             if not (folder / MANIFEST).is_file():
-                raise InputError(f"planes: expected planes with a shipped prior, got '{plane}'; choose others")
+                raise InputError("planes", "planes with a shipped prior", f"'{plane}'", "choose others")
             bundle = Bundle.open(folder)
             prior = Prior(NativeDenoiser(bundle, n_threads=self.n_threads), Plane(NAMED_PLANES[plane]))
             self._opened[plane] = prior, bundle.manifest["key"]

@@ -217,7 +217,7 @@ def sweep(text: str) -> list[Configuration]:
     """
     name, _, values = text.partition("=")
     if name not in SWEEPS or not values:
-        raise InputError(f"sweep: expected NAME=v1,v2,… with one of {', '.join(SWEEPS)}, got '{text}'; choose one")
+        raise InputError("sweep", f"NAME=v1,v2,… with one of {', '.join(SWEEPS)}", f"'{text}'", "choose one")
     return [_swept(name, value) for value in values.split(",")]
 
 
@@ -229,7 +229,7 @@ def _swept(name: str, value: str) -> Configuration:
     if name == "planes":
         planes = tuple(value.split("+"))
         if len(set(planes)) < len(planes) or not set(planes) <= set(NAMED_PLANES):
-            raise InputError(f"sweep: expected different planes of {', '.join(NAMED_PLANES)}, got '{value}'; mend it")
+            raise InputError("sweep", f"different planes of {', '.join(NAMED_PLANES)}", f"'{value}'", "mend it")
         return Configuration(f"fast {label}", f"fast, {label}", "tpdm", PRESETS["fast"], planes=planes, group=group)
     settings: dict[str, Any]
     try:
@@ -250,7 +250,7 @@ def _swept(name: str, value: str) -> Configuration:
     except InputError:
         raise
     except ValueError:
-        raise InputError(f"sweep: expected numbers for {name}, got '{value}'; mend it") from None
+        raise InputError("sweep", f"numbers for {name}", f"'{value}'", "mend it") from None
     settings = {**PRESETS["fast"], **settings}
     Settings(**settings)
     return Configuration(f"fast {label}", f"fast, {label}", "tpdm", settings, group=group)

@@ -129,14 +129,16 @@ def _parser() -> argparse.ArgumentParser:
 def _check(args: argparse.Namespace) -> None:
     for name in ("seeds", "threads"):
         if getattr(args, name) < 1:
-            raise InputError(f"{name}: expected at least 1, got {getattr(args, name)}; ask for more")
+            raise InputError(name, "at least 1", f"{getattr(args, name)}", "ask for more")
     for name in args.samplers:
         if name not in SAMPLERS:
-            raise InputError(f"samplers: expected some of {', '.join(SAMPLERS)}, got '{name}'; choose from these")
+            raise InputError("samplers", f"some of {', '.join(SAMPLERS)}", f"'{name}'", "choose from these")
     if len(args.volumes) < 2:
         raise InputError(
-            f"volumes: expected at least two heads, which tell how far one is from another, got {len(args.volumes)}; "
-            "name files with --volumes, the one that the priors were trained on first"
+            "volumes",
+            "at least two heads, which tell how far one is from another",
+            f"{len(args.volumes)}",
+            "name files with --volumes, the one that the priors were trained on first",
         )
     args.results.mkdir(parents=True, exist_ok=True)
 
@@ -146,7 +148,7 @@ def read(files: Sequence[str]) -> dict[str, np.ndarray]:
     truths = [Truth.read(file) for file in files]
     heads = {truth.name: truth.data for truth in truths}
     if len(heads) < len(files):
-        raise InputError(f"volumes: expected files of different names, got {', '.join(files)}; rename one")
+        raise InputError("volumes", "files of different names", f"{', '.join(files)}", "rename one")
     return heads
 
 

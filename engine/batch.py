@@ -157,19 +157,18 @@ def _checked(args: argparse.Namespace) -> Needs:
     for name, low in (("cpus_per_volume", 1), ("workers", 1), ("retries", 0)):
         value = getattr(args, name)
         if value is not None and value < low:
-            raise InputError(f"{name.replace('_', '-')}: expected at least {low}, got {value}; leave it out")
+            raise InputError(f"{name.replace('_', '-')}", f"at least {low}", value, "leave it out")
     if not 0 <= args.gpus_per_volume <= 1:
         raise InputError(
-            f"gpus-per-volume: expected 0 to 1, for a volume uses one GPU, got {args.gpus_per_volume:g}; choose 1"
+            "gpus-per-volume", "0 to 1, for a volume uses one GPU", f"{args.gpus_per_volume:g}", "choose 1"
         )
     memory_gb = args.memory_per_volume
     if memory_gb is not None and not 0 < memory_gb < float("inf"):
-        raise InputError(f"memory-per-volume: expected GB above 0, got {memory_gb:g}; leave it out to count none")
+        raise InputError("memory-per-volume", "GB above 0", f"{memory_gb:g}", "leave it out to count none")
     for library in ("ray", "pyarrow"):
         if importlib.util.find_spec(library) is None:
             raise InputError(
-                f"batch: expected {library}, which it needs, found none; `pip install -c constraints.txt -e "
-                "'.[cluster]'`"
+                "batch", f"{library}, which it needs", "none", "`pip install -c constraints.txt -e '.[cluster]'`"
             )
     return Needs(args.cpus_per_volume, args.gpus_per_volume, memory_gb)
 
@@ -179,9 +178,7 @@ def _study(args: argparse.Namespace, needs: Needs, study: Study, volumes: list[V
     out, started = args.out.absolute(), time.monotonic()
     device = study.options.get("device", "auto")
     if not needs.gpus and device.startswith("cuda"):
-        raise InputError(
-            f"gpus-per-volume: expected more than 0 for --device {device}, got 0; pass 1, or a part of one"
-        )
+        raise InputError("gpus-per-volume", f"more than 0 for --device {device}", "0", "pass 1, or a part of one")
     done = [] if args.overwrite else [volume for volume in volumes if is_done(study, volume)]
     to_do = [volume for volume in volumes if volume not in done]
     table = Table(out, _rows_of(out, done))
@@ -192,7 +189,7 @@ def _study(args: argparse.Namespace, needs: Needs, study: Study, volumes: list[V
             pool = Pool(study, needs, 1 if args.dry_run else n_workers, args.retries)
             plan = ""
             if args.dry_run or not done:
-                plan = pool.plan(to_do or done, lambda volume, text: _is_about(study, volume, text))
+                plan = pool.plan(to_do or done, lambda volume, why: _is_about(study, volume, why))
             if not args.dry_run:
                 if args.overwrite:
                     forget(volumes)
@@ -257,9 +254,9 @@ def _work(pool: Pool, volumes: Sequence[Volume], table: Table, progress: Silent)
     raise Stopped(number)
 
 
-def _is_about(study: Study, volume: Volume, complaint: str) -> bool:
+def _is_about(study: Study, volume: Volume, complaint: InputError) -> bool:
     """Whether a complaint is about one input, and not about the options of all."""
-    return complaint.startswith(f"{study.kind}: ") or str(volume.source) in complaint
+    return complaint.argument == study.kind or str(volume.source) in str(complaint)
 
 
 def _rows_of(out: Path, done: Sequence[Volume]) -> list[Row]:

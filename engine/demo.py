@@ -35,8 +35,7 @@ def volume() -> Volume:
         from nilearn import datasets
     except ImportError as error:
         raise InputError(
-            "volume: expected nilearn, which holds the demonstration's head, found none; "
-            "`pip install nilearn` or pass --volume"
+            "volume", "nilearn, which holds the demonstration's head", "none", "`pip install nilearn` or pass --volume"
         ) from error
     file = Path(datasets.__file__).parent / "data" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
     return resample(load_volume(file), SIZE, VOXEL_MM)
@@ -46,9 +45,7 @@ def prior(plane: str) -> Prior:
     """The shipped prior of a plane, axial, coronal or sagittal, on CPU cores, for slices of any size."""
     bundle = Bundle.open(bundle_folder(plane))
     if bundle.plane is None:
-        raise InputError(
-            f"engine: expected a plane in the manifest of '{bundle.folder}', found none; install the package again"
-        )
+        raise InputError("engine", f"a plane in the manifest of '{bundle.folder}'", "none", "install the package again")
     return Prior(PaddedDenoiser(NativeDenoiser(bundle), bundle.divisor), bundle.plane)
 
 

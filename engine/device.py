@@ -149,7 +149,7 @@ def parse(text: str) -> int | None:
         return None
     found = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
     if not found:
-        raise InputError(f"device: expected auto, cpu, cuda or cuda:N, got '{text}'; choose one of these")
+        raise InputError("device", "auto, cpu, cuda or cuda:N", f"'{text}'", "choose one of these")
     return int(found[1] or 0)
 
 

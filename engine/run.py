@@ -149,8 +149,10 @@ def _writing(out: Path, do: Callable[[], None]) -> None:
 def no_room(out: Path | None, error: OSError) -> InputError:
     """What the system says against writing, as one sentence."""
     return InputError(
-        f"out: expected room and permission to write in '{out}', got '{error.strerror or error}'; make room or choose "
-        "another with --out"
+        "out",
+        f"room and permission to write in '{out}'",
+        f"'{error.strerror or error}'",
+        "make room or choose another with --out",
     )
 
 
@@ -173,8 +175,10 @@ def _start(args: argparse.Namespace, job: Job, out: Path, resumed: Saved | None,
         check_identity(resumed.identity, job.identity)
     elif comm.is_root and (out / STATE_FILE).exists() and not args.overwrite:
         raise InputError(
-            f"out: expected a folder without an unfinished run, found {STATE_FILE} in '{out}'; go on with "
-            f"--resume {out}, or start anew with --overwrite"
+            "out",
+            "a folder without an unfinished run",
+            f"{STATE_FILE} in '{out}'",
+            f"go on with --resume {out}, or start anew with --overwrite",
         )
     if comm.is_root:
         results.check_room(out, job, args.save_every > 0)
@@ -188,8 +192,10 @@ def _check_all_alike(job: Job, comm: Communicator) -> None:
         for key in {**first, **other}:
             if first.get(key) != other.get(key):
                 raise InputError(
-                    f"ranks: expected {key} of rank {rank} as on rank 0, {short(first.get(key))}, got "
-                    f"{short(other.get(key))}; start all with the same options, and let all see the same files"
+                    "ranks",
+                    f"{key} of rank {rank} as on rank 0, {short(first.get(key))}",
+                    f"{short(other.get(key))}",
+                    "start all with the same options, and let all see the same files",
                 )
 
 
@@ -206,11 +212,13 @@ def _root_alone_speaks(comm: Communicator) -> Iterator[None]:
 def check_results(args: argparse.Namespace) -> None:
     """Refuse what would fail only when results are written."""
     if args.keep_tags and args.format != "dicom":
-        raise InputError(f"keep-tags: expected --format dicom, got {args.format}, which has no tags; drop --keep-tags")
+        raise InputError("keep-tags", "--format dicom", f"{args.format}, which has no tags", "drop --keep-tags")
     if not args.no_report and importlib.util.find_spec("nilearn") is None:
         raise InputError(
-            "report: expected nilearn, which holds its viewer, found none; `pip install -c constraints.txt -e "
-            "'.[demo]'`, or pass --no-report"
+            "report",
+            "nilearn, which holds its viewer",
+            "none",
+            "`pip install -c constraints.txt -e '.[demo]'`, or pass --no-report",
         )
 
 
@@ -306,9 +314,9 @@ def _parsed(words: list[str]) -> tuple[Saved | None, argparse.Namespace]:
     saved = load(folder / STATE_FILE)
     args = parse(build_parser(), words, {**saved.options, "out": str(folder)})
     if args.out != folder:
-        raise InputError(f"out: expected none beside --resume {folder}, got {args.out}; drop --out")
+        raise InputError("out", f"none beside --resume {folder}", args.out, "drop --out")
     if args.overwrite:
-        raise InputError("overwrite: expected none beside --resume, got both; choose one of them")
+        raise InputError("overwrite", "none beside --resume", "both", "choose one of them")
     return saved, args
 
 

@@ -82,8 +82,10 @@ def write(scan: Scan, task: Task, out: Path) -> list[str]:
     """
     if not out.name.endswith(_SUFFIXES[task.name]):
         raise InputError(
-            f"out: expected a name that ends in {' or '.join(_SUFFIXES[task.name])} for {task.name}, got '{out.name}'; "
-            "rename it"
+            "out",
+            f"a name that ends in {' or '.join(_SUFFIXES[task.name])} for {task.name}",
+            f"'{out.name}'",
+            "rename it",
         )
     operator, y = task.operator, task.measurement
     assert operator is not None and y is not None

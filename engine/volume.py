@@ -27,9 +27,7 @@ class Plane:
 
     def __post_init__(self) -> None:
         if sorted(self.axes) != [0, 1, 2]:
-            raise InputError(
-                f"plane: expected a permutation of (0, 1, 2), got {self.axes}; name axes as slice,row,column"
-            )
+            raise InputError("plane", "a permutation of (0, 1, 2)", self.axes, "name axes as slice,row,column")
 
     @classmethod
     def parse(cls, text: str) -> Plane:
@@ -46,9 +44,10 @@ class Plane:
             slice_axis, row, column = (int(part) for part in text.split(","))
         except ValueError:
             raise InputError(
-                f"plane: expected axial, coronal, sagittal or three axes such as 2,0,1 (slice,row,column), got "
-                f"'{text}'; "
-                "choose one of these"
+                "plane",
+                "axial, coronal, sagittal or three axes such as 2,0,1 (slice,row,column)",
+                f"'{text}'",
+                "choose one of these",
             ) from None
         return cls((slice_axis, row, column))
 

@@ -107,8 +107,7 @@ def build_engine(
     stored = info.get("plane")
     if stored is not None and plane is not None and tuple(stored) != plane.axes:
         raise InputError(
-            f"plane: expected {Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on, got {plane}; drop "
-            f"--plane"
+            "plane", f"{Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on", plane, "drop --plane"
         )
     axes = list(plane.axes) if plane else stored
     n_parameters = sum(p.numel() for p in network.parameters())
@@ -127,10 +126,13 @@ def build_engine(
         print(verify.table(rows))
         if not all(r.passes for r in rows):
             raise InputError(
-                f"ckpt: expected relative errors of at most {verify.BOUNDS['x0']:g} (x0) and "
-                f"{verify.BOUNDS['pullback']:g} (pullback), "
-                f"the table above shows more for '{ckpt}'; the weights may be beyond float32's reach: check the "
-                f"training"
+                "ckpt",
+                (
+                    f"relative errors of at most {verify.BOUNDS['x0']:g} (x0) and {verify.BOUNDS['pullback']:g} "
+                    "(pullback)"
+                ),
+                f"more for '{ckpt}', as the table above shows",
+                "the weights may be beyond float32's reach: check the training",
             )
         manifest = {
             "format": FORMAT,
@@ -211,9 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     out = args.bundle or args.out or Path("engines") / args.ckpt.stem
     try:
         return _main(args, known, out)
-    except ValueError as error:
-        if not _is_users(error):
-            raise
+    except InputError as error:
         print(f"build_engine: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -238,14 +238,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _is_users(error: ValueError) -> bool:
-    if isinstance(error, InputError):
-        return True
-    from networks import CheckpointError
-
-    return isinstance(error, CheckpointError)
-
-
 #: Options that say how graphs are compiled.
 _COMPILE = ("precision", "batch", "height", "width", "static", "platform", "refit", "graphs")
 
@@ -256,16 +248,20 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
         if options or args.bundle:
             name = next(iter(options), "bundle")
             raise InputError(
-                f"{name}: expected --backend tensorrt with it, got --backend onnx, which compiles nothing; add the one "
-                "or drop the other"
+                name,
+                "--backend tensorrt with it",
+                "--backend onnx, which compiles nothing",
+                "add the one or drop the other",
             )
         return _build(args, known, out)
     if args.bundle:
         given = [name for name in ("out", "plane", "no_ema") if getattr(args, name)] + list(known)
         if given:
             raise InputError(
-                f"{given[0].replace('_', '-')}: expected --ckpt with it, got --bundle, whose network is what it is; "
-                "drop the option or give the checkpoint"
+                f"{given[0].replace('_', '-')}",
+                "--ckpt with it",
+                "--bundle, whose network is what it is",
+                "drop the option or give the checkpoint",
             )
     from export.tensorrt.build import library
     from export.tensorrt.compile import check_options
@@ -303,7 +299,7 @@ def _compile(args: argparse.Namespace, out: Path, trt: ModuleType, options: dict
 def _build(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     plane = Plane.parse(args.plane) if args.plane else None
     if not args.ckpt.is_file():
-        raise InputError(f"ckpt: expected a checkpoint file, found nothing at '{args.ckpt}'; check the path")
+        raise InputError("ckpt", "a checkpoint file", f"nothing at '{args.ckpt}'", "check the path")
     key = content_key(args.ckpt, {"plane": args.plane, "ema": not args.no_ema, **known})
     if is_current(out, key) and not args.force:
         print(f"{out} is up to date")

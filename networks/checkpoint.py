@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import InputError
 from networks.architecture import Architecture
 from networks.infer import InferenceError, infer_architecture
 from networks.ncsnpp import NCSNpp
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names argument, expectation, finding and remedy."""
+class CheckpointError(InputError):
+    """A checkpoint cannot be used."""
 
 
 #: Tensors that score_sde stores but does not train, so that the EMA's list omits them.
@@ -50,15 +51,17 @@ def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
     weights = {str(name).removeprefix("module."): tensor for name, tensor in stored["model"].items()}
     if not all(isinstance(t, Tensor) for t in weights.values()) or "all_modules.0.W" not in weights:
         raise CheckpointError(
-            f"ckpt: expected an NCSN++ network with Fourier features ('all_modules.0.W'), '{path}' holds "
-            f"{len(weights)} entries without it; give a score_sde or TPDM checkpoint of a VE model"
+            "ckpt",
+            "an NCSN++ network with Fourier features ('all_modules.0.W')",
+            f"{len(weights)} entries without it in '{path}'",
+            "give a score_sde or TPDM checkpoint of a VE model",
         )
     if ema:
         _apply_ema(weights, stored.get("ema"), path)
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"ckpt: expected finite weights, '{name}' of '{path}' has NaN or infinity; train or download again"
+                "ckpt", "finite weights", f"NaN or infinity in '{name}' of '{path}'", "train or download again"
             )
     return weights, {k: v for k, v in stored.items() if k not in ("model", "ema", "optimizer")}
 
@@ -74,23 +77,29 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise CheckpointError(f"ckpt: expected a checkpoint file, found {found} at '{path}'; check the path")
+        raise CheckpointError("ckpt", "a checkpoint file", f"{found} at '{path}'", "check the path")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"ckpt: expected tensors and plain containers, '{path}' is no such file or holds other pickled objects, "
-            "which are never executed; save it again with tensors only"
+            "ckpt",
+            "tensors and plain containers",
+            f"other pickled objects, or no such file, in '{path}', which are never executed",
+            "save it again with tensors only",
         ) from error
     except Exception as error:  # the zip reader and the unpickler raise whatever the damage leads to
         raise CheckpointError(
-            f"ckpt: expected a PyTorch checkpoint, '{path}' cannot be read ({type(error).__name__}); it is truncated "
-            "or of another format: download or save it again"
+            "ckpt",
+            "a PyTorch checkpoint",
+            f"'{path}', which cannot be read ({type(error).__name__})",
+            "it is truncated or of another format: download or save it again",
         ) from error
     if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise CheckpointError(
-            f"ckpt: expected a score_sde checkpoint with an entry 'model', '{path}' has none; give the file that "
-            "training wrote"
+            "ckpt",
+            "a score_sde checkpoint with an entry 'model'",
+            f"none in '{path}'",
+            "give the file that training wrote",
         )
     return stored
 
@@ -109,8 +118,10 @@ def _apply_ema(weights: dict[str, Tensor], ema: Any, path: Path) -> None:
             name = next(n for n, got, want in zip(names, shapes, expected, strict=True) if got != want)
             found = f"another shape for '{name}'"
         raise CheckpointError(
-            f"ckpt: expected an EMA list of {len(names)} tensors that match the trained weights, '{path}' has "
-            f"{found}; pass --no-ema to use the last weights"
+            "ckpt",
+            f"an EMA list of {len(names)} tensors that match the trained weights",
+            f"{found} in '{path}'",
+            "pass --no-ema to use the last weights",
         )
     weights.update(zip(names, shadow, strict=True))
 
@@ -143,7 +154,7 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
     try:
         architecture, how = infer_architecture(weights, stored if isinstance(stored, dict) else {}, known)
     except InferenceError as error:
-        raise CheckpointError(f"ckpt: {error} (in '{path}')") from error
+        raise CheckpointError("ckpt", error.expected, f"{error.got} in '{path}'", error.remedy) from error
     network = NCSNpp.of_weights(architecture, weights)
     info = {
         "step": extra.get("step"),

@@ -23,7 +23,11 @@ _BOOLEAN = ("fir", "resample_with_conv")
 
 
 class InferenceError(ValueError):
-    """The tensors fit no architecture, or more than one."""
+    """The tensors fit no architecture, or more than one; the parts of an `InputError` that their reader completes."""
+
+    def __init__(self, expected: str, got: str, remedy: str):
+        super().__init__(expected, got, remedy)
+        self.expected, self.got, self.remedy = expected, got, remedy
 
 
 def infer_architecture(
@@ -62,13 +66,9 @@ def infer_architecture(
     matching = list(_matching(weights, _sigma_range(weights, stated), stated))
     if not matching:
         raise InferenceError(
-            "expected the tensors of an NCSN++ network of the score_sde family, no architecture gives these names and "
-            "shapes"
-            + (
-                f" with {stated}; drop or change the stated options"
-                if stated
-                else "; is it a score_sde or TPDM checkpoint?"
-            )
+            "the tensors of an NCSN++ network of the score_sde family",
+            "names and shapes of no architecture" + (f" with {stated}" if stated else ""),
+            "drop or change the stated options" if stated else "is it a score_sde or TPDM checkpoint?",
         )
     traceless = [k for k in TRACELESS if k not in stated]
     open_settings = sorted({k for k in names if len({getattr(c, k) for c in matching}) > 1} | set(traceless))
@@ -83,8 +83,9 @@ def infer_architecture(
     best, runner_up = sorted(errors.values())[:2]
     if not (best < _DENOISES and runner_up > _MARGIN * best):
         raise InferenceError(
-            f"expected tensors that settle {', '.join(open_settings)}, they leave no trace of it and no choice clearly "
-            f"denoises (errors {best:.2g} and {runner_up:.2g}); state {' '.join(_option(k) for k in open_settings)}"
+            f"tensors that settle {', '.join(open_settings)}",
+            f"none and no choice that clearly denoises (errors {best:.2g} and {runner_up:.2g})",
+            f"state {' '.join(_option(k) for k in open_settings)}",
         )
     for k in open_settings:
         how[k] = (
@@ -112,9 +113,7 @@ def _sigma_range(weights: Mapping[str, Tensor], stated: Mapping[str, Any]) -> di
     missing = [k for k in ("sigma_min", "sigma_max") if k not in found]
     if missing:
         options = " and ".join("--" + k.replace("_", "-") for k in missing)
-        raise InferenceError(
-            f"expected a buffer 'sigmas' that tells the trained noise levels, found none; state {options}"
-        )
+        raise InferenceError("a buffer 'sigmas' that tells the trained noise levels", "none", f"state {options}")
     return found
 
 

@@ -91,7 +91,7 @@ def test_a_missing_extra_is_said(tmp_path):
     program = "import sys; sys.modules['torch'] = None; import tpdm; sys.exit(tpdm.main(['train', '--help']))"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("tpdm: train: expected torch, which it needs, found none;")
+    assert done.stderr.startswith("tpdm: train: expected torch, which it needs, got none;")
     assert done.stderr.count("\n") == 1
 
 

@@ -143,10 +143,10 @@ def fit(
         first, minutes_before = _restore(out, network, sampler, optimizer, shadow)
         curve = _read_curve(curve_path, first)
     if first >= n_steps:
-        raise InputError(f"steps: expected more than the {first} done so far, got {n_steps}; raise --steps")
+        raise InputError("steps", f"more than the {first} done so far", n_steps, "raise --steps")
     if minutes is not None and minutes_before >= minutes:
         raise InputError(
-            f"minutes: expected more than the {minutes_before:.1f} spent so far, got {minutes:g}; raise --minutes"
+            "minutes", f"more than the {minutes_before:.1f} spent so far", f"{minutes:g}", "raise --minutes"
         )
     generator = torch.Generator().manual_seed(seed + first)
     started = time.monotonic()
@@ -186,8 +186,10 @@ def fit(
             # Both, and before the weights change: they are saved on the way out.
             if not (math.isfinite(loss.item()) and math.isfinite(norm)):
                 raise InputError(
-                    f"learning_rate: expected a finite loss and gradient, got {loss.item():g} and {norm:g} at step "
-                    f"{step}; lower --learning-rate"
+                    "learning_rate",
+                    "a finite loss and gradient",
+                    f"{loss.item():g} and {norm:g} at step {step}",
+                    "lower --learning-rate",
                 )
             losses.append(loss.item())
             optimizer.step()
@@ -228,17 +230,16 @@ def _restore(
     """Fill network, optimiser and average from a checkpoint; return its steps and minutes."""
     if not out.is_file():
         raise InputError(
-            f"resume: expected the checkpoint of an earlier run at '{out}', found nothing; drop --resume to start anew"
+            "resume", f"the checkpoint of an earlier run at '{out}'", "nothing", "drop --resume to start anew"
         )
     stored = read_stored(out)
     for name, mine in {"architecture": network.architecture.to_dict(), **_slices_of(sampler)}.items():
         if stored.get(name) != mine:
             raise InputError(
-                f"resume: expected {name} as stored in '{out}' ({stored.get(name)}), got {mine}; repeat the "
-                "first run's options"
+                "resume", f"{name} as stored in '{out}' ({stored.get(name)})", mine, "repeat the first run's options"
             )
     if not stored.get("optimizer"):
-        raise InputError(f"resume: expected the optimiser's state in '{out}', found none; drop --resume to start anew")
+        raise InputError("resume", f"the optimiser's state in '{out}'", "none", "drop --resume to start anew")
     network.load_state_dict({k.removeprefix("module."): v for k, v in stored["model"].items()})
     optimizer.load_state_dict(stored["optimizer"])
     for mine, theirs in zip(shadow, stored["ema"]["shadow_params"], strict=True):
@@ -252,7 +253,7 @@ def _new(architecture: Architecture) -> NCSNpp:
         return NCSNpp(architecture)
     except ValueError as error:  # group normalisation cannot divide the channels
         raise InputError(
-            f"nf: expected channels that group normalisation can divide ({error}); make --nf a power of 2"
+            "nf", "channels that group normalisation can divide", f"others ({error})", "make --nf a power of 2"
         ) from error
 
 
@@ -262,14 +263,16 @@ def _started_from(path: Path, architecture: Architecture) -> NCSNpp:
         network, _ = load_checkpoint(path)
     except CheckpointError as error:
         # What was expected and found, but not its remedy, which may name an option of the exporter.
-        found = str(error).removeprefix("ckpt: ").partition("; ")[0]
-        raise InputError(f"init: {found}; give the checkpoint of another prior, or drop --init") from error
+        remedy = "give the checkpoint of another prior, or drop --init"
+        raise InputError("init", error.expected, error.got, remedy) from error
     theirs, mine = network.architecture.to_dict(), architecture.to_dict()
     if different := [name for name in mine if theirs[name] != mine[name]]:
         name = different[0]
         raise InputError(
-            f"init: expected the architecture that the options state ({name} {mine[name]}), got {name} {theirs[name]} "
-            f"in '{path}'; repeat the options of its training"
+            "init",
+            f"the architecture that the options state ({name} {mine[name]})",
+            f"{name} {theirs[name]} in '{path}'",
+            "repeat the options of its training",
         )
     return network
 
@@ -288,40 +291,37 @@ def _check(args: argparse.Namespace) -> None:
         "save_every",
     ):
         if not getattr(args, name) > 0:
-            raise InputError(
-                f"{name}: expected more than 0, got {getattr(args, name)}; change --{name.replace('_', '-')}"
-            )
+            raise InputError(name, "more than 0", f"{getattr(args, name)}", f"change --{name.replace('_', '-')}")
     for name in ("minutes", "threads"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
-            raise InputError(
-                f"{name}: expected more than 0, got {getattr(args, name)}; leave --{name} out for no limit"
-            )
+            raise InputError(name, "more than 0", f"{getattr(args, name)}", f"leave --{name} out for no limit")
     if args.warmup < 0:
-        raise InputError(f"warmup: expected 0 or more steps, got {args.warmup}; change --warmup")
+        raise InputError("warmup", "0 or more steps", args.warmup, "change --warmup")
     if not args.sigma_max > args.sigma_min:
         raise InputError(
-            f"sigma_max: expected more than sigma_min ({args.sigma_min:g}), got {args.sigma_max:g}; raise --sigma-max"
+            "sigma_max", f"more than sigma_min ({args.sigma_min:g})", f"{args.sigma_max:g}", "raise --sigma-max"
         )
     if not 0 <= args.ema < 1:
-        raise InputError(f"ema: expected a decay in [0, 1), got {args.ema:g}; change --ema")
+        raise InputError("ema", "a decay in [0, 1)", f"{args.ema:g}", "change --ema")
     if args.nf < 4 or min(args.ch_mult) < 1:
         raise InputError(
-            f"nf: expected at least 4 channels, and multiples of at least 1, got {args.nf} and {args.ch_mult}; "
-            "change --nf or --ch-mult"
+            "nf",
+            "at least 4 channels, and multiples of at least 1",
+            f"{args.nf} and {args.ch_mult}",
+            "change --nf or --ch-mult",
         )
     if wrong := [level for level in args.attention_levels if not 0 <= level < len(args.ch_mult)]:
         raise InputError(
-            f"attention_levels: expected levels from 0 to {len(args.ch_mult) - 1}, got {wrong[0]}; change "
-            "--attention-levels"
+            "attention_levels", f"levels from 0 to {len(args.ch_mult) - 1}", f"{wrong[0]}", "change --attention-levels"
         )
     if args.init and args.resume:
         raise InputError(
-            "init: expected a new run with it, got --resume, which takes its weights from --out; drop one of them"
+            "init", "a new run with it", "--resume, which takes its weights from --out", "drop one of them"
         )
     if args.out.is_dir():
-        raise InputError(f"out: expected a file to write, '{args.out}' is a folder; name a file in it")
+        raise InputError("out", "a file to write", f"the folder '{args.out}'", "name a file in it")
     if args.device not in ("cpu", "cuda") or (args.device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"device: expected cpu, or cuda where a GPU is usable, got '{args.device}'; change --device")
+        raise InputError("device", "cpu, or cuda where a GPU is usable", f"'{args.device}'", "change --device")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -385,8 +385,10 @@ def main(argv: list[str] | None = None) -> int:
         )  # fmt: skip
         if args.size % architecture.divisor or args.size < 8 * architecture.divisor:
             raise InputError(
-                f"size: expected a multiple of {architecture.divisor}, at least {8 * architecture.divisor}, got "
-                f"{args.size}; change --size or drop a level of --ch-mult"
+                "size",
+                f"a multiple of {architecture.divisor}, at least {8 * architecture.divisor}",
+                args.size,
+                "change --size or drop a level of --ch-mult",
             )
         volumes = [load_volume(path) for path in args.volumes]
         if args.threads:
@@ -402,7 +404,7 @@ def main(argv: list[str] | None = None) -> int:
             learning_rate=args.learning_rate, warmup=args.warmup, ema_decay=args.ema, clip=args.clip, seed=args.seed,
             save_every=args.save_every, resume=args.resume,
         )  # fmt: skip
-    except (InputError, CheckpointError) as error:
+    except InputError as error:
         print(f"training.fit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

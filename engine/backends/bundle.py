@@ -51,8 +51,10 @@ class Bundle:
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(
-                f"engine: expected an engine bundle with a {MANIFEST}, found none in '{folder}'; "
-                "build one with `python -m export.build_engine --ckpt CHECKPOINT`"
+                "engine",
+                f"an engine bundle with a {MANIFEST}",
+                f"none in '{folder}'",
+                "build one with `python -m export.build_engine --ckpt CHECKPOINT`",
             )
         try:
             manifest = json.loads(path.read_text())
@@ -61,28 +63,28 @@ class Bundle:
             files = cls(folder, manifest)._checked_files() if version == FORMAT else {}
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
-                f"engine: expected a readable manifest, '{path}' is damaged ({error!r}); build the engine again"
+                "engine", "a readable manifest", f"'{path}', which is damaged ({error!r})", "build the engine again"
             ) from error
         if version != FORMAT:
-            raise InputError(
-                f"engine: expected bundle format {FORMAT}, '{folder}' has {version}; build the engine again"
-            )
+            raise InputError("engine", f"bundle format {FORMAT}", f"{version} in '{folder}'", "build the engine again")
         for name, expected in files.items():
             file = folder / name
             if Path(name).name != name or not file.is_file():
-                raise InputError(
-                    f"engine: expected the file '{name}' in '{folder}', found none; build the engine again"
-                )
+                raise InputError("engine", f"the file '{name}' in '{folder}'", "none", "build the engine again")
             if sha256_of(file) != expected:
                 raise InputError(
-                    f"engine: expected '{file}' as it was verified (sha256 {expected[:12]}…), got another content; "
-                    "build the engine again with --force"
+                    "engine",
+                    f"'{file}' as it was verified (sha256 {expected[:12]}…)",
+                    "another content",
+                    "build the engine again with --force",
                 )
         missing = [g for g in GRAPHS if f"{g}.onnx" not in files]
         if missing:
             raise InputError(
-                f"engine: expected the graphs {', '.join(GRAPHS)}, '{folder}' lacks {', '.join(missing)}; build the "
-                f"engine again"
+                "engine",
+                f"the graphs {', '.join(GRAPHS)}",
+                f"'{folder}' without {', '.join(missing)}",
+                "build the engine again",
             )
         return cls(folder, manifest)
 
@@ -125,9 +127,10 @@ class Bundle:
         """Refuse slices whose sides the network cannot halve often enough."""
         if any(side % self.divisor for side in shape):
             raise InputError(
-                f"volume: expected sides that are multiples of {self.divisor}, the network of '{self.folder}' got "
-                f"slices of {shape[0]}×{shape[1]}; "
-                "crop or pad the volume"
+                "volume",
+                f"sides that are multiples of {self.divisor} for the network of '{self.folder}'",
+                f"slices of {shape[0]}×{shape[1]}",
+                "crop or pad the volume",
             )
 
 

@@ -96,7 +96,7 @@ class Compiled:
         path = folder / RECORD
         if not path.is_file():
             raise InputError(
-                f"compiled: expected a folder with the record {RECORD}, found none in '{folder}'; {_build(bundle)}"
+                "compiled", f"a folder with the record {RECORD}", f"none in '{folder}'", f"{_build(bundle)}"
             )
         try:
             record = json.loads(path.read_text())
@@ -106,31 +106,39 @@ class Compiled:
                 found._check_fields()
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(
-                f"compiled: expected a readable record, '{path}' is damaged ({error!r}); {_build(bundle)}"
+                "compiled", "a readable record", f"'{path}', which is damaged ({error!r})", f"{_build(bundle)}"
             ) from error
         if version != FORMAT:
-            raise InputError(f"compiled: expected format {FORMAT}, '{folder}' has {version}; {_build(bundle, found)}")
+            raise InputError("compiled", f"format {FORMAT}", f"{version} in '{folder}'", f"{_build(bundle, found)}")
         if found.bundle_identity != identity_of(bundle):
             raise InputError(
-                f"compiled: expected graphs of the network in '{bundle.folder}', those in '{folder}' were compiled "
-                f"from another one; {_build(bundle, found)}"
+                "compiled",
+                f"graphs of the network in '{bundle.folder}'",
+                f"those of another one in '{folder}'",
+                f"{_build(bundle, found)}",
             )
         if folder.name != found.name:
             raise InputError(
-                f"compiled: expected a folder with the name '{found.name}', which its record says, got '{folder}'; "
-                "rename it back"
+                "compiled",
+                f"a folder with the name '{found.name}', which its record says",
+                f"'{folder}'",
+                "rename it back",
             )
         missing = [graph for graph in REQUIRED if graph not in found.graphs]
         if missing:
             raise InputError(
-                f"compiled: expected the graphs {', '.join(REQUIRED)}, '{folder}' lacks {', '.join(missing)}; "
-                f"{_build(bundle, found)}"
+                "compiled",
+                f"the graphs {', '.join(REQUIRED)}",
+                f"'{folder}' without {', '.join(missing)}",
+                f"{_build(bundle, found)}",
             )
         for graph in found.graphs:
             if not found.file_of(graph).is_file():
                 raise InputError(
-                    f"compiled: expected the file '{found.file_of(graph).name}' in '{folder}', found none; "
-                    f"{_build(bundle, found)}"
+                    "compiled",
+                    f"the file '{found.file_of(graph).name}' in '{folder}'",
+                    "none",
+                    f"{_build(bundle, found)}",
                 )
         return found
 
@@ -213,8 +221,10 @@ class Compiled:
         """
         if graph not in self.graphs:
             raise InputError(
-                f"compiled: expected the graph '{graph}', '{self.folder}' has {', '.join(self.graphs)}; "
-                "compile it again with --force"
+                "compiled",
+                f"the graph '{graph}' in '{self.folder}'",
+                f"{', '.join(self.graphs)}",
+                "compile it again with --force",
             )
         path = self.file_of(graph)
         expected = str(self.record["graphs"][graph]["sha256"])
@@ -222,13 +232,14 @@ class Compiled:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(
-                f"compiled: expected a file that can be read, got '{path}' ({error.strerror}); compile it again with "
-                "--force"
+                "compiled", "a file that can be read", f"'{path}' ({error.strerror})", "compile it again with --force"
             ) from error
         if hashlib.sha256(content).hexdigest() != expected:
             raise InputError(
-                f"compiled: expected '{path}' as it was compiled (sha256 {expected[:12]}…), got another content; "
-                "compile it again with --force"
+                "compiled",
+                f"'{path}' as it was compiled (sha256 {expected[:12]}…)",
+                "another content",
+                "compile it again with --force",
             )
         return content
 
@@ -244,8 +255,10 @@ class Compiled:
             path, expected = self.file_of(graph), str(self.record["graphs"][graph]["sha256"])
             if not path.is_file() or sha256_of(path) != expected:
                 raise InputError(
-                    f"compiled: expected '{path}' as it was compiled (sha256 {expected[:12]}…), got another content or "
-                    "no file; compile it again with --force"
+                    "compiled",
+                    f"'{path}' as it was compiled (sha256 {expected[:12]}…)",
+                    "another content or no file",
+                    "compile it again with --force",
                 )
 
 

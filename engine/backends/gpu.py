@@ -49,9 +49,10 @@ class GpuDenoiser(Denoiser):
         while not self._fits(x, work):
             if self.batch_size == self.smallest:
                 raise InputError(
-                    f"batch-size: expected room on {self.device.name} for {self.smallest} at once of slices of "
-                    f"{x.shape[1]}×{x.shape[2]}, got out of memory; end other programs that use the GPU, or take a "
-                    "lower --precision"
+                    "batch-size",
+                    (f"room on {self.device.name} for {self.smallest} at once of slices of {x.shape[1]}×{x.shape[2]}"),
+                    "out of memory",
+                    "end other programs that use the GPU, or take a lower --precision",
                 )
             self.batch_size = max(self.smallest, self.batch_size // 2)
         if self.batch_size < asked:
@@ -108,6 +109,8 @@ def check_batch(batch_size: int, low: int, high: int, where: str) -> None:
     if not low <= batch_size <= high:
         allowed = str(low) if low == high else f"{low} to {high}"
         raise InputError(
-            f"batch-size: expected {allowed}, which {where} was compiled for, got {batch_size}; choose one of these, "
-            "or compile for others with --batch"
+            "batch-size",
+            f"{allowed}, which {where} was compiled for",
+            batch_size,
+            "choose one of these, or compile for others with --batch",
         )

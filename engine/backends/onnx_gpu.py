@@ -65,8 +65,10 @@ class OnnxGpuDenoiser(GpuDenoiser):
         has = ("fp32", "tf32") if provider == "CUDAExecutionProvider" else ("fp32",)
         if precision not in has:
             raise InputError(
-                f"precision: expected {' or '.join(has)} of ONNX Runtime, got {precision}; build graphs for TensorRT "
-                f"with {build_command(bundle, precision)}"
+                "precision",
+                f"{' or '.join(has)} of ONNX Runtime",
+                precision,
+                f"build graphs for TensorRT with {build_command(bundle, precision)}",
             )
         self.bundle, self.precision, self.provider = bundle, precision, provider
         self._sessions: dict[str, ort.InferenceSession] = {}

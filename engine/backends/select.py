@@ -140,8 +140,10 @@ def select(roles: Roles, request: Request) -> Selection:
     candidates = [c for c in candidates if request.backend in ("auto", c[0])]
     if not candidates:
         raise InputError(
-            f"device: expected one that the backend {request.backend} works on, got '{request.device}'; leave the "
-            "option out, or choose another --backend"
+            "device",
+            f"one that the backend {request.backend} works on",
+            f"'{request.device}'",
+            "leave the option out, or choose another --backend",
         )
     refused: list[tuple[str, InputError]] = []
     devices: dict[str, Device | InputError] = {"cpu": CPU}
@@ -166,15 +168,15 @@ def select(roles: Roles, request: Request) -> Selection:
 def _checked(request: Request) -> tuple[int, tuple[str, ...]]:
     """Refuse arguments out of range; return which GPU, and the kinds of device that may be taken."""
     if request.backend not in BACKENDS:
-        raise InputError(f"backend: expected {', '.join(BACKENDS)}, got '{request.backend}'; choose one of these")
+        raise InputError("backend", f"{', '.join(BACKENDS)}", f"'{request.backend}'", "choose one of these")
     if request.precision not in (None, *PRECISIONS):
-        raise InputError(f"precision: expected {', '.join(PRECISIONS)}, got '{request.precision}'; choose one of these")
+        raise InputError("precision", f"{', '.join(PRECISIONS)}", f"'{request.precision}'", "choose one of these")
     for name, value, usual in (
         ("batch-size", request.batch_size, "the backend's own"),
         ("threads", request.n_threads, "all cores"),
     ):
         if value is not None and value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}; leave it out for {usual}")
+            raise InputError(name, "at least 1", value, f"leave it out for {usual}")
     if request.device == "auto":
         return request.gpu, ("cuda", "cpu")
     number = request.gpu if request.device == "cuda" else parse(request.device)
@@ -187,7 +189,7 @@ def _why(request: Request, refused: list[tuple[str, InputError]]) -> str:
     # One reason often stands against several.
     against: dict[str, list[str]] = {}
     for name, error in refused:
-        against.setdefault(error.why if isinstance(error, Unavailable) else str(error), []).append(name)
+        against.setdefault(error.got if isinstance(error, Unavailable) else str(error), []).append(name)
     return "; ".join(f"not {' or '.join(names)}: {why}" for why, names in against.items())
 
 

@@ -103,9 +103,16 @@ class TensorRTDenoiser(GpuDenoiser):
         """
         if shape[0] not in self.compiled.height or shape[1] not in self.compiled.width:
             raise InputError(
-                f"volume: expected slices of {self.compiled.height} × {self.compiled.width}, which "
-                f"'{self.compiled.folder}' was compiled for, got {shape[0]}×{shape[1]}; compile it for this size with "
-                f"{build_command(self.bundle, self.compiled.precision, f' --height {shape[0]} --width {shape[1]}')}"
+                "volume",
+                (
+                    f"slices of {self.compiled.height} × {self.compiled.width}, which '{self.compiled.folder}' "
+                    "was compiled for"
+                ),
+                f"{shape[0]}×{shape[1]}",
+                (
+                    "compile it for this size with "
+                    f"{build_command(self.bundle, self.compiled.precision, f' --height {shape[0]} --width {shape[1]}')}"
+                ),
             )
 
     def _denoise(self, x: Any, sigma: float) -> Any:

@@ -22,18 +22,18 @@ def check_shape(shape: tuple[int, ...], source: str, argument: str) -> None:
     """Refuse what is not of rank 3, is empty, or has more than 1024 cubed voxels."""
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(
-            f"{argument}: expected rank 3 with no empty axis, got shape {shape} in '{source}'; give a single 3D volume"
+            argument, "rank 3 with no empty axis", f"shape {shape} in '{source}'", "give a single 3D volume"
         )
     if math.prod(shape) > MAX_VOXELS:
         raise InputError(
-            f"{argument}: expected at most {MAX_VOXELS} voxels, got shape {shape} in '{source}'; crop or resample it"
+            argument, f"at most {MAX_VOXELS} voxels", f"shape {shape} in '{source}'", "crop or resample it"
         )
 
 
 def check_numbers(dtype: np.dtype, source: str, argument: str) -> None:
     """Refuse complex numbers, and what is no number."""
     if dtype.kind not in "iuf":
-        raise InputError(f"{argument}: expected real numbers, got {dtype} in '{source}'; save the magnitude")
+        raise InputError(argument, "real numbers", f"{dtype} in '{source}'", "save the magnitude")
 
 
 def check_affine(affine: np.ndarray, source: str, argument: str) -> None:
@@ -46,6 +46,8 @@ def check_affine(affine: np.ndarray, source: str, argument: str) -> None:
         usable = edges.min() >= low and edges.max() <= high
     if not usable or np.linalg.svd(axes / edges, compute_uv=False)[-1] < _FLAT:
         raise InputError(
-            f"{argument}: expected an affine of finite, independent axes and voxels of {low:g} to {high:g} mm, "
-            f"got {np.asarray(affine)[:3].tolist()} in '{source}'; mend the header's voxel sizes and orientation"
+            argument,
+            f"an affine of finite, independent axes and voxels of {low:g} to {high:g} mm",
+            f"{np.asarray(affine)[:3].tolist()} in '{source}'",
+            "mend the header's voxel sizes and orientation",
         )

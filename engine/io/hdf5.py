@@ -47,7 +47,7 @@ def opened(origin: Origin) -> Iterator[Any]:
     import h5py
 
     if not origin.path.is_file():
-        raise InputError(f"{origin.argument}: expected an HDF5 file, found nothing at '{origin.path}'; check the path")
+        raise InputError(origin.argument, "an HDF5 file", f"nothing at '{origin.path}'", "check the path")
     with origin.reading("an HDF5 file"):
         _check_start(origin)
         check_lists(origin)

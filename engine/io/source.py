@@ -26,7 +26,7 @@ class Origin:
 
     def refusal(self, expected: str, got: str, remedy: str) -> InputError:
         """Return the error: expected this, got that in the file; do this."""
-        return InputError(f"{self.argument}: expected {expected}, got {got} in '{self.path}'; {remedy}")
+        return InputError(self.argument, expected, f"{got} in '{self.path}'", remedy)
 
     def unreadable(self, expected: str, error: Exception) -> InputError:
         """Return the error for what a library could not read."""
@@ -34,8 +34,10 @@ class Origin:
         reason = re.split(r"\n|\.\s", str(error).strip())[0].rstrip(" .")
         reason = "".join(c if c.isprintable() else "?" for c in reason[:200])
         return InputError(
-            f"{self.argument}: expected {expected}, '{self.path}' cannot be read ({type(error).__name__}: {reason}); "
-            "save it again"
+            self.argument,
+            expected,
+            f"'{self.path}', which cannot be read ({type(error).__name__}: {reason})",
+            "save it again",
         )
 
     @contextmanager

@@ -72,24 +72,28 @@ def read(path: Path) -> dict[str, Any]:
         Not there, not YAML or JSON, or no mapping of options.
     """
     if not path.is_file():
-        raise InputError(f"config: expected a YAML file or a run.json, found nothing at '{path}'; check the path")
+        raise InputError("config", "a YAML file or a run.json", f"nothing at '{path}'", "check the path")
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(
-            f"config: expected at most {_MAX_BYTES} bytes of options, got {path.stat().st_size} in '{path}'; give a "
-            "file of options"
+            "config",
+            f"at most {_MAX_BYTES} bytes of options",
+            f"{path.stat().st_size} in '{path}'",
+            "give a file of options",
         )
     try:
         # JSON is YAML; no tags, and so no code, are read.
         content = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         problem = getattr(error, "problem", None) or str(error).split("\n")[0] or type(error).__name__
-        raise InputError(f"config: expected YAML, '{path}' cannot be read ({problem}); mend it") from error
+        raise InputError("config", "YAML", f"'{path}', which cannot be read ({problem})", "mend it") from error
     if isinstance(content, dict) and "options" in content and "settings" in content:
         content = content["options"]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(
-            f"config: expected options as keys, such as 'task: csmri', got {type(content).__name__} in '{path}'; "
-            "write one option a line"
+            "config",
+            "options as keys, such as 'task: csmri'",
+            f"{type(content).__name__} in '{path}'",
+            "write one option a line",
         )
     return content
 
@@ -130,7 +134,7 @@ def _checked(parser: argparse.ArgumentParser, content: Mapping[str, Any], source
         if name not in actions or name in ("config", "resume"):
             near = difflib.get_close_matches(name, actions, 1)
             remedy = f"did you mean '{near[0].replace('_', '-')}'?" if near else "see --help"
-            raise InputError(f"config: expected options as keys, got '{key}' in '{source}'; {remedy}")
+            raise InputError("config", "options as keys", f"'{key}' in '{source}'", remedy)
         # None, YAML's ~, leaves an option at its default.
         if value is not None:
             options[name] = _value(actions[name], key, value, source)
@@ -141,24 +145,20 @@ def _value(action: argparse.Action, key: str, value: Any, source: str) -> Any:
     """A value as the command line would have it."""
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise InputError(
-                f"config: expected true or false for '{key}', got {value!r} in '{source}'; write one of them"
-            )
+            raise InputError("config", f"true or false for '{key}'", f"{value!r} in '{source}'", "write one of them")
         return value
     if isinstance(value, (list, tuple)):
         value = ",".join(map(str, value))
     if isinstance(value, (dict, bool)):
-        raise InputError(
-            f"config: expected one value for '{key}', got {value!r} in '{source}'; write it as on the line"
-        )
+        raise InputError("config", f"one value for '{key}'", f"{value!r} in '{source}'", "write it as on the line")
     try:
         found = action.type(str(value)) if callable(action.type) else str(value)
     except (ValueError, TypeError) as error:
         kind = getattr(action.type, "__name__", "value")
-        raise InputError(f"config: expected {kind} for '{key}', got {value!r} in '{source}'; see --help") from error
+        raise InputError("config", f"{kind} for '{key}'", f"{value!r} in '{source}'", "see --help") from error
     if action.choices is not None and found not in action.choices:
         choices = ", ".join(map(str, action.choices))
-        raise InputError(f"config: expected one of {choices} for '{key}', got {value!r} in '{source}'; choose one")
+        raise InputError("config", f"one of {choices} for '{key}'", f"{value!r} in '{source}'", "choose one")
     return found
 
 

@@ -65,8 +65,10 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
     _check_read(args)
     if args.preset and args.sampler and PRESETS[args.preset]["sampler"] != args.sampler:
         raise InputError(
-            f"preset: expected one of the sampler {args.sampler}, got {args.preset}, which runs "
-            f"{PRESETS[args.preset]['sampler']}; drop --preset or --sampler"
+            "preset",
+            f"one of the sampler {args.sampler}",
+            f"{args.preset}, which runs {PRESETS[args.preset]['sampler']}",
+            "drop --preset or --sampler",
         )
     if args.preset:
         fields = dict(PRESETS[args.preset])
@@ -111,7 +113,7 @@ def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None
         without = "no --rho beside it", f"{args.rho:g}"
     if without:
         expected, got = without
-        raise InputError(f"noise-level: expected {expected}, got {got}, on which it has no effect; drop --noise-level")
+        raise InputError("noise-level", expected, f"{got}, on which it has no effect", "drop --noise-level")
 
 
 def _is_given(args: argparse.Namespace, option: str) -> bool:
@@ -137,8 +139,10 @@ def _check_read(args: argparse.Namespace) -> None:
             continue
         option = option.replace("_", "-")
         raise InputError(
-            f"{option}: expected a method that reads it ({_readers(name)}), got {args.method}, on which it has no "
-            f"effect; drop --{option} or change --method"
+            option,
+            f"a method that reads it ({_readers(name)})",
+            f"{args.method}, on which it has no effect",
+            f"drop --{option} or change --method",
         )
 
 
@@ -153,11 +157,15 @@ def _check_effect(args: argparse.Namespace, fields: Mapping[str, Any]) -> None:
         if _is_given(args, name) and fields[other] not in values:
             option = name.replace("_", "-")
             raise InputError(
-                f"{option}: expected {other} {' or '.join(values)}, got {fields[other]}, on which it has no effect; "
-                f"drop --{option} or change --{other}"
+                option,
+                f"{other} {' or '.join(values)}",
+                f"{fields[other]}, on which it has no effect",
+                f"drop --{option} or change --{other}",
             )
     if args.group is not None and fields["sampler"] != "pc" and (fields["guidance"] != "dps" or _is_adaptive(fields)):
         raise InputError(
-            "group: expected the sampler pc, or the guidance dps with a fixed λ, got neither, so that it has no "
-            "effect; drop --group"
+            "group",
+            "the sampler pc, or the guidance dps with a fixed λ",
+            "neither, so that it has no effect",
+            "drop --group",
         )

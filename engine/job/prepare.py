@@ -172,7 +172,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             bound = f"at least {low}" if value < low else f"at most {high}"
-            raise InputError(f"{name.replace('_', '-')}: expected {bound}, got {value}; {remedy}")
+            raise InputError(f"{name.replace('_', '-')}", bound, value, remedy)
 
 
 def open_scan(args: argparse.Namespace) -> Scan | None:
@@ -193,7 +193,7 @@ def open_scan(args: argparse.Namespace) -> Scan | None:
         return scan.of_kspace(kspace, maps, args.phase or "estimate", args.white)
     if kind == "sinogram":
         if args.geometry is None:
-            raise InputError("geometry: expected a JSON file beside --sinogram, got none; pass --geometry")
+            raise InputError("geometry", "a JSON file beside --sinogram", "none", "pass --geometry")
         return scan.of_sinogram(load_sinogram(args.sinogram, args.geometry), args.white)
     return open_simulated(args)
 
@@ -201,7 +201,7 @@ def open_scan(args: argparse.Namespace) -> Scan | None:
 def open_simulated(args: argparse.Namespace) -> Scan | None:
     """Read the volume that is measured, if there is one, and say how."""
     if args.volume is None and args.white is not None:
-        raise InputError("white: expected --volume, whose intensities it scales, got none; pass a volume")
+        raise InputError("white", "--volume, whose intensities it scales", "none", "pass a volume")
     if args.task == "uncond" and args.volume is None:
         return None
     if args.volume is None:
@@ -223,21 +223,18 @@ def _kind(args: argparse.Namespace) -> str | None:
     kinds = [name for name in _FILES if getattr(args, name) is not None]
     kind = kinds[0] if kinds else None
     if len(kinds) > 1:
-        raise InputError(f"{kinds[1]}: expected one measurement, got --{kinds[0]} too; give one of them")
+        raise InputError(f"{kinds[1]}", "one measurement", f"--{kinds[0]} too", "give one of them")
     if kind is not None and args.task != _FILES[kind]:
-        raise InputError(
-            f"{kind}: expected the task {_FILES[kind]}, which it is measured for, got {args.task}; change --task"
-        )
+        raise InputError(kind, f"the task {_FILES[kind]}, which it is measured for", args.task, "change --task")
     for needed, names in _DESCRIBES.items():
         for name in names:
             if getattr(args, name) is not None and kind != needed:
                 option = name.replace("_", "-")
-                raise InputError(f"{option}: expected --{needed}, which it describes, got none; drop --{option}")
+                raise InputError(option, f"--{needed}, which it describes", "none", f"drop --{option}")
     for name in _SIMULATES if kind else ():
         if args.given.get(name) is not None:
             raise InputError(
-                f"{name}: expected none beside --{kind}, which is measured already, got {args.given[name]}; drop one "
-                "of them"
+                name, f"none beside --{kind}, which is measured already", f"{args.given[name]}", "drop one of them"
             )
     return kind
 
@@ -246,8 +243,10 @@ def _noise_level(args: argparse.Namespace, found: Scan) -> float | str | None:
     """What the noise level is taken from; None where nothing reads it."""
     if args.noise_level == "known" and not found.knows_noise:
         raise InputError(
-            f"noise-level: expected estimate or a number for '{found.source}', which does not say, got known; choose "
-            "one of these"
+            "noise-level",
+            f"estimate or a number for '{found.source}', which does not say",
+            "known",
+            "choose one of these",
         )
     if args.noise_level is not None:
         return args.noise_level  # type: ignore[no-any-return]
@@ -260,11 +259,11 @@ def _bundles(args: argparse.Namespace, found: Scan | None, engines: Engines) -> 
     """The bundles by their roles: those that are named, and shipped ones for primary and auxiliary."""
     shipped = args.planes or _shipped(found)
     if args.planes and any(getattr(args, role) for role in ROLES):
-        raise InputError("planes: expected no bundles beside the shipped ones, got some; drop --planes or the bundles")
+        raise InputError("planes", "no bundles beside the shipped ones", "some", "drop --planes or the bundles")
     if not 2 <= len(shipped) <= len(ROLES):
-        raise InputError(f"planes: expected two or three, got {len(shipped)}; name them as axial,coronal")
+        raise InputError("planes", "two or three", f"{len(shipped)}", "name them as axial,coronal")
     if args.auxiliary is None and args.tertiary is not None and args.primary is not None:
-        raise InputError("tertiary: expected an auxiliary bundle before a third one, got none; pass --auxiliary")
+        raise InputError("tertiary", "an auxiliary bundle before a third one", "none", "pass --auxiliary")
     folders = dict(zip(ROLES, map(demo.bundle_folder, shipped), strict=False))
     folders |= {role: getattr(args, role) for role in ROLES if getattr(args, role)}
     # A method that asks no network still has a plane in which it measures.
@@ -282,14 +281,13 @@ def _shipped(found: Scan | None) -> tuple[str, ...]:
 def _plane(role: str, bundle: Bundle, stated: str | None) -> Plane:
     plane = Plane.parse(stated) if stated else bundle.plane
     if plane is None:
-        raise InputError(
-            f"{role}: expected a plane, the bundle '{bundle.folder}' does not know its own; state it with "
-            f"--{role}-plane"
-        )
+        raise InputError(role, "a plane", f"none from the bundle '{bundle.folder}'", f"state it with --{role}-plane")
     if bundle.plane is not None and plane != bundle.plane:
         raise InputError(
-            f"{role}-plane: expected {bundle.plane}, which '{bundle.folder}' was trained on, got {plane}; drop the "
-            f"option or give another engine"
+            f"{role}-plane",
+            f"{bundle.plane}, which '{bundle.folder}' was trained on",
+            plane,
+            "drop the option or give another engine",
         )
     return plane
 
@@ -302,8 +300,10 @@ def _check_size(bundle: Bundle, shape: tuple[int, int]) -> None:
     """Refuse slices too small to be padded; warn of those that are far from what the network knows."""
     if min(shape) < bundle.divisor:
         raise InputError(
-            f"volume: expected sides of at least {bundle.divisor} voxels for the network of '{bundle.folder}', got "
-            f"slices of {shape[0]}×{shape[1]}; give a larger volume"
+            "volume",
+            f"sides of at least {bundle.divisor} voxels for the network of '{bundle.folder}'",
+            f"slices of {shape[0]}×{shape[1]}",
+            "give a larger volume",
         )
     trained = bundle.trained_size
     if trained and max(shape) > _FAR_FROM_TRAINED * trained:
@@ -320,8 +320,10 @@ def _sigma_range(args: argparse.Namespace, bundles: Collection[Bundle]) -> tuple
         # Trained ranges are stored as rounded logarithms: a part in 1e6 is no difference.
         if value is not None and not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
             raise InputError(
-                f"{name.replace('_', '-')}: expected {low:g} to {high:g}, on which all networks were trained, got "
-                f"{value:g}; stay within"
+                f"{name.replace('_', '-')}",
+                f"{low:g} to {high:g}, on which all networks were trained",
+                f"{value:g}",
+                "stay within",
             )
     return low, high
 

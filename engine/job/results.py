@@ -58,7 +58,7 @@ def open_folder(out: Path) -> None:
     except (OSError, ValueError) as error:  # the second of names that no file system has
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"out: expected a folder that can be written, got '{out}' ({reason}); choose another with --out"
+            "out", "a folder that can be written", f"'{out}' ({reason})", "choose another with --out"
         ) from error
 
 
@@ -79,8 +79,10 @@ def check_room(out: Path, job: Job, saves: bool) -> None:
     free = shutil.disk_usage(out).free
     if free < needed:
         raise InputError(
-            f"out: expected {needed / 2**20:.0f} MB free for results and states in '{out}', got {free / 2**20:.0f} MB; "
-            "make room or choose another with --out"
+            "out",
+            f"{needed / 2**20:.0f} MB free for results and states in '{out}'",
+            f"{free / 2**20:.0f} MB",
+            "make room or choose another with --out",
         )
 
 
@@ -102,8 +104,8 @@ def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
         check_series(affine, _series_of(job), keep_tags)
     except InputError as error:
         named = {"keep": "keep-tags", "affine": "format", "source": "keep-tags"}
-        argument, _, rest = str(error).partition(":")
-        raise InputError(f"{named.get(argument, argument)}:{rest}") from error
+        argument = named.get(error.argument, error.argument)
+        raise InputError(argument, error.expected, error.got, error.remedy) from error
 
 
 def _series_of(job: Job) -> Path | None:
@@ -152,8 +154,10 @@ def write_results(
     volume = result.volume if statistics.n < 2 else np.asarray(statistics.mean, np.float32)
     if not np.isfinite(volume).all():
         raise InputError(
-            f"result: expected finite intensities, got {int((~np.isfinite(volume)).sum())} others; go back to the "
-            "defaults of what was set (weights, snr, noise levels)"
+            "result",
+            "finite intensities",
+            f"{int((~np.isfinite(volume)).sum())} others",
+            "go back to the defaults of what was set (weights, snr, noise levels)",
         )
     deviation, classical, truth = statistics.deviation, job.task.classical(), scan.truth
     classical_name = CLASSICAL.get(job.task.name, "")

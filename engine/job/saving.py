@@ -108,8 +108,10 @@ def load(path: Path) -> Saved:
     """
     if not path.is_file():
         raise InputError(
-            f"resume: expected a saved state, found no '{path}'; a finished run has none, and is repeated with "
-            f"--config {path.parent / 'run.json'}"
+            "resume",
+            "a saved state",
+            f"no '{path}'",
+            f"a finished run has none, and is repeated with --config {path.parent / 'run.json'}",
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -139,7 +141,7 @@ def load(path: Path) -> Saved:
     except Exception as error:  # NumPy's and zipfile's readers raise what they like on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"resume: expected an intact state, '{path}' cannot be read ({reason}); start anew with --overwrite"
+            "resume", "an intact state", f"'{path}', which cannot be read ({reason})", "start anew with --overwrite"
         ) from error
 
 
@@ -155,8 +157,10 @@ def check_identity(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ours, theirs = saved.get(key), now.get(key)
         if ours != theirs:
             raise InputError(
-                f"resume: expected {key} as in the saved run ({short(ours)}), got {short(theirs)}; leave out what "
-                "differs, or start anew with --overwrite"
+                "resume",
+                f"{key} as in the saved run ({short(ours)})",
+                f"{short(theirs)}",
+                "leave out what differs, or start anew with --overwrite",
             )
 
 

@@ -139,20 +139,18 @@ def check(name: str, task: Task, n_priors: int, n_ranks: int = 1) -> None:
         method that does not span them.
     """
     if name not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(METHODS)}, got '{name}'; choose one")
+        raise InputError("method", f"one of {', '.join(METHODS)}", f"'{name}'", "choose one")
     method = METHODS[name]
     if method.needs_measurement and (task.operator is None or task.measurement is None):
         free = " or ".join(name for name, other in METHODS.items() if not other.needs_measurement)
         raise InputError(
-            f"task: expected one with a measurement for the method {name}, got '{task.name}'; choose the method {free}"
+            "task", f"one with a measurement for the method {name}", f"'{task.name}'", f"choose the method {free}"
         )
     if n_ranks > 1 and not method.spans_ranks:
         several = " or ".join(name for name, other in METHODS.items() if other.spans_ranks)
         raise InputError(
-            f"method: expected {several} for {n_ranks} ranks, got '{name}', which couples slices; start it alone"
+            "method", f"{several} for {n_ranks} ranks", f"'{name}', which couples slices", "start it alone"
         )
     n_needed = 1 if method.n_priors is None else method.n_priors
     if n_priors < n_needed:
-        raise InputError(
-            f"priors: expected at least {n_needed} for the method {name}, got {n_priors}; pass the primary plane's"
-        )
+        raise InputError("priors", f"at least {n_needed} for the method {name}", n_priors, "pass the primary plane's")

@@ -26,8 +26,10 @@ def sigpy_of(method: str) -> ModuleType:
         import sigpy
     except ImportError as error:
         raise InputError(
-            f"method: expected sigpy, whose solver {method} uses, found none; "
-            "`pip install -c constraints.txt -e '.[compare]'` or choose another method"
+            "method",
+            f"sigpy, whose solver {method} uses",
+            "none",
+            "`pip install -c constraints.txt -e '.[compare]'` or choose another method",
         ) from error
     return sigpy
 

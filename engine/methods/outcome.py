@@ -21,7 +21,7 @@ def measured(task: Task) -> tuple[Any, Any]:
         It has none.
     """
     if task.operator is None or task.measurement is None:
-        raise InputError(f"task: expected one with a measurement, got '{task.name}'; choose another task or method")
+        raise InputError("task", "one with a measurement", f"'{task.name}'", "choose another task or method")
     return task.operator, task.measurement
 
 

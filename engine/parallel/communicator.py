@@ -72,22 +72,25 @@ class Communicator(ABC):
             On all ranks, where it was raised on one; what only some ranks complain about names the first of them.
         """
         value: Value | None = None
-        complaint = None
+        complaint: InputError | None = None
         try:
             value = do()
         except InputError as error:
             if self.size == 1:
                 raise
-            complaint = str(error)
+            complaint = error
         except OSError as error:
             if self.size == 1:
                 raise
             # The others wait, and have to be told that too.
-            complaint = f"file: expected one that this rank can use, got '{error}'; let all ranks see the same files"
+            complaint = InputError(
+                "file", "one that this rank can use", f"'{error}'", "let all ranks see the same files"
+            )
         complaints = self.everyones(complaint)
         if any(complaints):
-            rank, text = next((i, text) for i, text in enumerate(complaints) if text)
-            raise InputError(text if all(complaints) else f"{text} (rank {rank} of {self.size})")
+            rank, first = next((i, complaint) for i, complaint in enumerate(complaints) if complaint)
+            where = "" if all(complaints) else f" (rank {rank} of {self.size})"
+            raise InputError(first.argument, first.expected, first.got, first.remedy + where)
         return value  # type: ignore[return-value]
 
     @abstractmethod
@@ -218,16 +221,18 @@ def connect() -> Communicator:
     try:
         from mpi4py import MPI
     except ImportError as error:
-        raise InputError(f"ranks: expected mpi4py to connect {size} processes, found none; {remedy}") from error
+        raise InputError("ranks", f"mpi4py to connect {size} processes", "none", remedy) from error
     except RuntimeError as error:  # it finds no library of MPI to load
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"ranks: expected a library of MPI to connect {size} processes, got '{reason}'; install the launcher's own"
+            "ranks", f"a library of MPI to connect {size} processes", f"'{reason}'", "install the launcher's own"
         ) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise InputError(
-            f"ranks: expected {size} processes, as the launcher says, got {MPI.COMM_WORLD.Get_size()} from "
-            f"{MPI.Get_library_version().split(',')[0]}; use the launcher that belongs to mpi4py's library"
+            "ranks",
+            f"{size} processes, as the launcher says",
+            f"{MPI.COMM_WORLD.Get_size()} from {MPI.Get_library_version().split(',')[0]}",
+            "use the launcher that belongs to mpi4py's library",
         )
     return MpiCommunicator(MPI.COMM_WORLD)
 

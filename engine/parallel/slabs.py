@@ -40,9 +40,7 @@ class SlabDecomposition(Decomposition):
     def __init__(self, ranks: MpiCommunicator, shape: Shape, planes: list[Plane], device: Device = CPU):
         least = min(plane.shape_of(shape)[0] for plane in planes)
         if ranks.size > least:
-            raise InputError(
-                f"ranks: expected at most {least}, the slices of the smallest plane, got {ranks.size}; start fewer"
-            )
+            raise InputError("ranks", f"at most {least}, the slices of the smallest plane", ranks.size, "start fewer")
         self.ranks, self.shape, self.home, self.device = ranks, shape, planes[0], device
         self.is_root = ranks.is_root
         self._through_host = device.number is not None and not takes_gpu_memory()

@@ -153,19 +153,23 @@ def of_thick(
         axis = int(spacing.argmax())
         if (spacing > 0.99 * spacing[axis]).sum() > 1:
             raise InputError(
-                f"thick-axis: expected one axis with the largest spacing in '{thick.source}', got voxels of "
-                f"{_mm(spacing)}; name the axis with --thick-axis"
+                "thick-axis",
+                f"one axis with the largest spacing in '{thick.source}'",
+                f"voxels of {_mm(spacing)}",
+                "name the axis with --thick-axis",
             )
     others = [i for i in range(3) if i != axis]
     if factor is None:
         factor = round(float(spacing[axis] / spacing[others].mean()))
         if factor < 2:
             raise InputError(
-                f"factor: expected slices at least 1.5 times as thick as pixels are wide in '{thick.source}', got "
-                f"voxels of {_mm(spacing)}; state how many thin slices each should become with --factor"
+                "factor",
+                f"slices at least 1.5 times as thick as pixels are wide in '{thick.source}'",
+                f"voxels of {_mm(spacing)}",
+                "state how many thin slices each should become with --factor",
             )
     if not 2 <= factor <= _MOST_THIN:
-        raise InputError(f"factor: expected 2 to {_MOST_THIN}, got {factor}; 4 or 5 is usual")
+        raise InputError("factor", f"2 to {_MOST_THIN}", factor, "4 or 5 is usual")
     shape = [*thick.data.shape]
     shape[axis] *= factor
     # Thin slice j lies at (j + ½)/factor − ½ of the thick ones' indices.
@@ -207,7 +211,7 @@ def of_kspace(
         No centre to estimate from, or a value out of range.
     """
     if phase not in PHASES:
-        raise InputError(f"phase: expected {' or '.join(PHASES)}, got '{phase}'; choose one")
+        raise InputError("phase", f"{' or '.join(PHASES)}", f"'{phase}'", "choose one")
     zero_filled = kspace.zero_filled()
     scale = _white_of(zero_filled, kspace.source) if white is None else _checked_white(white)
     samples = (kspace.data / np.float32(scale)).astype(np.complex64)
@@ -217,7 +221,7 @@ def of_kspace(
         maps = espirit(samples, kspace.mask) if coil_maps is None else coil_maps
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
     elif coil_maps is not None:
-        raise InputError("coil-maps: expected k-space of several coils, got that of one; drop --coil-maps")
+        raise InputError("coil-maps", "k-space of several coils", "that of one", "drop --coil-maps")
     if phase == "estimate":
         turned = np.exp(1j * estimate_phase(samples, kspace.mask, maps)).astype(np.complex64)[:, None]
         maps = turned if maps is None else maps * turned
@@ -266,8 +270,10 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Scan:
     def task(plane: Plane) -> Task:
         if plane != sinogram.plane:
             raise InputError(
-                f"primary: expected a prior of the plane {sinogram.plane}, in which the sinogram was measured, got "
-                f"{plane}; swap --primary and --auxiliary, or state the orientation in the geometry"
+                "primary",
+                f"a prior of the plane {sinogram.plane}, in which the sinogram was measured",
+                plane,
+                "swap --primary and --auxiliary, or state the orientation in the geometry",
             )
         details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins}
         return measured("svct", plane, operator, y, details)
@@ -285,14 +291,16 @@ def _volume_shape(plane: Plane, stack: tuple[int, ...]) -> Shape:
 def _check_slice_axis(plane: Plane, measured_in: Plane) -> None:
     if plane.slice_axis != measured_in.slice_axis:
         raise InputError(
-            f"primary: expected a prior of slices like the measured ones, {measured_in}, got the plane {plane}; swap "
-            "--primary and --auxiliary, or state the directions of the axes with --orientation"
+            "primary",
+            f"a prior of slices like the measured ones, {measured_in}",
+            f"the plane {plane}",
+            "swap --primary and --auxiliary, or state the directions of the axes with --orientation",
         )
 
 
 def _checked_white(white: float) -> float:
     if not (np.isfinite(white) and white > 0):
-        raise InputError(f"white: expected a positive number, got {white}; leave it out to have it estimated")
+        raise InputError("white", "a positive number", white, "leave it out to have it estimated")
     return white
 
 
@@ -305,7 +313,9 @@ def _white_of(data: np.ndarray, source: str) -> float:
     tissue = data[data > 0]
     if not tissue.size:
         raise InputError(
-            f"white: expected positive intensities in the classical reconstruction of '{source}', got none; check the "
-            "file, or state the intensity that is to become 1 with --white"
+            "white",
+            f"positive intensities in the classical reconstruction of '{source}'",
+            "none",
+            "check the file, or state the intensity that is to become 1 with --white",
         )
     return float(np.percentile(tissue, WHITE_PERCENTILE))

@@ -67,8 +67,10 @@ def espirit(
     """
     if kspace_data.ndim != 4 or kspace_data.shape[2:] != mask.shape or kspace_data.shape[1] < 2:
         raise InputError(
-            f"kspace: expected (n_slices, n_coils, {', '.join(map(str, mask.shape))}) of at least 2 coils, got "
-            f"{kspace_data.shape}; estimate maps from a scan of several coils"
+            "kspace",
+            f"(n_slices, n_coils, {', '.join(map(str, mask.shape))}) of at least 2 coils",
+            kspace_data.shape,
+            "estimate maps from a scan of several coils",
         )
     width = _calibration_width(mask, calibration_width)
     app = _sigpy("ESPIRiT").mri.app.EspiritCalib
@@ -123,11 +125,11 @@ def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") 
     """
     origin = Origin(Path(path), argument)
     if not kspace.is_multicoil:
-        raise InputError(f"{argument}: expected k-space of several coils, got that of one; drop --coil-maps")
+        raise InputError(argument, "k-space of several coils", "that of one", "drop --coil-maps")
     n_coils, grid = kspace.data.shape[1], kspace.file_grid
     shapes = [kspace.data.shape] if grid is None else grid.shapes(n_coils)
     if not origin.path.is_file():
-        raise InputError(f"{argument}: expected a .npy or .h5 file, found nothing at '{origin.path}'; check the path")
+        raise InputError(argument, "a .npy or .h5 file", f"nothing at '{origin.path}'", "check the path")
     if origin.path.suffix == ".npy":
         with origin.reading("a .npy array of complex numbers"):
             # Mapped, a file too short for its header is refused before anything is allocated.
@@ -143,9 +145,7 @@ def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") 
                 maps = np.empty(dataset.shape, np.complex64)
                 dataset.read_direct(maps)
     else:
-        raise InputError(
-            f"{argument}: expected .npy or .h5, got '{origin.path.name}'; convert the file to one of these"
-        )
+        raise InputError(argument, ".npy or .h5", f"'{origin.path.name}'", "convert the file to one of these")
     # Sensitivities are of order one; so compared, NaN is refused as well.
     if not abs(maps).max() <= _LARGEST or not maps.any():
         raise origin.refusal(f"sensitivities up to {_LARGEST:g}, some not zero", "others", "estimate them again")
@@ -182,8 +182,10 @@ def simulated(n_coils: int, shape: tuple[int, int, int]) -> np.ndarray:
     """
     if n_coils < 1 or len(shape) != 3 or min(shape) < 1 or 8 * n_coils * math.prod(shape) > MAX_BYTES:
         raise InputError(
-            f"coils: expected at least 1 coil for (n_slices, h, w), within {MAX_BYTES} bytes, got {n_coils} for "
-            f"{shape}; ask for fewer"
+            "coils",
+            f"at least 1 coil for (n_slices, h, w), within {MAX_BYTES} bytes",
+            f"{n_coils} for {shape}",
+            "ask for fewer",
         )
     birdcage = _sigpy("simulated coils").mri.birdcage_maps
     n_slices, h, w = shape
@@ -200,8 +202,10 @@ def _sigpy(what: str) -> ModuleType:
         import sigpy.mri
     except ImportError as error:
         raise InputError(
-            f"coil-maps: expected sigpy for {what}, found none; `pip install -c constraints.txt -e '.[mri]'` or give "
-            "maps in a file"
+            "coil-maps",
+            f"sigpy for {what}",
+            "none",
+            "`pip install -c constraints.txt -e '.[mri]'` or give maps in a file",
         ) from error
     return sigpy
 
@@ -217,8 +221,13 @@ def _calibration_width(mask: np.ndarray, at_most: int) -> int:
         width = side
     if width < _LEAST_CALIBRATION:
         raise InputError(
-            f"mask: expected a fully sampled centre of at least {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} samples to "
-            f"estimate coil maps, got {width} x {width}; give maps with --coil-maps"
+            "mask",
+            (
+                f"a fully sampled centre of at least {_LEAST_CALIBRATION} x {_LEAST_CALIBRATION} samples to "
+                "estimate coil maps"
+            ),
+            f"{width} x {width}",
+            "give maps with --coil-maps",
         )
     return width
 

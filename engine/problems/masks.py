@@ -59,14 +59,17 @@ def poisson_disc(shape: tuple[int, int], acceleration: float, seed: int, centre_
     n_centre = int(centre.sum())
     if n_wanted < n_centre:
         raise InputError(
-            f"acceleration: expected at most {n_points / n_centre:.4g}, which the fully sampled centre allows, "
-            f"got {acceleration:g}; lower it or centre_fraction"
+            "acceleration",
+            f"at most {n_points / n_centre:.4g}, which the fully sampled centre allows",
+            f"{acceleration:g}",
+            "lower it or centre_fraction",
         )
     if abs(n_points / n_wanted / acceleration - 1) > _TOLERANCE:
         raise InputError(
-            f"shape: expected enough points for an acceleration within 2 % of {acceleration:g}, "
-            f"got {rows} x {columns}, where {n_wanted} points give "
-            f"{n_points / n_wanted:.4g}; enlarge k-space or ask for that acceleration"
+            "shape",
+            f"enough points for an acceleration within 2 % of {acceleration:g}",
+            f"{rows} x {columns}, where {n_wanted} points give {n_points / n_wanted:.4g}",
+            "enlarge k-space or ask for that acceleration",
         )
     if n_wanted == n_points:
         return np.ones(shape, dtype=np.float32)
@@ -75,15 +78,13 @@ def poisson_disc(shape: tuple[int, int], acceleration: float, seed: int, centre_
 
 def _check(shape: tuple[int, int], acceleration: float, seed: int, centre_fraction: float) -> None:
     if len(shape) != 2 or min(shape) < 1:
-        raise InputError(f"shape: expected (rows, columns), both positive, got {shape}; give the size of one slice")
+        raise InputError("shape", "(rows, columns), both positive", shape, "give the size of one slice")
     if not (math.isfinite(acceleration) and acceleration >= 1):
-        raise InputError(f"acceleration: expected a number of at least 1, got {acceleration}; ask for 1 to sample all")
+        raise InputError("acceleration", "a number of at least 1", acceleration, "ask for 1 to sample all")
     if seed < 0:
-        raise InputError(f"seed: expected an integer of at least 0, got {seed}; drop the sign")
+        raise InputError("seed", "an integer of at least 0", seed, "drop the sign")
     if not 0 <= centre_fraction < 1:
-        raise InputError(
-            f"centre_fraction: expected a number in [0, 1), got {centre_fraction}; the usual value is 0.06"
-        )
+        raise InputError("centre_fraction", "a number in [0, 1)", centre_fraction, "the usual value is 0.06")
 
 
 def _distance(rows: int, columns: int) -> np.ndarray:

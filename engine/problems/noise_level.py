@@ -43,17 +43,16 @@ def with_noise_level(task: Task, level: float | str) -> Task:
     """
     if task.operator is None or task.measurement is None:
         raise InputError(
-            f"noise-level: expected a task with a measurement, got {task.name}, on which it has no effect; "
-            "drop --noise-level"
+            "noise-level", "a task with a measurement", f"{task.name}, on which it has no effect", "drop --noise-level"
         )
     if isinstance(level, str):
         if level not in ("known", "estimate"):
-            raise InputError(f"noise-level: expected known, estimate or a number, got '{level}'; choose one")
+            raise InputError("noise-level", "known, estimate or a number", f"'{level}'", "choose one")
         value = task.noise_level if level == "known" else estimated(task.operator, task.measurement)
         source = level
     else:
         if not (np.isfinite(level) and level >= 0):
-            raise InputError(f"noise-level: expected a number of at least 0, got {level}; 0.01 is one per cent")
+            raise InputError("noise-level", "a number of at least 0", level, "0.01 is one per cent")
         value, source = level * task.sample_rms, "stated"
     return replace(
         task, noise_level=value, details={**task.details, "noise_level": value, "noise_level_source": source}
@@ -102,8 +101,10 @@ def estimated(operator: LinearOperator, measurement: np.ndarray) -> float:
 @singledispatch
 def _level(operator: LinearOperator, y: np.ndarray) -> float:
     raise InputError(
-        f"noise-level: expected k-space, a sinogram or thick slices to estimate from, got {type(operator).__name__}; "
-        "give the level as a number"
+        "noise-level",
+        "k-space, a sinogram or thick slices to estimate from",
+        f"{type(operator).__name__}",
+        "give the level as a number",
     )
 
 
@@ -180,6 +181,8 @@ def _deviation(values: np.ndarray) -> float:
 def _check(n: int) -> None:
     if n < _ENOUGH:
         raise InputError(
-            f"noise-level: expected at least {_ENOUGH} values of the measurement to estimate from, got {n}; give the "
-            "level as a number"
+            "noise-level",
+            f"at least {_ENOUGH} values of the measurement to estimate from",
+            n,
+            "give the level as a number",
         )

@@ -53,8 +53,10 @@ def estimate_phase(
     n_axes = 3 if maps is None else 4
     if data.ndim != n_axes or data.shape[-2:] != mask.shape or not _fits(maps, data):
         raise InputError(
-            "kspace: expected (n_slices, h, w), or (n_slices, n_coils, h, w) with maps of its coils and pixels, got "
-            f"{data.shape}, a mask {mask.shape} and maps {None if maps is None else maps.shape}; give maps for coils"
+            "kspace",
+            "(n_slices, h, w), or (n_slices, n_coils, h, w) with maps of its coils and pixels",
+            f"{data.shape}, a mask {mask.shape} and maps {None if maps is None else maps.shape}",
+            "give maps for coils",
         )
     rows, columns = _centre(mask, half_width)
     h, w = mask.shape
@@ -100,7 +102,9 @@ def _centre(mask: np.ndarray, at_most: int) -> tuple[int, int]:
     if min(best) < _LEAST_HALF_WIDTH:
         n = 2 * _LEAST_HALF_WIDTH + 1
         raise InputError(
-            f"mask: expected a fully sampled centre of at least {n} x {n} samples to estimate the image's phase, got "
-            f"{max(0, 2 * best[0] + 1)} x {max(0, 2 * best[1] + 1)}; choose --phase none for a real image"
+            "mask",
+            f"a fully sampled centre of at least {n} x {n} samples to estimate the image's phase",
+            f"{max(0, 2 * best[0] + 1)} x {max(0, 2 * best[1] + 1)}",
+            "choose --phase none for a real image",
         )
     return best

@@ -166,11 +166,11 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
         The plane or the shape does not suit the task, or a setting is out of range.
     """
     if not 0 <= how.noise <= _MOST_NOISE:
-        raise InputError(f"noise: expected 0 to {_MOST_NOISE:g}, got {how.noise}; 0.01 is one per cent")
+        raise InputError("noise", f"0 to {_MOST_NOISE:g}", how.noise, "0.01 is one per cent")
     if name == "uncond":
         return Task(name, plane, None, None, 1.0, False, {})
     if volume is None:
-        raise InputError(f"volume: expected one to measure for the task {name}, got none; pass --volume")
+        raise InputError("volume", f"one to measure for the task {name}", "none", "pass --volume")
     slices = plane.slices_of(volume)
     build: Callable[..., tuple[LinearOperator, Details]] = {
         "csmri": _fourier,
@@ -228,7 +228,7 @@ def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.n
 
 def _fourier(shape: Shape, plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
     if not 1 <= how.coils <= _MAX_COILS:
-        raise InputError(f"coils: expected 1 to {_MAX_COILS}, got {how.coils}; 8 is usual")
+        raise InputError("coils", f"1 to {_MAX_COILS}", how.coils, "8 is usual")
     mask = poisson_disc(shape[1:], how.acceleration, how.seed)
     details: Details = {
         "acceleration": how.acceleration,
@@ -257,21 +257,22 @@ def thick_operator(shape: Shape, plane: Plane, how: Measurement) -> tuple[ThickS
     """
     if how.thick_axis == plane.slice_axis:
         raise InputError(
-            f"primary: expected a prior whose slices show the thick axis {how.thick_axis}, got the plane {plane}, "
-            f"which is cut across it; "
-            "swap --primary and --auxiliary"
+            "primary",
+            f"a prior whose slices show the thick axis {how.thick_axis}",
+            f"the plane {plane}, which is cut across it",
+            "swap --primary and --auxiliary",
         )
     axis = plane.axes.index(how.thick_axis)
     if not 2 <= how.factor <= shape[axis]:
-        raise InputError(f"factor: expected 2 to {shape[axis]}, got {how.factor}; 4 or 5 is usual")
+        raise InputError("factor", f"2 to {shape[axis]}", how.factor, "4 or 5 is usual")
     if how.slice_profile not in PROFILES:
-        raise InputError(
-            f"slice-profile: expected {' or '.join(PROFILES)}, got '{how.slice_profile}'; choose one of them"
-        )
+        raise InputError("slice-profile", f"{' or '.join(PROFILES)}", f"'{how.slice_profile}'", "choose one of them")
     if not 0 <= how.gap < how.factor:
         raise InputError(
-            f"gap: expected 0 to less than the factor {how.factor}, got {how.gap}; it is the part of a slice's spacing "
-            "that its thickness leaves out"
+            "gap",
+            f"0 to less than the factor {how.factor}",
+            how.gap,
+            "it is the part of a slice's spacing that its thickness leaves out",
         )
     details: Details = {"factor": how.factor, "thick_axis": how.thick_axis}
     if (how.slice_profile, how.gap) != ("box", 0):
@@ -283,5 +284,5 @@ def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[Line
     side = max(shape)
     views = max(1, round(36 * side / 256)) if how.views is None else how.views
     if not 1 <= views <= _MAX_VIEWS:
-        raise InputError(f"views: expected 1 to {_MAX_VIEWS}, got {views}; 36 is usual for 256 pixels")
+        raise InputError("views", f"1 to {_MAX_VIEWS}", views, "36 is usual for 256 pixels")
     return Radon(kernels.ParallelGeometry.from_views(side, views), shape), {"views": views}

@@ -42,7 +42,7 @@ def draw(panel: Panel, grid: Grid) -> Drawn:
         from nilearn import __version__, plotting
     except ImportError as error:
         raise InputError(
-            "report: expected nilearn, which holds the viewer, found none; `pip install nilearn` or pass --no-report"
+            "report", "nilearn, which holds the viewer", "none", "`pip install nilearn` or pass --no-report"
         ) from error
     affine = np.diag([grid.edge_mm] * 3 + [1.0])
     try:
@@ -71,8 +71,10 @@ def draw(panel: Panel, grid: Grid) -> Drawn:
         return Drawn(_few_colours(parts.overlay), settings, library.strip())
     except (AttributeError, TypeError, LookupError, StopIteration, ValueError) as error:
         raise InputError(
-            f"report: expected a viewer like that of nilearn 0.14, got nilearn {__version__} "
-            f"({type(error).__name__}: {error}); `pip install 'nilearn>=0.14'` or pass --no-report"
+            "report",
+            "a viewer like that of nilearn 0.14",
+            f"nilearn {__version__} ({type(error).__name__}: {error})",
+            "`pip install 'nilearn>=0.14'` or pass --no-report",
         ) from error
 
 

@@ -72,13 +72,15 @@ def per_plane(truth: np.ndarray, estimate: np.ndarray) -> dict:
     _check(truth, estimate)
     if truth.ndim != 3 or min(truth.shape) < 3:
         raise InputError(
-            f"truth: expected a volume with at least 3 voxels along every axis, got shape {truth.shape}; "
-            "compare larger volumes"
+            "truth",
+            "a volume with at least 3 voxels along every axis",
+            f"shape {truth.shape}",
+            "compare larger volumes",
         )
     truth, estimate = np.asarray(truth, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
     data_range = float(truth.max() - truth.min())
     if data_range == 0:
-        raise InputError("truth: expected varying intensities, got a constant volume; check the file")
+        raise InputError("truth", "varying intensities", "a constant volume", "check the file")
     figures: dict = {"psnr_db": _psnr(truth, estimate, data_range), "data_range": data_range}
     for name, axes in NAMED_PLANES.items():
         plane = Plane(axes)
@@ -106,19 +108,15 @@ def _ssim(truth: np.ndarray, estimate: np.ndarray, data_range: float) -> float:
 
 def _check(truth: np.ndarray, estimate: np.ndarray) -> None:
     if truth.shape != estimate.shape:
-        raise InputError(
-            f"estimate: expected the truth's shape {truth.shape}, got {estimate.shape}; compare volumes on one grid"
-        )
+        raise InputError("estimate", f"the truth's shape {truth.shape}", estimate.shape, "compare volumes on one grid")
     if truth.size == 0:
-        raise InputError(f"truth: expected at least one value, got shape {truth.shape}; give a volume")
+        raise InputError("truth", "at least one value", f"shape {truth.shape}", "give a volume")
     for name, values in (("truth", truth), ("estimate", estimate)):
         if not np.isfinite(values).all():
             n_bad = int((~np.isfinite(values)).sum())
-            raise InputError(f"{name}: expected finite values, got {n_bad} NaN or infinite ones; check the run")
+            raise InputError(name, "finite values", f"{n_bad} NaN or infinite ones", "check the run")
 
 
 def _check_range(data_range: float) -> None:
     if not (math.isfinite(data_range) and data_range > 0):
-        raise InputError(
-            f"data_range: expected a positive, finite number, got {data_range}; give the truth's max minus its min"
-        )
+        raise InputError("data_range", "a positive, finite number", data_range, "give the truth's max minus its min")

@@ -171,30 +171,30 @@ def _summary(content: Report) -> str:
 
 def _check(path: Path, content: Report) -> None:
     if path.suffix != ".html":
-        raise InputError(f"path: expected a name that ends in .html, got '{path.name}'; rename it")
+        raise InputError("path", "a name that ends in .html", f"'{path.name}'", "rename it")
     shape = content.result.shape
     if len(shape) != 3 or 0 in shape:
-        raise InputError(f"result: expected rank 3 with no empty axis, got shape {shape}; give a single volume")
+        raise InputError("result", "rank 3 with no empty axis", f"shape {shape}", "give a single volume")
     for name in ("result", "classical", "truth", "deviation"):
         volume = getattr(content, name)
         if volume is None:
             continue
         if volume.shape != shape:
-            raise InputError(f"{name}: expected the result's shape {shape}, got {volume.shape}; resample to one grid")
+            raise InputError(name, f"the result's shape {shape}", volume.shape, "resample to one grid")
         if not np.isfinite(volume).all():
-            raise InputError(f"{name}: expected finite voxels, got NaN or infinity; check the run")
+            raise InputError(name, "finite voxels", "NaN or infinity", "check the run")
     affine = np.asarray(content.affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
-        raise InputError(f"affine: expected 4×4 finite, independent axes, got {affine.tolist()}; take the volume's")
+        raise InputError("affine", "4×4 finite, independent axes", f"{affine.tolist()}", "take the volume's")
     if content.metrics and sections.RESULT not in content.metrics:
         raise InputError(
-            f"metrics: expected '{sections.RESULT}', got {list(content.metrics)}; compare the result with the truth"
+            "metrics", f"'{sections.RESULT}'", f"{list(content.metrics)}", "compare the result with the truth"
         )
     for name in ("residuals", "sigmas"):
         bad = [value for value in getattr(content, name) if value is not None and not math.isfinite(value)]
         if bad:
-            raise InputError(f"{name}: expected finite numbers or None, got {bad[0]}; check the run")
+            raise InputError(name, "finite numbers or None", f"{bad[0]}", "check the run")
     try:
         json.dumps(content.record)
     except (TypeError, ValueError) as error:
-        raise InputError(f"record: expected what JSON can hold, got a value it cannot ({error}); convert it") from error
+        raise InputError("record", "what JSON can hold", f"a value it cannot ({error})", "convert it") from error

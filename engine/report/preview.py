@@ -162,21 +162,21 @@ def _check(
     edges_mm: np.ndarray,
 ) -> None:
     if path.suffix != ".png":
-        raise InputError(f"path: expected a name that ends in .png, got '{path.name}'; rename it")
+        raise InputError("path", "a name that ends in .png", f"'{path.name}'", "rename it")
     if not volumes:
-        raise InputError("volumes: expected at least one volume, got none; give the result")
+        raise InputError("volumes", "at least one volume", "none", "give the result")
     needed = [] if truth_key is None else [("truth_key", truth_key), ("result_key", result_key)]
     for argument, key in needed:
         if key not in volumes:
-            raise InputError(f"{argument}: expected one of {list(volumes)}, got '{key}'; add that volume")
+            raise InputError(argument, f"one of {list(volumes)}", f"'{key}'", "add that volume")
     shapes = {name: volume.shape for name, volume in volumes.items()}
     if len(set(shapes.values())) > 1 or any(len(s) != 3 or 0 in s for s in shapes.values()):
-        raise InputError(f"volumes: expected rank 3 and one shape, got {shapes}; resample to one grid")
+        raise InputError("volumes", "rank 3 and one shape", shapes, "resample to one grid")
     for name, volume in volumes.items():
         if not np.isfinite(volume).all():
-            raise InputError(f"volumes: expected finite voxels, got NaN or infinity in '{name}'; check the run")
+            raise InputError("volumes", "finite voxels", f"NaN or infinity in '{name}'", "check the run")
     if edges_mm.shape not in ((), (3,)) or not (np.isfinite(edges_mm) & (edges_mm > 0)).all():
-        raise InputError(f"voxel_mm: expected one or three positive lengths, got {edges_mm}; take them from the affine")
+        raise InputError("voxel_mm", "one or three positive lengths", edges_mm, "take them from the affine")
 
 
 def _white(volume: np.ndarray) -> float:

@@ -118,32 +118,27 @@ class Settings:
     def __post_init__(self) -> None:
         for name, choices in (("sampler", SAMPLERS), ("guidance", GUIDANCE), ("mix", MIXES)):
             if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name}: expected one of {', '.join(choices)}, got '{getattr(self, name)}'; choose one"
-                )
+                raise InputError(name, f"one of {', '.join(choices)}", f"'{getattr(self, name)}'", "choose one")
         if not 0 < self.alpha < 1:
-            raise InputError(f"alpha: expected more than 0 and less than 1, got {self.alpha}; 0.5 weighs planes alike")
+            raise InputError("alpha", "more than 0 and less than 1", self.alpha, "0.5 weighs planes alike")
         if self.eta is not None and not 0 <= self.eta <= 1:
-            raise InputError(f"eta: expected 0 to 1, got {self.eta}; 1 makes all noise anew, 0 none")
+            raise InputError("eta", "0 to 1", self.eta, "1 makes all noise anew, 0 none")
         if self.noise_scale is not None and not 0 <= self.noise_scale <= 1:
-            raise InputError(f"noise-scale: expected 0 to 1, got {self.noise_scale}; 1 adds the noise that is told")
+            raise InputError("noise-scale", "0 to 1", self.noise_scale, "1 adds the noise that is told")
         if self.rho is not None and not (np.isfinite(self.rho) and self.rho >= 0):
-            raise InputError(f"rho: expected a number of at least 0, got {self.rho}; leave it out for the default")
+            raise InputError("rho", "a number of at least 0", self.rho, "leave it out for the default")
         if self.sparsity_weight is not None and not (np.isfinite(self.sparsity_weight) and self.sparsity_weight >= 0):
             raise InputError(
-                f"sparsity-weight: expected a number of at least 0, got {self.sparsity_weight}; leave it out for the "
-                "default"
+                "sparsity-weight", "a number of at least 0", self.sparsity_weight, "leave it out for the default"
             )
         if self.group < 1:
-            raise InputError(f"group: expected at least 1 slice, got {self.group}; the published value is 6")
+            raise InputError("group", "at least 1 slice", self.group, "the published value is 6")
         if not 0 < self.snr <= 1000:
-            raise InputError(f"snr: expected more than 0 and at most 1000, got {self.snr}; the published value is 0.16")
+            raise InputError("snr", "more than 0 and at most 1000", self.snr, "the published value is 0.16")
         if self.dps_weight is not None and not (np.isfinite(self.dps_weight) and self.dps_weight >= 0):
-            raise InputError(
-                f"dps-weight: expected a number of at least 0, got {self.dps_weight}; leave it out for the default"
-            )
+            raise InputError("dps-weight", "a number of at least 0", self.dps_weight, "leave it out for the default")
         if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed: expected 0 to 2^64 − 1, got {self.seed}; choose another")
+            raise InputError("seed", "0 to 2^64 − 1", self.seed, "choose another")
         # Both refuse what is out of range.
         Schedule(self.sigma_min, _SIGMA_MAX if self.sigma_max is None else self.sigma_max, self.n_steps)
         plan_of(2, self.K, self.n_steps, self.seed)
@@ -394,8 +389,10 @@ def device_of(priors: Sequence[Prior]) -> Device:
     for prior in priors[1:]:
         if prior.denoiser.device != first:
             raise InputError(
-                f"auxiliary: expected an engine on {first.name} like the primary's, got one on "
-                f"{prior.denoiser.device.name}; open all on one device"
+                "auxiliary",
+                f"an engine on {first.name} like the primary's",
+                f"one on {prior.denoiser.device.name}",
+                "open all on one device",
             )
     return first
 
@@ -450,13 +447,15 @@ def check_planes(planes: Sequence[Plane]) -> None:
     InputError
     """
     if not planes:
-        raise InputError("priors: expected at least one, got none; pass the primary plane's")
+        raise InputError("priors", "at least one", "none", "pass the primary plane's")
     for i, plane in enumerate(planes):
         for other in planes[:i]:
             if plane.slice_axis == other.slice_axis:
                 raise InputError(
-                    f"auxiliary: expected a plane perpendicular to {other}, got {plane}; give an engine that was "
-                    "trained on another plane"
+                    "auxiliary",
+                    f"a plane perpendicular to {other}",
+                    plane,
+                    "give an engine that was trained on another plane",
                 )
 
 
@@ -469,8 +468,10 @@ def check_task_plane(task: Task, plane: Plane) -> None:
     """
     if task.plane != plane:
         raise InputError(
-            f"task: expected the primary's plane ({plane}) to be the one that is measured, got {task.plane}; "
-            "simulate the task in the primary's plane, or swap the priors"
+            "task",
+            f"the primary's plane ({plane}) to be the one that is measured",
+            task.plane,
+            "simulate the task in the primary's plane, or swap the priors",
         )
 
 

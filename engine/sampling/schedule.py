@@ -39,11 +39,13 @@ class Schedule:
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < np.inf:
             raise InputError(
-                f"sigma: expected 0 < sigma_min < sigma_max, both finite, got {self.sigma_min:g} and "
-                f"{self.sigma_max:g}; swap or mend them"
+                "sigma",
+                "0 < sigma_min < sigma_max, both finite",
+                f"{self.sigma_min:g} and {self.sigma_max:g}",
+                "swap or mend them",
             )
         if not 2 <= self.n_steps <= _MOST_STEPS:
-            raise InputError(f"steps: expected 2 to {_MOST_STEPS}, got {self.n_steps}; 20 to 2000 are usual")
+            raise InputError("steps", f"2 to {_MOST_STEPS}", self.n_steps, "20 to 2000 are usual")
 
     @property
     def sigmas(self) -> np.ndarray:
@@ -150,15 +152,11 @@ def turns(K: int | float, n_steps: int, seed: int) -> np.ndarray:
         Integer K below 2, float K below 1.
     """
     if not abs(K) < _LARGEST_K:
-        raise InputError(f"K: expected a number below {_LARGEST_K:g}, got {K}; 2 is usual")
+        raise InputError("K", f"a number below {_LARGEST_K:g}", K, "2 is usual")
     if isinstance(K, (int, np.integer)):
         if K < 2:
-            raise InputError(
-                f"K: expected an integer of at least 2, or a number of at least 1 with a point, got {K}; 2 is usual"
-            )
+            raise InputError("K", "an integer of at least 2, or a number of at least 1 with a point", K, "2 is usual")
         return np.asarray(np.arange(n_steps) % K != K - 1)
     if not (np.isfinite(K) and K >= 1):
-        raise InputError(
-            f"K: expected a number of at least 1 with a point, or an integer of at least 2, got {K}; 2.0 is usual"
-        )
+        raise InputError("K", "a number of at least 1 with a point, or an integer of at least 2", K, "2.0 is usual")
     return np.asarray(np.random.Generator(np.random.Philox(seed)).random(n_steps) >= 1 / K)

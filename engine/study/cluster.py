@@ -99,10 +99,12 @@ def connected(address: str, needs: Needs, n_workers: int | None) -> Iterator[int
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         if address == "local":
-            raise InputError(f"ray: expected Ray to start on this machine, got '{reason}'; see its logs") from error
+            raise InputError("ray", "Ray to start on this machine", f"'{reason}'", "see its logs") from error
         raise InputError(
-            f"ray: expected a running cluster that this machine is part of, found none at '{address}' ({reason}); "
-            "start one with `ray start --head`, or pass --ray local"
+            "ray",
+            "a running cluster that this machine is part of",
+            f"none at '{address}' ({reason})",
+            "start one with `ray start --head`, or pass --ray local",
         ) from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -122,10 +124,12 @@ def _no_node(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> InputError:
         if most < amount:
             unit, word = (_GB, " GB") if name == "memory" else (1, "")
             return InputError(
-                f"{option}: expected at most {most / unit:.3g}{word}, which the largest node has, got "
-                f"{amount / unit:.3g}; ask for less, or add a node"
+                option,
+                f"at most {most / unit:.3g}{word}, which the largest node has",
+                f"{amount / unit:.3g}",
+                "ask for less, or add a node",
             )
-    return InputError("cpus-per-volume: expected a node with all that a volume needs at once, found none; ask for less")
+    return InputError("cpus-per-volume", "a node with all that a volume needs at once", "none", "ask for less")
 
 
 def _check_answers(address: str) -> None:

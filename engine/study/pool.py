@@ -72,7 +72,7 @@ class Pool:
         for slot in self._slots:
             self._await(slot)
 
-    def plan(self, volumes: Sequence[Volume], is_about: Callable[[Volume, str], bool]) -> str:
+    def plan(self, volumes: Sequence[Volume], is_about: Callable[[Volume, InputError], bool]) -> str:
         """What would be done with the first volume that can be prepared, on a worker; "" where none can be.
 
         Parameters
@@ -93,7 +93,7 @@ class Pool:
             if plan:
                 return str(plan)
             if not is_about(volume, complaint):
-                raise InputError(complaint)
+                raise complaint
         return ""
 
     def run(self, volumes: Sequence[Volume], begin: OnBegin, end: OnEnd, lost: OnLost) -> None:
@@ -108,7 +108,7 @@ class Pool:
         idle: list[_Slot] = []
         while waiting or any(slot.volume for slot in self._pending.values()):
             if not self._pending and not idle:
-                raise InputError("workers: expected one at least that can be started, got none; see Ray's logs")
+                raise InputError("workers", "one at least that can be started", "none", "see Ray's logs")
             while waiting and idle:
                 self._give(idle.pop(), waiting.popleft(), begin)
             # What nobody waits for may be of use to others.
@@ -135,13 +135,13 @@ class Pool:
                     lost(volume, f"{_named(slot)} was lost ({loss})")
                     waiting.appendleft(volume)
                 else:
-                    n_lost = self._lost[volume]
-                    message = (
-                        f"retries: expected a worker that lives until the volume is done, lost {n_lost}, the last "
-                        f"being {_named(slot)} ({loss}); see Ray's logs there, and raise --memory-per-volume or "
-                        "--retries"
+                    why = InputError(
+                        "retries",
+                        "a worker that lives until the volume is done",
+                        f"{self._lost[volume]} that did not, the last being {_named(slot)} ({loss})",
+                        "see Ray's logs there, and raise --memory-per-volume or --retries",
                     )
-                    end(self._row(slot, volume, Outcome(FAILED, message)), "")
+                    end(self._row(slot, volume, Outcome(FAILED, str(why))), "")
                 self._await(slot)
 
     def stop(self, end: OnEnd) -> None:

@@ -89,14 +89,14 @@ def study_of(kind: str, words: Sequence[str]) -> Study:
     args = parse(parser, [f"--{kind}", _OWN, *words], {"task": KINDS[kind]})
     if args.resume is not None:
         raise InputError(
-            f"resume: expected none, for a study goes on by itself when it is called again, got {args.resume}; drop it"
+            "resume", "none, for a study goes on by itself when it is called again", args.resume, "drop it"
         )
     for other in KINDS:
         if other != kind and getattr(args, other) is not None:
-            raise InputError(f"{other}: expected none beside --as {kind}, got {getattr(args, other)}; drop one of them")
+            raise InputError(other, f"none beside --as {kind}", f"{getattr(args, other)}", "drop one of them")
     own = getattr(args, kind)
     if own != Path(_OWN):
-        raise InputError(f"{kind}: expected none beside --inputs, got {own}; name it there")
+        raise InputError(kind, "none beside --inputs", own, "name it there")
     paths = {name: value.absolute() for name, value in args.given.items() if isinstance(value, Path)}
     args.given = {**args.given, **paths, "task": args.task}
     files = [path for name, path in paths.items() if name not in (*ROLES, kind, "out", "config", "resume")]
@@ -104,7 +104,7 @@ def study_of(kind: str, words: Sequence[str]) -> Study:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise InputError(f"options: expected those of this command or of `tpdm run`, got: {message}; see their --help")
+    raise InputError("options", "those of this command or of `tpdm run`", f"others ({message})", "see their --help")
 
 
 def inputs_of(patterns: Sequence[str]) -> list[Path]:
@@ -121,8 +121,10 @@ def inputs_of(patterns: Sequence[str]) -> list[Path]:
         matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)
         if not matches:
             raise InputError(
-                f"inputs: expected files or folders, nothing matches '{pattern}'; check the pattern, and put it in "
-                "quotes"
+                "inputs",
+                "files or folders",
+                f"nothing that matches '{pattern}'",
+                "check the pattern, and put it in quotes",
             )
         found |= {Path(match).absolute() for match in matches}
     return sorted(found)
@@ -140,11 +142,13 @@ def volumes_of(inputs: Sequence[Path], out: Path) -> list[Volume]:
     for source in inputs:
         name = _name_of(source)
         if name in (CSV, PARQUET):
-            raise InputError(f"inputs: expected no name like that of the study's table, got '{source}'; rename it")
+            raise InputError("inputs", "no name like that of the study's table", f"'{source}'", "rename it")
         if name in taken:
             raise InputError(
-                f"inputs: expected names that differ without their endings, got '{taken[name]}' and '{source}', whose "
-                f"results would share '{out / name}'; rename one, or make two studies"
+                "inputs",
+                "names that differ without their endings",
+                f"'{taken[name]}' and '{source}', whose results would share '{out / name}'",
+                "rename one, or make two studies",
             )
         taken[name] = source
     return [Volume(source, out.absolute() / name) for name, source in taken.items()]
@@ -194,15 +198,18 @@ def check_same(study: Study, volumes: Sequence[Volume]) -> None:
             # As text: 2 and 2.0 are different turns of the priors.
             if json.dumps(ours.get(key)) != json.dumps(theirs.get(key)):
                 raise InputError(
-                    f"{key}: expected {short(theirs.get(key, 'none'))}, as in '{volume.folder}', got "
-                    f"{short(ours.get(key, 'none'))}; leave it as it was, choose another --out, or start anew with "
-                    "--overwrite"
+                    key,
+                    f"{short(theirs.get(key, 'none'))}, as in '{volume.folder}'",
+                    f"{short(ours.get(key, 'none'))}",
+                    "leave it as it was, choose another --out, or start anew with --overwrite",
                 )
         for role, prior in ({} if record is None else record["priors"]).items():
             if _engine_changed(prior):
                 raise InputError(
-                    f"{role}: expected the engine '{prior['folder']}' as it was for '{volume.folder}', got another; "
-                    "choose another --out, or start anew with --overwrite"
+                    role,
+                    f"the engine '{prior['folder']}' as it was for '{volume.folder}'",
+                    "another",
+                    "choose another --out, or start anew with --overwrite",
                 )
 
 

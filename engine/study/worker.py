@@ -76,14 +76,14 @@ class Worker:
     def place(self) -> Place:
         return Place(socket.gethostname(), library().get_runtime_context().get_node_id()[:12], os.getpid())
 
-    def plan(self, volume: Volume) -> tuple[str, str]:
-        """What would be done with a volume, and why it cannot be; one of them is empty."""
+    def plan(self, volume: Volume) -> tuple[str, InputError | None]:
+        """What would be done with a volume, or why it cannot be."""
         try:
             with self._warnings():
                 job, _ = self._prepared(volume)
-                return describe(job), ""
+                return describe(job), None
         except InputError as error:
-            return "", str(error)
+            return "", error
 
     def run(self, volume: Volume) -> Outcome:
         """Reconstruct a volume, to the end unless it is stopped; nothing is raised."""
@@ -148,8 +148,10 @@ class Worker:
     def _check_measurement(self, volume: Volume, job: Job, record: dict[str, Any]) -> None:
         if job.identity["measurement"] != record["measurement_sha256"]:
             raise InputError(
-                f"{self._study.kind}: expected '{volume.source}' with the content that it had for the results in "
-                f"'{volume.folder}', got another; move them away, or start anew with --overwrite"
+                self._study.kind,
+                f"'{volume.source}' with the content that it had for the results in '{volume.folder}'",
+                "another",
+                "move them away, or start anew with --overwrite",
             )
 
     @contextmanager

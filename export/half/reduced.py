@@ -141,8 +141,10 @@ def _pass(rows: list[dict[str, Any]], bounds: dict[str, float]) -> bool:
 def _beyond(bundle: Bundle, precision: str, rows: list[dict[str, Any]], bounds: dict[str, float]) -> InputError:
     found = f"{_worst(rows, 'x0'):.1e} and {_worst(rows, 'pullback'):.1e}"
     return InputError(
-        f"precision: expected relative errors of at most {bounds['x0']:.1e} (x0) and {bounds['pullback']:.1e} "
-        f"(pullback), got {found} in {precision} for '{bundle.folder}'; choose fp32"
+        "precision",
+        (f"relative errors of at most {bounds['x0']:.1e} (x0) and {bounds['pullback']:.1e} (pullback)"),
+        f"{found} in {precision} for '{bundle.folder}'",
+        "choose fp32",
     )
 
 

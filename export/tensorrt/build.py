@@ -43,12 +43,12 @@ def library() -> ModuleType:
             raise _broken(name, error) from error
         except (ImportError, OSError) as error:
             raise _broken(name, error) from error
-    raise InputError(f"backend: expected TensorRT, found neither {' nor '.join(LIBRARIES)}; install one: {_PIP}")
+    raise InputError("backend", "TensorRT", f"neither {' nor '.join(LIBRARIES)}", f"install one: {_PIP}")
 
 
 def _broken(name: str, error: Exception) -> InputError:
     """The package is there, something that it needs is not."""
-    return InputError(f"backend: expected a working {name}, got '{error}'; install it again")
+    return InputError("backend", f"a working {name}", f"'{error}'", "install it again")
 
 
 def platform_of(asked: str | None, trt: ModuleType) -> str:
@@ -63,8 +63,10 @@ def platform_of(asked: str | None, trt: ModuleType) -> str:
         card = _card()
         if asked not in (None, card):
             raise InputError(
-                f"platform: expected {card}, the card at hand, for which alone TensorRT compiles, got '{asked}'; "
-                "compile on such a card, or with TensorRT for RTX"
+                "platform",
+                f"{card}, the card at hand, for which alone TensorRT compiles",
+                f"'{asked}'",
+                "compile on such a card, or with TensorRT for RTX",
             )
         return card
     known = [name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
@@ -72,8 +74,10 @@ def platform_of(asked: str | None, trt: ModuleType) -> str:
         return ANY_PLATFORM
     if asked not in known:
         raise InputError(
-            f"platform: expected {ANY_PLATFORM}, {', '.join(known)}, which this TensorRT for RTX names, got '{asked}'; "
-            f"choose one, or {ANY_PLATFORM}"
+            "platform",
+            f"{ANY_PLATFORM}, {', '.join(known)}, which this TensorRT for RTX names",
+            f"'{asked}'",
+            f"choose one, or {ANY_PLATFORM}",
         )
     return asked
 
@@ -92,8 +96,13 @@ def _card() -> str:
         failed = True
     if failed:
         raise InputError(
-            "backend: expected an NVIDIA GPU, without which TensorRT compiles nothing, found none; compile where "
-            "there is one, or use TensorRT for RTX (`pip uninstall tensorrt && pip install tensorrt-rtx-cu13`)"
+            "backend",
+            "an NVIDIA GPU, without which TensorRT compiles nothing",
+            "none",
+            (
+                "compile where there is one, or use TensorRT for RTX (`pip uninstall tensorrt && pip "
+                "install tensorrt-rtx-cu13`)"
+            ),
         )
     return f"sm{major.value}{minor.value}"
 
@@ -197,8 +206,10 @@ def build(
     if content is None:
         remedy = "compile without --refit, or where there is a GPU" if refit else "try a smaller --batch"
         raise InputError(
-            f"backend: expected {trt.__name__} to compile '{name}' in {precision}, got its refusal "
-            f"({messages.first}); {remedy} or another --precision"
+            "backend",
+            f"{trt.__name__} to compile '{name}' in {precision}",
+            f"its refusal ({messages.first})",
+            f"{remedy} or another --precision",
         )
     return bytes(content)
 
@@ -214,8 +225,10 @@ def parse(name: str, model: ModelProto, builder: Any, trt: ModuleType, logger: A
         error = parser.get_error(0) if parser.num_errors else None
         reason = f"{' '.join(error.desc().split())}, operator {error.node_operator()}" if error else "no reason given"
         raise InputError(
-            f"bundle: expected a graph that {trt.__name__} {trt.__version__} can read, got '{name}', of which its "
-            f"parser says: {reason}; build the bundle again with --force"
+            "bundle",
+            f"a graph that {trt.__name__} {trt.__version__} can read",
+            f"'{name}', of which its parser says: {reason}",
+            "build the bundle again with --force",
         )
     return network, parser
 
@@ -226,8 +239,10 @@ def _builder(trt: ModuleType, logger: Any, messages: _Messages) -> Any:
     except TypeError as error:
         # How the binding says that there is no builder.
         raise InputError(
-            f"backend: expected a working {trt.__name__} {trt.__version__}, got its refusal ({messages.first}); check "
-            "the NVIDIA driver, or install it again"
+            "backend",
+            f"a working {trt.__name__} {trt.__version__}",
+            f"its refusal ({messages.first})",
+            "check the NVIDIA driver, or install it again",
         ) from error
 
 

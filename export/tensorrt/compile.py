@@ -102,17 +102,18 @@ class Settings:
         for name, text in (("height", height), ("width", width)):
             if text is None and bundle.trained_size is None:
                 raise InputError(
-                    f"{name}: expected the size of the slices, '{bundle.folder}' does not know that of its training; "
-                    f"state it with --{name}"
+                    name,
+                    "the size of the slices",
+                    f"none from '{bundle.folder}', which does not know that of its training",
+                    f"state it with --{name}",
                 )
             side = _sizes(name, text, (bundle.trained_size or 0,) * 3)
             if any(n % bundle.divisor for n in side):
                 raise InputError(
-                    f"{name}: expected multiples of {bundle.divisor} for the network of '{bundle.folder}', got {text}; "
-                    "round them up"
+                    name, f"multiples of {bundle.divisor} for the network of '{bundle.folder}'", text, "round them up"
                 )
             if static and side[0] != side[2]:
-                raise InputError(f"{name}: expected one size with --static, got {text}; drop one of the two")
+                raise InputError(name, "one size with --static", text, "drop one of the two")
             sides.append(side)
         names = (
             DEFAULT_GRAPHS if graphs is None else tuple(n for n in ALL_GRAPHS if n in {*graphs.split(","), *REQUIRED})
@@ -135,12 +136,12 @@ def check_options(
     InputError
     """
     if precision not in PRECISIONS:
-        raise InputError(f"precision: expected {', '.join(PRECISIONS)}, got '{precision}'; choose one")
+        raise InputError("precision", f"{', '.join(PRECISIONS)}", f"'{precision}'", "choose one")
     for name, text in (("batch", batch), ("height", height), ("width", width)):
         _sizes(name, text, DEFAULT_BATCH)
     unknown = [] if graphs is None else sorted(set(graphs.split(",")) - set(ALL_GRAPHS))
     if unknown:
-        raise InputError(f"graphs: expected some of {', '.join(ALL_GRAPHS)}, got {', '.join(unknown)}; choose those")
+        raise InputError("graphs", f"some of {', '.join(ALL_GRAPHS)}", f"{', '.join(unknown)}", "choose those")
 
 
 def _sizes(name: str, text: str | None, default: Sizes) -> Sizes:
@@ -153,7 +154,7 @@ def _sizes(name: str, text: str | None, default: Sizes) -> Sizes:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-        raise InputError(f"{name}: expected a size, or smallest,fastest,largest, at least 1, got '{text}'; try 1,4,8")
+        raise InputError(name, "a size, or smallest,fastest,largest, at least 1", f"'{text}'", "try 1,4,8")
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -317,7 +318,7 @@ def _evaluated(expression: str, known: Mapping[str, int]) -> int:
         if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
             return int(_ARITHMETIC[type(node.op)](value(node.left), value(node.right)))
         raise InputError(
-            f"bundle: expected sizes that follow from those of the image, got '{expression}'; build the bundle again"
+            "bundle", "sizes that follow from those of the image", f"'{expression}'", "build the bundle again"
         )
 
     return value(ast.parse(expression, mode="eval").body)

@@ -21,7 +21,7 @@ def check_replaceable(out: Path, record: str, what: str) -> None:
         `out` exists, is not empty, and has no file `record`.
     """
     if out.exists() and not (out / record).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"out: expected a new folder or {what}, '{out}' is something else; choose another place")
+        raise InputError("out", f"a new folder or {what}", f"something else at '{out}'", "choose another place")
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def written_whole(out: Path, record: str, what: str) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.part-"))
     except OSError as error:
         raise InputError(
-            f"out: expected a folder that can be written, got '{out}' ({error.strerror}); choose another place"
+            "out", "a folder that can be written", f"'{out}' ({error.strerror})", "choose another place"
         ) from error
     try:
         yield work

@@ -163,7 +163,12 @@ def failing(error: Exception) -> Row:
 
 
 @pytest.mark.parametrize(
-    "error, is_defect", [(Unavailable("no such card"), False), (InputError("no room"), False), (OSError("torn"), True)]
+    "error, is_defect",
+    [
+        (Unavailable("no such card"), False),
+        (InputError("memory", "room", "none", "ask for less"), False),
+        (OSError("torn"), True),
+    ],
 )
 def test_a_row_that_fails_says_why(error, is_defect):
     entry, work = latency.prepared(failing(error), Source(None, Path()), SMALL, [1, 2], Setting(8, 16, 0, 1, "cpu"))
@@ -175,7 +180,7 @@ def test_a_row_that_fails_says_why(error, is_defect):
 def test_a_batch_that_does_not_fit_leaves_the_smaller_one(monkeypatch):
     def prepare(source: Source, workload: Workload, batch_size: int) -> Work:
         if batch_size != 2:
-            raise InputError(f"batch-size: expected 2, got {batch_size}")
+            raise InputError("batch-size", "2", batch_size, "leave it out")
         return Work(dict.fromkeys(MEASURES, lambda: None))
 
     entry, work = latency.prepared(
@@ -284,14 +289,14 @@ def test_graphs_are_compiled_for_the_sizes_that_are_timed(source, monkeypatch):
 
     def run(command: list[str], **_: object) -> Namespace:
         commands.append(command)
-        return Namespace(returncode=2, stderr="loading …\nbuild_engine: backend: expected TensorRT, found none\n")
+        return Namespace(returncode=2, stderr="loading …\nbuild_engine: backend: expected TensorRT, got none\n")
 
     monkeypatch.setattr(backends, "gpu", lambda: None)
     monkeypatch.setattr(backends.subprocess, "run", run)
     (backend,) = (b for b in backends.BACKENDS if b.name == "tensorrt bf16")
     bundle = Bundle.open(source.bundle)
     with pytest.raises(
-        Unavailable, match=r"^export\.build_engine: build_engine: backend: expected TensorRT, found none$"
+        Unavailable, match=r"^export\.build_engine: build_engine: backend: expected TensorRT, got none$"
     ):
         backend.open(backends.Problem(bundle, (16, 24), MaskedFourier(SMALL.mask), 4, 12, 1))
     (command,) = commands

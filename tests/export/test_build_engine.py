@@ -227,7 +227,7 @@ def test_without_the_packages_of_the_exporter_one_sentence_names_them(checkpoint
         [sys.executable, "-c", hide, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "expected the packages of the extra `export`, found no " in done.stderr
+    assert "expected the packages of the extra `export`, got no " in done.stderr
     assert not (tmp_path / "out").exists()
 
 

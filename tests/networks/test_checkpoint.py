@@ -50,12 +50,12 @@ class CreatesFile:
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match=r"found nothing at .*absent\.pt"):
+    with pytest.raises(CheckpointError, match=r"got nothing at .*absent\.pt"):
         load_checkpoint(tmp_path / "absent.pt")
 
 
 def test_folder(tmp_path):
-    with pytest.raises(CheckpointError, match="found a folder"):
+    with pytest.raises(CheckpointError, match="got a folder"):
         load_checkpoint(tmp_path)
 
 

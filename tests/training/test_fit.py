@@ -273,7 +273,7 @@ def test_resume_of_a_finished_run(sampler, tmp_path, n_steps):
 
 def test_resume_with_other_options_is_refused(sampler, tmp_path):
     out = tmp_path / "prior.pt"
-    with pytest.raises(InputError, match="found nothing"):
+    with pytest.raises(InputError, match="got nothing"):
         run(sampler, out, 2, resume=True)
     run(sampler, out, 2)
     with pytest.raises(InputError, match="resume: expected architecture"):
@@ -398,7 +398,7 @@ def test_init_that_cannot_be_used_ends_in_one_sentence(sampler, volume_file, tmp
     matching = {"attention_levels": ""}
     for changed, words, reason in (
         (matching, ["--init", str(other), "--resume"], "got --resume"),
-        (matching, ["--init", str(tmp_path / "absent.pt")], "found nothing"),
+        (matching, ["--init", str(tmp_path / "absent.pt")], "got nothing"),
         (matching, ["--init", str(damaged)], "cannot be read"),
         ({"attention_levels": "", "nf": 16}, ["--init", str(other)], "(nf 16), got nf 8"),
         ({}, ["--init", str(other)], "(attention_levels [1]), got attention_levels []"),
@@ -415,4 +415,4 @@ def test_without_torch_one_sentence_names_the_extra():
     hide = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('training.fit', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", hide], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "expected the packages of the extra `train`, found no torch" in done.stderr
+    assert "expected the packages of the extra `train`, got no torch" in done.stderr

@@ -42,8 +42,10 @@ def fields_of(path: Path, keys: Collection[str]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = re.split(r"\n|\.\s", str(error))[0].rstrip(" .")
         raise InputError(
-            f"geometry: expected a JSON file, '{path}' cannot be read ({type(error).__name__}: {reason}); "
-            "check the path, and the file's brackets, commas and quotes"
+            "geometry",
+            "a JSON file",
+            f"'{path}', which cannot be read ({type(error).__name__}: {reason})",
+            "check the path, and the file's brackets, commas and quotes",
         ) from None
     if not isinstance(fields, dict):
         raise wrong("one JSON object", f"{shown(fields)} in '{path}'", "put names and values between braces")
@@ -104,7 +106,7 @@ def pair(point: tuple[float, ...]) -> str:
 
 
 def wrong(expected: str, got: str, remedy: str) -> InputError:
-    return InputError(f"geometry: expected {expected}, got {got}; {remedy}")
+    return InputError("geometry", expected, got, remedy)
 
 
 def shown(value: Any) -> str:

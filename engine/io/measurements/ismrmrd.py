@@ -94,8 +94,10 @@ def _package(origin: Origin) -> ModuleType:
         import ismrmrd.hdf5
     except ImportError as error:
         raise InputError(
-            f"{origin.argument}: expected the package ismrmrd to read '{origin.path}', found none; "
-            "`pip install -c constraints.txt -e '.[mri]'`"
+            origin.argument,
+            f"the package ismrmrd to read '{origin.path}'",
+            "none",
+            "`pip install -c constraints.txt -e '.[mri]'`",
         ) from error
     return ismrmrd
 

@@ -164,7 +164,7 @@ def _check_values(data: np.ndarray, origin: Origin) -> None:
 
 def _mask_file(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if not path.is_file():
-        raise InputError(f"mask: expected a .npy file, found nothing at '{path}'; check the path")
+        raise InputError("mask", "a .npy file", f"nothing at '{path}'", "check the path")
     origin = Origin(path, "mask")
     with origin.reading("a .npy array of numbers"):
         # Mapped, a file too short for its header is refused before anything is allocated.

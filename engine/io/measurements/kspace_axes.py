@@ -128,8 +128,10 @@ def affine_of(orientation: str, shape: tuple[int, int, int], spacing_mm: tuple[f
     axes = [_LETTERS[letter][0] for letter in letters if letter in _LETTERS]
     if len(letters) != 3 or sorted(axes) != [0, 1, 2]:
         raise InputError(
-            "orientation: expected three letters, of R or L, A or P, and S or I, in which slices, rows and columns "
-            f"count, got {orientation[:20]!r}; SPL is axial in radiological view"
+            "orientation",
+            "three letters, of R or L, A or P, and S or I, in which slices, rows and columns count",
+            f"{orientation[:20]!r}",
+            "SPL is axial in radiological view",
         )
     affine = np.eye(4)
     affine[:3, :3] = 0

@@ -102,7 +102,7 @@ def load_sinogram(
     opener = _OPENERS.get(origin.path.suffix.lower())
     if opener is None or not origin.path.is_file():
         found = "another" if origin.path.is_file() else "nothing"
-        raise InputError(f"{argument}: expected a file .npy, .npz, .h5 or .tif, found {found} at '{path}'; check it")
+        raise InputError(argument, "a file .npy, .npz, .h5 or .tif", f"{found} at '{path}'", "check it")
     with ExitStack() as stack:
         with origin.reading("an array of numbers"):
             stored = opener(origin, dataset, stack)
@@ -144,7 +144,7 @@ def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
     """
     path = Path(path)
     if path.suffix not in (".npy", ".h5", ".hdf5", ".tif", ".tiff"):
-        raise InputError(f"{_NAME}: expected a name in .npy, .h5 or .tif to save to, got '{path.name}'; choose one")
+        raise InputError(_NAME, "a name in .npy, .h5 or .tif to save to", f"'{path.name}'", "choose one")
     values = sinogram.data.astype(np.float64) * pixel_mm_of(sinogram.affine, sinogram.plane)
     with replacing(path) as temporary:
         if path.suffix == ".npy":

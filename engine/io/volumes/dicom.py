@@ -55,7 +55,7 @@ def read_series(folder: str | Path, argument: str = "volume") -> tuple[np.ndarra
         frames = in_order(frames_of_series(folder), folder)
         return _voxels(frames).transpose(2, 1, 0), affine_of(frames)
     except Refusal as refusal:
-        raise InputError(f"{argument}: {refusal}") from refusal
+        raise InputError(argument, *refusal.parts) from refusal
 
 
 def _voxels(frames: list[Frame]) -> np.ndarray:
@@ -81,8 +81,9 @@ def _voxels(frames: list[Frame]) -> np.ndarray:
                     data[k, rows] = values
                 if not np.isfinite(data[k]).all():
                     raise Refusal(
-                        f"expected values that float32 can hold, got slope {frame.slope:g} and intercept "
-                        f"{frame.intercept:g} in {frame}; mend the header"
+                        "values that float32 can hold",
+                        f"slope {frame.slope:g} and intercept {frame.intercept:g} in {frame}",
+                        "mend the header",
                     )
     return data
 

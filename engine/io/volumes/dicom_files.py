@@ -24,7 +24,11 @@ _parser_log = logging.getLogger("pydicom")
 
 
 class Refusal(Exception):
-    """What is wrong, as the sentence of an `InputError` without the argument's name."""
+    """What is wrong, as the parts of an `InputError` without the argument's name."""
+
+    def __init__(self, expected: str, got: str, remedy: str):
+        super().__init__(expected, got, remedy)
+        self.parts = expected, got, remedy
 
 
 class _Bounded(io.BufferedReader):
@@ -37,7 +41,7 @@ class _Bounded(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             # The parser reads to the end for one purpose: to inflate it, to any size.
-            raise Refusal("expected files that are not deflated as a whole, got one; convert it with dcmconv +te")
+            raise Refusal("files that are not deflated as a whole", "one", "convert it with dcmconv +te")
         return super().read(min(size, max(self._size - self.tell(), 0)))
 
 
@@ -60,7 +64,7 @@ def first_header(folder: str | Path, keywords: Sequence[str], argument: str) -> 
         with reading(path):
             return read_dataset(path, list(keywords))
     except Refusal as refusal:
-        raise InputError(f"{argument}: {refusal}") from refusal
+        raise InputError(argument, *refusal.parts) from refusal
 
 
 @contextmanager
@@ -76,7 +80,7 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the parser lets struct, zlib, decoders and conversions raise what they like
         reason = f"{type(error).__name__}: {text_of(error, 120)}".rstrip(" :")
-        raise Refusal(f"expected a DICOM image, '{path.name}' cannot be read ({reason}); export it again") from error
+        raise Refusal("a DICOM image", f"'{path.name}', which cannot be read ({reason})", "export it again") from error
     finally:
         _parser_log.setLevel(level)
 
@@ -126,7 +130,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def images(folder: Path, keywords: list[str]) -> list[tuple[Path, FileDataset]]:
     """The images of a folder by file name, each with the named attributes of its header."""
     if not folder.is_dir():
-        raise Refusal(f"expected a folder of DICOM files, found none at '{folder}'; check the path")
+        raise Refusal("a folder of DICOM files", f"none at '{folder}'", "check the path")
     found, left_out = [], []
     for path in _files(folder):
         with reading(path):
@@ -139,7 +143,7 @@ def images(folder: Path, keywords: list[str]) -> list[tuple[Path, FileDataset]]:
     if left_out:
         _log.info("%s: %d DICOM files that are no images are left out (%s)", folder, len(left_out), left_out[0])
     if not found:
-        raise Refusal(f"expected DICOM images in '{folder}', found none; give the folder that holds the slices")
+        raise Refusal(f"DICOM images in '{folder}'", "none", "give the folder that holds the slices")
     return found
 
 

@@ -77,8 +77,7 @@ def frames_of_series(folder: Path) -> list[Frame]:
     if len(series) > 1:
         names = ", ".join(list(series.values())[:4]) + (", ..." if len(series) > 4 else "")
         raise Refusal(
-            f"expected one series in '{folder}', got {len(series)} (series {names}); "
-            "move each series into a folder of its own"
+            f"one series in '{folder}'", f"{len(series)} (series {names})", "move each series into a folder of its own"
         )
     frames: list[Frame] = []
     for path, header in found:
@@ -93,11 +92,12 @@ def _frames(path: Path, header: FileDataset) -> Iterator[Frame]:
     n_frames = int(_numbers([header], "NumberOfFrames", 1, path, [1])[0])
     colours = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
     if header.get("SamplesPerPixel", 1) != 1 or not colours.startswith("MONOCHROME"):
-        raise Refusal(f"expected grey images, got {text_of(colours)} in '{path.name}'; export the original series")
+        raise Refusal("grey images", f"{text_of(colours)} in '{path.name}'", "export the original series")
     if min(rows, columns, n_frames) < 1 or bits not in (8, 16, 32):
         raise Refusal(
-            f"expected pixels of 8, 16 or 32 bits, got {n_frames} frames of {rows} × {columns} with {bits} bits in "
-            f"'{path.name}'; export the file again"
+            "pixels of 8, 16 or 32 bits",
+            f"{n_frames} frames of {rows} × {columns} with {bits} bits in '{path.name}'",
+            "export the file again",
         )
     syntax = UID(str(header.file_meta.TransferSyntaxUID))
     try:
@@ -106,20 +106,22 @@ def _frames(path: Path, header: FileDataset) -> Iterator[Frame]:
         can_decode = False
     if not can_decode:
         raise Refusal(
-            f"expected pixels that can be decoded here, got '{text_of(syntax.name, 80)}' in '{path.name}'; "
-            "decompress the series first, for example with gdcmconv --raw"
+            "pixels that can be decoded here",
+            f"'{text_of(syntax.name, 80)}' in '{path.name}'",
+            "decompress the series first, for example with gdcmconv --raw",
         )
     n_bytes = rows * columns * n_frames * bits // 8
     ratio = _MAX_RLE_RATIO if syntax == RLELossless else _MAX_CODED_RATIO if syntax.is_encapsulated else 1
     n_room = path.stat().st_size * ratio
     if n_bytes > n_room:
         raise Refusal(
-            f"expected {n_bytes} bytes of pixels for the header's {n_frames} × {rows} × {columns}, got at most "
-            f"{n_room} in '{path.name}'; export the file again"
+            f"{n_bytes} bytes of pixels for the header's {n_frames} × {rows} × {columns}",
+            f"at most {n_room} in '{path.name}'",
+            "export the file again",
         )
     if "ModalityLUTSequence" in header:
         raise Refusal(
-            f"expected a rescale slope and intercept, got a look-up table in '{path.name}'; export the original series"
+            "a rescale slope and intercept", f"a look-up table in '{path.name}'", "export the original series"
         )
     for index, places in enumerate(_places(path, header, n_frames)):
         cosines = _numbers(places, "ImageOrientationPatient", 6, path).reshape(2, 3)
@@ -130,13 +132,15 @@ def _frames(path: Path, header: FileDataset) -> Iterator[Frame]:
         lengths = np.linalg.norm(cosines, axis=1)
         if abs(lengths - 1).max() > 0.01 or abs(cosines[0] @ cosines[1]) > MAX_COSINE:
             raise Refusal(
-                f"expected perpendicular unit vectors as ImageOrientationPatient, got {cosines.ravel().tolist()} in "
-                f"'{path.name}'; mend the header"
+                "perpendicular unit vectors as ImageOrientationPatient",
+                f"{cosines.ravel().tolist()} in '{path.name}'",
+                "mend the header",
             )
         if abs(position).max() > MAX_POSITION_MM or spacing.min() <= 0 or spacing.max() > MAX_SPACING_MM or slope == 0:
             raise Refusal(
-                f"expected a place, positive spacings and a slope, got {position.tolist()}, {spacing.tolist()} mm and "
-                f"{slope:g} in '{path.name}'; mend the header"
+                "a place, positive spacings and a slope",
+                f"{position.tolist()}, {spacing.tolist()} mm and {slope:g} in '{path.name}'",
+                "mend the header",
             )
         yield Frame(
             path, header, index, (rows, columns), cosines / lengths[:, None], position, spacing, slope, intercept
@@ -151,8 +155,9 @@ def _places(path: Path, header: FileDataset, n_frames: int) -> Iterator[list[Dat
         return
     if len(per_frame) != n_frames:
         raise Refusal(
-            f"expected a functional group for each of {n_frames} frames, got {len(per_frame)} in '{path.name}'; "
-            "convert it to one file a slice"
+            f"a functional group for each of {n_frames} frames",
+            f"{len(per_frame)} in '{path.name}'",
+            "convert it to one file a slice",
         )
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
     for frame in per_frame:
@@ -163,12 +168,11 @@ def _numbers(places: list[Any], keyword: str, n: int, path: Path, default: list[
     """The n finite numbers of an attribute, from the first place that has it."""
     values = [place[keyword].value for place in places if keyword in place and not place[keyword].is_empty]
     if not values and default is None:
-        raise Refusal(f"expected the attribute {keyword}, '{path.name}' lacks it; export the original series")
+        raise Refusal(f"the attribute {keyword}", f"none in '{path.name}'", "export the original series")
     numbers = np.atleast_1d(np.asarray(values[0] if values else default, dtype=np.float64))
     if numbers.shape != (n,) or not np.isfinite(numbers).all():
         raise Refusal(
-            f"expected {n} finite numbers as {keyword}, got '{text_of(numbers.tolist())}' in '{path.name}'; "
-            "mend the header"
+            f"{n} finite numbers as {keyword}", f"'{text_of(numbers.tolist())}' in '{path.name}'", "mend the header"
         )
     return numbers
 
@@ -184,14 +188,15 @@ def in_order(frames: list[Frame], folder: Path) -> list[Frame]:
         ):
             if abs(np.subtract(expected, found)).max() > most:
                 raise Refusal(
-                    f"expected slices of one {name} in '{folder}', got {np.round(expected, 4).tolist()} in {first} "
-                    f"and {np.round(found, 4).tolist()} in {frame}; move what does not belong elsewhere"
+                    f"slices of one {name} in '{folder}'",
+                    f"{np.round(expected, 4).tolist()} in {first} and {np.round(found, 4).tolist()} in {frame}",
+                    "move what does not belong elsewhere",
                 )
     if len(frames) < 2:
-        raise Refusal(f"expected at least 2 slices in '{folder}', got one, {first}; give the whole series")
+        raise Refusal(f"at least 2 slices in '{folder}'", f"one, {first}", "give the whole series")
     if math.prod(first.shape) * len(frames) > MAX_VOXELS:
         raise Refusal(
-            f"expected at most {MAX_VOXELS} voxels, got {len(frames)} slices of {first.shape} in '{folder}'; crop them"
+            f"at most {MAX_VOXELS} voxels", f"{len(frames)} slices of {first.shape} in '{folder}'", "crop them"
         )
     normal = np.cross(*first.cosines)
     frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
@@ -203,31 +208,34 @@ def in_order(frames: list[Frame], folder: Path) -> list[Frame]:
         with reading(b.path):
             differing = [name for name in _APART if str(a.header.get(name)) != str(b.header.get(name))]
         raise Refusal(
-            f"expected one slice a position in '{folder}', got {a} and {b} at one place"
-            + (f", which differ in {', '.join(differing)}" if differing else "")
-            + "; move each echo or time point into a folder of its own"
+            f"one slice a position in '{folder}'",
+            f"{a} and {b} at one place" + (f", which differ in {', '.join(differing)}" if differing else ""),
+            "move each echo or time point into a folder of its own",
         )
     usual = np.sort(gaps)[(len(gaps) - 1) // 2]  # the lower median: missing slices only make gaps larger
     worst = int(abs(gaps - usual).argmax())
     if abs(gaps[worst] - usual) > _MAX_UNEVEN * usual:
         raise Refusal(
-            f"expected evenly spaced slices in '{folder}', got {gaps[worst]:.6g} mm between {frames[worst]} and "
-            f"{frames[worst + 1]} where {usual:.6g} mm is usual; add the missing slices"
+            f"evenly spaced slices in '{folder}'",
+            (f"{gaps[worst]:.6g} mm between {frames[worst]} and {frames[worst + 1]} where {usual:.6g} mm is usual"),
+            "add the missing slices",
         )
     step = (positions[-1] - positions[0]) / (len(frames) - 1)
     tilt_deg = math.degrees(math.atan2(float(np.linalg.norm(np.cross(step, normal))), float(step @ normal)))
     if tilt_deg > MAX_TILT_DEG:
         raise Refusal(
-            f"expected slices that follow their normal in '{folder}', got a gantry tilt of {tilt_deg:.2f}°; "
-            "resample the series to a rectangular grid"
+            f"slices that follow their normal in '{folder}'",
+            f"a gantry tilt of {tilt_deg:.2f}°",
+            "resample the series to a rectangular grid",
         )
     off_line = positions - positions[0] - np.arange(len(frames))[:, None] * step
     off_line -= np.outer(off_line @ normal, normal)
     sideways = np.linalg.norm(off_line, axis=1)
     if sideways.max() > _MAX_SIDEWAYS_PX * first.spacing.min():
         raise Refusal(
-            f"expected slices in one line in '{folder}', got {frames[int(sideways.argmax())]} {sideways.max():.3g} mm "
-            "to the side; resample the series to a rectangular grid"
+            f"slices in one line in '{folder}'",
+            f"{frames[int(sideways.argmax())]} {sideways.max():.3g} mm to the side",
+            "resample the series to a rectangular grid",
         )
     return frames
 

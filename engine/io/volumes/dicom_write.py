@@ -114,8 +114,7 @@ def write_series(
         _put_in_place(part, folder)
     except OSError as error:
         raise InputError(
-            f"folder: expected a place for {n_slices} files, got '{error.strerror}' at '{folder}'; "
-            "choose another folder"
+            "folder", f"a place for {n_slices} files", f"'{error.strerror}' at '{folder}'", "choose another folder"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -139,20 +138,24 @@ def check_series(affine: np.ndarray, source: str | Path | None = None, keep: Seq
 def _check_volume(data: np.ndarray) -> None:
     if data.ndim != 3 or min(data.shape) < 1 or max(data.shape[:2]) > _LEVELS:
         raise InputError(
-            f"data: expected (columns, rows, slices) of at most {_LEVELS} columns and rows, got shape {data.shape}; "
-            "give a single 3D volume"
+            "data",
+            f"(columns, rows, slices) of at most {_LEVELS} columns and rows",
+            f"shape {data.shape}",
+            "give a single 3D volume",
         )
     if not np.issubdtype(data.dtype, np.floating) or not np.isfinite([data.min(), data.max()]).all():
         raise InputError(
-            f"data: expected finite real numbers, got {data.dtype} from {data.min()} to {data.max()}; mend it first"
+            "data", "finite real numbers", f"{data.dtype} from {data.min()} to {data.max()}", "mend it first"
         )
 
 
 def _check_description(description: str) -> None:
     if not 0 < len(description) <= 1024 or not description.isprintable() or "\\" in description:
         raise InputError(
-            f"description: expected 1 to 1024 printable characters without backslash, got {len(description)} such as "
-            f"{description[:20]!r}; shorten it"
+            "description",
+            "1 to 1024 printable characters without backslash",
+            f"{len(description)} such as {description[:20]!r}",
+            "shorten it",
         )
 
 
@@ -161,7 +164,7 @@ def _geometry(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.norm(affine[:3, :3], axis=0).all():
         raise InputError(
-            f"affine: expected 4 × 4 finite numbers with three axes, got {affine.tolist()}; give that of the volume"
+            "affine", "4 × 4 finite numbers with three axes", f"{affine.tolist()}", "give that of the volume"
         )
     along_row, along_column, step, origin = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)[:3].T
     column_mm, row_mm, step_mm = (float(np.linalg.norm(axis)) for axis in (along_row, along_column, step))
@@ -169,13 +172,17 @@ def _geometry(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     tilt_deg = math.degrees(math.acos(min(1.0, abs(float(step @ np.cross(*cosines))) / step_mm)))
     if abs(cosines[0] @ cosines[1]) > MAX_COSINE or tilt_deg > MAX_TILT_DEG:
         raise InputError(
-            f"affine: expected perpendicular axes, got slices tilted by {tilt_deg:.3g}° and rows with a cosine of "
-            f"{cosines[0] @ cosines[1]:.3g} to columns; resample the volume to a rectangular grid"
+            "affine",
+            "perpendicular axes",
+            (f"slices tilted by {tilt_deg:.3g}° and rows with a cosine of {cosines[0] @ cosines[1]:.3g} to columns"),
+            "resample the volume to a rectangular grid",
         )
     if max(column_mm, row_mm, step_mm) > MAX_SPACING_MM or abs(origin).max() > MAX_POSITION_MM:
         raise InputError(
-            f"affine: expected voxels below {MAX_SPACING_MM:g} mm within {MAX_POSITION_MM:g} mm, got "
-            f"{column_mm:g} × {row_mm:g} × {step_mm:g} mm at {origin.tolist()}; give it in mm"
+            "affine",
+            f"voxels below {MAX_SPACING_MM:g} mm within {MAX_POSITION_MM:g} mm",
+            f"{column_mm:g} × {row_mm:g} × {step_mm:g} mm at {origin.tolist()}",
+            "give it in mm",
         )
     return cosines.ravel(), np.array([row_mm, column_mm]), step, origin
 
@@ -187,13 +194,15 @@ def _template(source: str | Path | None, keep: Sequence[str]) -> Dataset:
         # Pixels are described by the new series alone, and a sequence may hold anything.
         if tag is None or Tag(tag).group in (0x0000, 0x0002, 0x0028, 0x7FE0) or dictionary_VR(tag) == "SQ":
             raise InputError(
-                f"keep: expected keywords of single attributes of patient, study or series, got {keyword!r}; "
-                "write them as in DICOM PS3.6, such as PatientID"
+                "keep",
+                "keywords of single attributes of patient, study or series",
+                f"{keyword!r}",
+                "write them as in DICOM PS3.6, such as PatientID",
             )
     if source is None:
         if keep:
             raise InputError(
-                f"keep: expected a source to keep {', '.join(keep)} from, got none; name the folder of a DICOM series"
+                "keep", f"a source to keep {', '.join(keep)} from", "none", "name the folder of a DICOM series"
             )
         return Dataset()
     return first_header(source, ["Modality", *keep], "source")
@@ -267,8 +276,10 @@ def _keep(series: FileDataset, template: Dataset, keep: Sequence[str]) -> None:
     for keyword in keep:
         if keyword in mine:
             raise InputError(
-                f"keep: expected attributes that describe patient or study, got {keyword}, which the new series sets "
-                "itself; leave it out"
+                "keep",
+                "attributes that describe patient or study",
+                f"{keyword}, which the new series sets itself",
+                "leave it out",
             )
         try:
             with warnings.catch_warnings():
@@ -282,7 +293,7 @@ def _keep(series: FileDataset, template: Dataset, keep: Sequence[str]) -> None:
                 series[keyword] = DataElement(element.tag, element.VR, value, validation_mode=RAISE)
         except Exception as error:  # as the parser finds the value damaged
             raise InputError(
-                f"keep: expected a valid {keyword} in the source, got {type(error).__name__}; leave it out"
+                "keep", f"a valid {keyword} in the source", f"{type(error).__name__}", "leave it out"
             ) from error
         n_kept += 1
     if n_kept:
@@ -297,14 +308,13 @@ def _decimals(numbers: Sequence[float] | np.ndarray) -> str | list[str]:
 
 def _check_target(folder: Path) -> None:
     if not folder.parent.is_dir():
-        raise InputError(f"folder: expected an existing parent, got '{folder}'; make '{folder.parent}' first")
+        raise InputError("folder", "an existing parent", f"'{folder}'", f"make '{folder.parent}' first")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"folder: expected a new folder or an earlier result, got another file at '{folder}'; move it")
+        raise InputError("folder", "a new folder or an earlier result", f"another file at '{folder}'", "move it")
     for path in sorted(folder.iterdir()) if folder.exists() else []:
         if not _is_ours(path):
             raise InputError(
-                f"folder: expected a new folder or an earlier result, '{folder}' holds '{path.name}'; "
-                "choose another folder"
+                "folder", "a new folder or an earlier result", f"'{path.name}' in '{folder}'", "choose another folder"
             )
 
 

@@ -94,8 +94,10 @@ def read(path: Path, argument: str) -> tuple[np.ndarray, NiftiFrame]:
             n_room = path.stat().st_size * (MAX_DEFLATE_RATIO if packed else 1) - offset
             if n_bytes > n_room or not 0 <= offset <= _MAX_EXTRA:
                 raise InputError(
-                    f"{argument}: expected {n_bytes} bytes of voxels for the header's shape {shape}, "
-                    f"got at most {n_room} after byte {offset} in '{path}'; export the file again"
+                    argument,
+                    f"{n_bytes} bytes of voxels for the header's shape {shape}",
+                    f"at most {n_room} after byte {offset} in '{path}'",
+                    "export the file again",
                 )
             plain = Frame.of(shape, affine)
             frame = NiftiFrame(plain.order, plain.flipped, plain.affine, plain.shape, header)
@@ -136,8 +138,10 @@ def _finish(stream: BinaryIO, path: Path, argument: str) -> None:
         n_left += len(piece)
         if n_left > _MAX_EXTRA:
             raise InputError(
-                f"{argument}: expected '{path}' to end after its voxels, got more than {_MAX_EXTRA} further bytes; "
-                "export the file again"
+                argument,
+                f"'{path}' to end after its voxels",
+                f"more than {_MAX_EXTRA} further bytes",
+                "export the file again",
             )
 
 

@@ -93,8 +93,10 @@ def _member(archive: zipfile.ZipFile, path: Path, argument: str) -> zipfile.ZipI
     chosen = named if named else members
     if len(chosen) != 1:
         raise InputError(
-            f"{argument}: expected one array, or one named 'volume', in '{path}', got {len(chosen)}; "
-            "save the volume alone with numpy.savez"
+            argument,
+            f"one array, or one named 'volume', in '{path}'",
+            f"{len(chosen)}",
+            "save the volume alone with numpy.savez",
         )
     return chosen[0]
 
@@ -119,8 +121,10 @@ def _check_room(shape: tuple[int, ...], dtype: np.dtype, n_room: int, source: st
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes > n_room:
         raise InputError(
-            f"{argument}: expected {n_bytes} bytes of numbers for the header's shape {shape}, "
-            f"got at most {n_room} in '{source}'; save it again"
+            argument,
+            f"{n_bytes} bytes of numbers for the header's shape {shape}",
+            f"at most {n_room} in '{source}'",
+            "save it again",
         )
 
 

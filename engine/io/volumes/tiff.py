@@ -85,9 +85,7 @@ def read_slice(path: Path, argument: str) -> np.ndarray:
     with opened(path, argument) as tif:
         pages = _pages(tif, path, argument)
         if _check_stack(pages, path, argument) != 1:
-            raise InputError(
-                f"{argument}: expected one page in '{path}', got a stack; give the stack instead of a folder"
-            )
+            raise InputError(argument, f"one page in '{path}'", "a stack", "give the stack instead of a folder")
         check_shape((1, *pages[0].shape), str(path), argument)
         _check_room(pages, 1, path, argument)
         array: np.ndarray = pages[0].asarray()
@@ -163,21 +161,24 @@ def _pages(tif: tifffile.TiffFile, path: Path, argument: str) -> list[Any]:
         raise ValueError("it has no pages")
     if any(getattr(pages[0], f"is_{kind}") for kind in _KINDS):
         raise InputError(
-            f"{argument}: expected a plain or ImageJ stack, '{path}' comes from a microscope's program; "
-            "open it in ImageJ and save it as TIFF"
+            argument,
+            "a plain or ImageJ stack",
+            f"that of a microscope's program in '{path}'",
+            "open it in ImageJ and save it as TIFF",
         )
     for page in pages:
         if page.dtype is None or len(page.shape) != 2 or page.samplesperpixel != 1 or int(page.photometric) > 1:
             raise InputError(
-                f"{argument}: expected 2D pages of grey levels in '{path}', got shape {page.shape} "
-                f"of {page.samplesperpixel} samples; save grey levels"
+                argument,
+                f"2D pages of grey levels in '{path}'",
+                f"shape {page.shape} of {page.samplesperpixel} samples",
+                "save grey levels",
             )
         check_numbers(np.dtype(page.dtype), str(path), argument)
     kinds = {(page.shape, str(page.dtype)) for page in pages}
     if len(kinds) > 1:
         raise InputError(
-            f"{argument}: expected pages of one shape and type in '{path}', got {sorted(kinds)[:3]}; "
-            "remove what does not belong"
+            argument, f"pages of one shape and type in '{path}'", f"{sorted(kinds)[:3]}", "remove what does not belong"
         )
     return pages
 
@@ -196,8 +197,10 @@ def _check_stack(pages: list[Any], path: Path, argument: str) -> int:
         n_claimed = math.prod(sides) if math.prod(sides) != 1 else len(pages)
     if any(side != 1 for side in others):
         raise InputError(
-            f"{argument}: expected slices alone in '{path}', got channels, times or further axes as well; "
-            "save one channel and time"
+            argument,
+            f"slices alone in '{path}'",
+            "channels, times or further axes as well",
+            "save one channel and time",
         )
     if n_claimed < 1 or (len(pages) > 1 and n_claimed != len(pages)):
         raise ValueError(f"{n_claimed} slices in its description and {len(pages)} pages")
@@ -212,8 +215,10 @@ def _check_room(pages: list[Any], n_pages: int, path: Path, argument: str) -> No
         packed = int(page.compression) in _DEFLATE
         if not packed and int(page.compression) != _NONE:
             raise InputError(
-                f"{argument}: expected no compression or deflate in '{path}', got {page.compression!s}; "
-                "save it without compression"
+                argument,
+                f"no compression or deflate in '{path}'",
+                f"{page.compression!s}",
+                "save it without compression",
             )
         n_needed = page.nbytes * (n_pages if len(pages) < n_pages else 1)
         segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
@@ -224,14 +229,18 @@ def _check_room(pages: list[Any], n_pages: int, path: Path, argument: str) -> No
             )
         if not fits or (len(pages) < n_pages and not (page.is_contiguous and page.predictor == page.fillorder == 1)):
             raise InputError(
-                f"{argument}: expected {n_needed} bytes of voxels for a page of shape {page.shape} in '{path}', "
-                f"got {size} bytes in all; save it again"
+                argument,
+                f"{n_needed} bytes of voxels for a page of shape {page.shape} in '{path}'",
+                f"{size} bytes in all",
+                "save it again",
             )
     n_bytes = pages[0].nbytes * n_pages
     if n_bytes > size * (MAX_DEFLATE_RATIO if packed else 1):
         raise InputError(
-            f"{argument}: expected {n_bytes} bytes of voxels for {n_pages} pages of shape {pages[0].shape}, "
-            f"got {size} bytes in '{path}'; save it again"
+            argument,
+            f"{n_bytes} bytes of voxels for {n_pages} pages of shape {pages[0].shape}",
+            f"{size} bytes in '{path}'",
+            "save it again",
         )
     for page in pages:
         if int(page.compression) in _DEFLATE:
@@ -285,8 +294,10 @@ def _voxel_mm(page: Any, stack_axis: int, path: Path, argument: str) -> tuple[fl
         unit = fields.get("unit", "")
         if unit.lower() not in _UNITS_MM:
             raise InputError(
-                f"{argument}: expected voxels measured in mm, cm, inch, micron or nm in '{path}', got {unit!r}; "
-                "set the image's properties in ImageJ"
+                argument,
+                f"voxels measured in mm, cm, inch, micron or nm in '{path}'",
+                f"{unit!r}",
+                "set the image's properties in ImageJ",
             )
         unit_mm = _UNITS_MM[unit.lower()]
     sizes = []

@@ -113,16 +113,12 @@ def load_volume(
     path, affine = Path(path), np.eye(4)
     frame: Frame | None = None
     if stack_axis not in (0, 1, 2):
-        raise InputError(
-            f"stack_axis: expected 0, 1 or 2, got {stack_axis}; name the axis that slices follow each other on"
-        )
+        raise InputError("stack_axis", "0, 1 or 2", stack_axis, "name the axis that slices follow each other on")
     name = path.name.lower()
     if path.is_dir():
         data, affine, frame = _read_folder(path, stack_axis, argument)
     elif not path.is_file():
-        raise InputError(
-            f"{argument}: expected a {_KINDS} file or a folder of slices, found nothing at '{path}'; check the path"
-        )
+        raise InputError(argument, f"a {_KINDS} file or a folder of slices", f"nothing at '{path}'", "check the path")
     elif name.endswith(_NIFTI):
         from engine.io.volumes import nifti
 
@@ -138,7 +134,7 @@ def load_volume(
         data, voxel_mm = tiff.read(path, stack_axis, argument)
         affine = np.diag([*voxel_mm, 1.0])
     else:
-        raise InputError(f"{argument}: expected {_KINDS}, got '{path.name}'; convert the file to one of these")
+        raise InputError(argument, _KINDS, f"'{path.name}'", "convert the file to one of these")
     return normalised(data, affine, str(path), argument=argument, white=white, frame=frame)
 
 
@@ -160,21 +156,25 @@ def normalised(
     finite = np.isfinite(data)
     if not finite.all():
         raise InputError(
-            f"{argument}: expected finite float32 values, got {data.size - np.count_nonzero(finite)} NaN or infinite "
-            f"voxels in '{source}'; replace them before the run"
+            argument,
+            "finite float32 values",
+            f"{data.size - np.count_nonzero(finite)} NaN or infinite voxels in '{source}'",
+            "replace them before the run",
         )
     del finite
     low, high = data.min(), data.max()
     if not high > 0 or low == high:
         raise InputError(
-            f"{argument}: expected positive, varying intensities, got {low:g} to {high:g} in '{source}'; check the file"
+            argument, "positive, varying intensities", f"{low:g} to {high:g} in '{source}'", "check the file"
         )
     top, offset = _white_and_air(data)
     if white is not None:
         if not (math.isfinite(white) and white > offset):
             raise InputError(
-                f"white: expected a finite intensity above {offset:g}, which becomes 0, got {white}; "
-                "give the intensity, in the file's units, that is to become 1"
+                "white",
+                f"a finite intensity above {offset:g}, which becomes 0",
+                white,
+                "give the intensity, in the file's units, that is to become 1",
             )
         top = float(white)
     scale = top - offset
@@ -186,8 +186,10 @@ def normalised(
         in_range = 0 < np.float32(scale) < np.inf and bool(abs(result).max() <= _MOST_WHITES)
     if not in_range:
         raise InputError(
-            f"{argument}: expected intensities of at most {_MOST_WHITES:g} times white, got {low:g} to {high:g} with "
-            f"white {top:g} in '{source}'; mend the file, or state --white"
+            argument,
+            f"intensities of at most {_MOST_WHITES:g} times white",
+            f"{low:g} to {high:g} with white {top:g} in '{source}'",
+            "mend the file, or state --white",
         )
     return Volume(result, np.asarray(affine, np.float64), scale, source, frame, offset)
 
@@ -215,15 +217,15 @@ def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarr
     images = [f for f in files if f.suffix.lower() in _TIFF]
     # A pipe would be waited for.
     if odd := next((f for f in (*arrays, *images) if not f.is_file()), None):
-        raise InputError(
-            f"{argument}: expected files as slices in '{folder}', got another thing '{odd.name}'; move it away"
-        )
+        raise InputError(argument, f"files as slices in '{folder}'", f"another thing '{odd.name}'", "move it away")
     series = bool(dicom_files.is_series(folder))
     if bool(arrays) + bool(images) + series != 1:
         found = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
         raise InputError(
-            f"{argument}: expected slices of one kind, .npy, .tif or DICOM, in the folder '{folder}', "
-            f"found {' and '.join(found) or 'none'}; give a folder of slices alone"
+            argument,
+            f"slices of one kind, .npy, .tif or DICOM, in the folder '{folder}'",
+            f"{' and '.join(found) or 'none'}",
+            "give a folder of slices alone",
         )
     if series:
         data, affine = dicom.read_series(folder, argument)
@@ -245,8 +247,10 @@ def _stacked(files: list[Path], read: Callable[[Path, str], np.ndarray], stack_a
         if array.ndim != 2 or (i and array.shape != stack.shape[1:]):
             expected = f"2D slices of shape {stack.shape[1:]}" if i else "2D slices"
             raise InputError(
-                f"{argument}: expected {expected} in '{file.parent}', got shape {array.shape} in '{file.name}'; "
-                "remove what does not belong"
+                argument,
+                f"{expected} in '{file.parent}'",
+                f"shape {array.shape} in '{file.name}'",
+                "remove what does not belong",
             )
         check_numbers(array.dtype, str(file), argument)
         if not i:
@@ -293,9 +297,9 @@ def save_volume(
     path = Path(path)
     name = path.name.lower()
     if not name.endswith((*_NIFTI, *_TIFF, ".npy")):
-        raise InputError(f"{argument}: expected .nii, .nii.gz, .npy or .tif, got '{path.name}'; name one of these")
+        raise InputError(argument, ".nii, .nii.gz, .npy or .tif", f"'{path.name}'", "name one of these")
     if not path.parent.is_dir():
-        raise InputError(f"{argument}: expected an existing folder, found none at '{path.parent}'; make it first")
+        raise InputError(argument, "an existing folder", f"none at '{path.parent}'", "make it first")
     data = np.asarray(data, dtype=np.float32)
     if frame is not None:
         data, affine = frame.file_of(data, affine)

@@ -87,8 +87,8 @@ def test_there_may_be_none(bundle):
 
 def test_a_folder_without_a_record_is_refused(folder, bundle):
     (folder / RECORD).unlink()
-    assert "found none in" in refused(folder, bundle)
-    assert "found none in" in refused(folder / "missing", bundle)
+    assert "got none in" in refused(folder, bundle)
+    assert "got none in" in refused(folder / "missing", bundle)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_folder_without_a_needed_graph_is_refused(folder, bundle, graph):
     graphs = json.loads((folder / RECORD).read_text())["graphs"]
     del graphs[graph]
     edit(folder, graphs=graphs)
-    assert f"lacks {graph}" in refused(folder, bundle)
+    assert f"without {graph}" in refused(folder, bundle)
 
 
 def test_a_missing_file_is_refused(folder, bundle):

@@ -439,7 +439,7 @@ def test_a_missing_graph_is_refused_when_opened(bundle):
     record = json.loads((folder / RECORD).read_text())
     del record["graphs"]["pullback"]
     (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"^compiled: expected the graphs .*lacks pullback; compile"):
+    with pytest.raises(InputError, match=r"^compiled: expected the graphs .*without pullback; compile"):
         Compiled.open(folder, bundle)
 
 

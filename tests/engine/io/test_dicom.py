@@ -367,10 +367,10 @@ def set_on(k_changed, **attributes):
         (set_on(1, ImagePositionPatient=[10, -20, 30], EchoTime=80), ["one slice a position", "differ in EchoTime"]),
         (set_on(3, ImagePositionPatient=[10, -20, 38]), ["evenly spaced", "got 4 mm between", "where 2 mm is usual"]),
         (set_on(1, ImagePositionPatient=[10.5, -20, 32]), ["in one line", "mm to the side"]),
-        (set_on(0, ImagePositionPatient=None), ["ImagePositionPatient", "lacks it"]),
-        (set_on(0, ImageOrientationPatient=None), ["ImageOrientationPatient", "lacks it"]),
-        (set_on(0, PixelSpacing=None), ["PixelSpacing", "lacks it"]),
-        (set_on(0, Rows=None), ["Rows", "lacks it"]),
+        (set_on(0, ImagePositionPatient=None), ["ImagePositionPatient", "got none"]),
+        (set_on(0, ImageOrientationPatient=None), ["ImageOrientationPatient", "got none"]),
+        (set_on(0, PixelSpacing=None), ["PixelSpacing", "got none"]),
+        (set_on(0, Rows=None), ["Rows", "got none"]),
         (set_on(0, PixelData=None), ["cannot be read"]),
         (set_on(0, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), ["perpendicular unit vectors"]),
         (set_on(0, ImageOrientationPatient=[2, 0, 0, 0, 1, 0]), ["perpendicular unit vectors"]),
@@ -418,7 +418,7 @@ def test_one_slice_none_and_no_folder(tmp_path):
     with refused("at least 2 slices"):
         read_series(tmp_path / "one")
     (tmp_path / "none").mkdir()
-    with refused("found none", name="y"):
+    with refused("got none", name="y"):
         read_series(tmp_path / "none", argument="y")
     with refused("check the path"):
         read_series(tmp_path / "nowhere")
@@ -585,7 +585,7 @@ def test_a_damaged_attribute_is_not_kept(tmp_path):
 def test_keeping_needs_a_source(tmp_path):
     with refused("a source", name="keep"):
         write_series(tmp_path / "out", volume(), np.eye(4), keep=["PatientID"])
-    with refused("found none", name="source"):
+    with refused("got none", name="source"):
         write_series(tmp_path / "out", volume(), np.eye(4), source=tmp_path)
 
 

@@ -111,7 +111,7 @@ def test_files_that_cannot_be_used_are_refused(config, text, message):
 
 
 def test_a_missing_and_a_huge_file_are_refused(tmp_path):
-    with pytest.raises(InputError, match="config: expected a YAML file or a run\\.json, found nothing"):
+    with pytest.raises(InputError, match="config: expected a YAML file or a run\\.json, got nothing"):
         read(tmp_path / "nothing.yaml")
     file = tmp_path / "huge.yaml"
     file.write_bytes(b"a" * (2 << 20))

@@ -76,7 +76,7 @@ def test_a_damaged_state_is_refused(tmp_path, at, damage):
 
 
 def test_none_is_refused_with_the_way_to_repeat_a_finished_run(tmp_path):
-    with pytest.raises(InputError, match=r"resume: expected a saved state, found no .*--config .*run\.json"):
+    with pytest.raises(InputError, match=r"resume: expected a saved state, got no .*--config .*run\.json"):
         load(tmp_path / "state.npz")
 
 

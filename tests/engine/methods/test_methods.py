@@ -169,5 +169,5 @@ def test_too_few_priors_are_refused(name):
 @pytest.mark.parametrize("name", ["tv", "wavelet"])
 def test_without_sigpy_its_methods_say_what_to_install(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "sigpy", None)
-    with pytest.raises(InputError, match=rf"^method: expected sigpy, whose solver {name} uses, found none; `pip"):
+    with pytest.raises(InputError, match=rf"^method: expected sigpy, whose solver {name} uses, got none; `pip"):
         solve(name, task_of("csmri"), (), SHAPE, SETTINGS)

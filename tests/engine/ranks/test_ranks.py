@@ -45,7 +45,7 @@ def test_without_a_launcher_a_process_is_alone(monkeypatch):
 
 def test_alone_an_error_is_its_own():
     with pytest.raises(InputError, match=r"^steps: expected"):
-        SerialCommunicator().agreed(lambda: (_ for _ in ()).throw(InputError("steps: expected 1, got 0; choose more")))
+        SerialCommunicator().agreed(lambda: (_ for _ in ()).throw(InputError("steps", "1", "0", "choose more")))
     assert SerialCommunicator().agreed(lambda: 5) == 5
 
 
@@ -71,7 +71,7 @@ class Several(ranks.Communicator):
 
 
 def refuse():
-    raise InputError("volume: expected a file, got none; check the path")
+    raise InputError("volume", "a file", "none", "check the path")
 
 
 def test_what_one_rank_refuses_all_refuse():
@@ -90,7 +90,7 @@ def test_what_one_rank_refuses_all_refuse():
 def test_several_processes_without_mpi4py_are_refused(monkeypatch):
     monkeypatch.setattr(ranks, "launched_size", lambda: 4)
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    with pytest.raises(InputError, match=r"^ranks: expected mpi4py to connect 4 processes, found none; `pip install"):
+    with pytest.raises(InputError, match=r"^ranks: expected mpi4py to connect 4 processes, got none; `pip install"):
         connect()
 
 

@@ -325,7 +325,7 @@ def test_plots_leave_out_what_has_no_logarithm(values, n_marks):
 
 def test_without_nilearn_there_is_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nilearn", None)
-    with pytest.raises(InputError, match=r"^report: expected nilearn, .*, found none; `pip install nilearn` or .*$"):
+    with pytest.raises(InputError, match=r"^report: expected nilearn, .*, got none; `pip install nilearn` or .*$"):
         write_report(tmp_path / "a.html", report())
     assert not list(tmp_path.iterdir())
 

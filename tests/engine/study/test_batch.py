@@ -190,8 +190,8 @@ def without_cluster(inputs: object, out: Path, *more: object) -> list[str]:
         (("--gpus-per-volume", 2), "gpus-per-volume: expected 0 to 1, for a volume uses one GPU, got 2"),
         (("--memory-per-volume", 0), "memory-per-volume: expected GB above 0, got 0"),
         (("--device", "cuda"), "gpus-per-volume: expected more than 0 for --device cuda, got 0"),
-        ((), "ray: expected a running cluster that this machine is part of, found none at '127.0.0.1:1'"),
-        (("--ray", "nonsense"), "ray: expected a running cluster that this machine is part of, found none at 'nons"),
+        ((), "ray: expected a running cluster that this machine is part of, got none at '127.0.0.1:1'"),
+        (("--ray", "nonsense"), "ray: expected a running cluster that this machine is part of, got none at 'nons"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(inputs, tmp_path, capsys, more, line):
@@ -218,7 +218,7 @@ def test_what_a_run_refuses_is_refused_once(words, inputs, tmp_path, capsys, mor
 def test_inputs_have_to_match_something(tmp_path, capsys):
     line = refused(capsys, without_cluster(tmp_path / "*.nii.gz", tmp_path / "out"))
     assert line == (
-        f"inputs: expected files or folders, nothing matches '{tmp_path}/*.nii.gz'; check the pattern, and put it in "
+        f"inputs: expected files or folders, got nothing that matches '{tmp_path}/*.nii.gz'; check the pattern, and put it in "
         "quotes"
     )
 
@@ -245,7 +245,7 @@ def test_a_missing_library_is_said(tmp_path, capsys, monkeypatch, library):
     # None in its place: as if it were not installed.
     monkeypatch.setitem(sys.modules, library, None)
     assert refused(capsys, without_cluster(tmp_path / "*.npy", tmp_path / "out")) == (
-        f"batch: expected {library}, which it needs, found none; `pip install -c constraints.txt -e '.[cluster]'`"
+        f"batch: expected {library}, which it needs, got none; `pip install -c constraints.txt -e '.[cluster]'`"
     )
 
 

@@ -83,7 +83,7 @@ def test_a_worker_without_a_gpu_sees_none(study, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "message", "is_defect"),
     [
-        (InputError("volume: wrong"), "volume: wrong", False),
+        (InputError("volume", "a file", "none", "check it"), "volume: expected a file, got none; check it", False),
         (OSError(28, "No space left on device"), "out: expected room and permission to write in '", False),
         (TypeError("no such thing"), "TypeError: no such thing", True),
         (MemoryError(), "memory: expected room for the volume", False),
