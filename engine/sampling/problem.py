@@ -1,0 +1,106 @@
+"""An inverse problem: an operator, its measurement, and the volume that is to explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from engine.device import Device
+from engine.errors import InputError
+from engine.operators import LinearOperator
+from engine.volume import Plane
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the published method takes for a problem of this kind.
+
+    Parameters
+    ----------
+    K : int or float
+        See `engine.sampling.schedule.turns`.
+    distance : float
+        λ‖A‖ of its 2000 steps on groups of 6 slices of 256 × 256: a distance in image space.
+    """
+
+    K: int | float
+    distance: float
+
+
+@dataclass(frozen=True)
+class InverseProblem:
+    """y = A x + noise: slices of one plane were measured, the volume is asked for.
+
+    Parameters
+    ----------
+    plane : Plane
+        The plane whose slices are measured: that of the primary prior.
+    shape : (int, int, int)
+        Of the volume.
+    operator : LinearOperator or None
+        A; None for unconditional generation.
+    measurement : array (n_slices, *operator.data_shape) or None
+        y, NumPy or CuPy.
+    noise_level : float
+        Standard deviation of the noise in a sample of y, of the real and the imaginary part each.
+    residual_scale : float
+        Weight of the residual in the published guidance.
+    renoise : bool
+        Whether the published guidance compares with a re-noised measurement: for thick slices that are the means of
+        their blocks. Its noise, one normal a block over √factor, is that of such a mean; for another profile the method
+        says nothing, and the measurement stays as it is.
+    sample_rms : float
+        Root mean square of the samples before simulated noise, zeros left out: the unit of stated noise.
+    published : Published or None
+        Its place in the published tables.
+    name : str
+        For messages and records alone, as all of `details`.
+    details : mapping
+    """
+
+    plane: Plane
+    shape: Shape
+    operator: LinearOperator | None = None
+    measurement: Any = None
+    noise_level: float = 0.0
+    residual_scale: float = 1.0
+    renoise: bool = False
+    sample_rms: float = 0.0
+    published: Published | None = None
+    name: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def on(self, device: Device) -> InverseProblem:
+        """The same with its arrays on a device."""
+        if self.operator is None or self.measurement is None:
+            return self
+        return replace(self, operator=self.operator.on(device), measurement=device.put(self.measurement))
+
+    def at(self, which: slice) -> InverseProblem:
+        """The same with some of the measured slices; the volume stays the whole one."""
+        if self.operator is None or self.measurement is None:
+            return self
+        return replace(self, operator=self.operator.at(which), measurement=self.measurement[which])
+
+    def measured(self) -> tuple[LinearOperator, Any]:
+        """Operator and measurement.
+
+        Raises
+        ------
+        InputError
+            There are none.
+        """
+        if self.operator is None or self.measurement is None:
+            raise InputError("problem", "one with a measurement", f"'{self.name}'", "choose another one, or method")
+        return self.operator, self.measurement
+
+    def classical(self) -> np.ndarray | None:
+        """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
+        if self.operator is None or self.measurement is None:
+            return None
+        return self.plane.volume_of(self.operator.classical(self.measurement))
