@@ -86,7 +86,7 @@ def execute(
         saver.after_step(state, sigma)
         progress.after_step(state, sigma)
         if args.preview_every and state.step % args.preview_every == 0:
-            x = job.decomposition.gathered(state.x)
+            x = state.x.gathered()
             if comm.is_root:
                 results.write_meanwhile(out, job, to_numpy(x))
         if comm.size > 1 and (number := int(comm.largest(signal_of()))):
@@ -104,9 +104,7 @@ def execute(
         comm.agreed(lambda: _writing(out, saver.start))
         while result is None or statistics.n < job.n_samples:
             settings = replace(job.settings, seed=job.settings.seed + statistics.n)
-            result = solve(
-                job.method, job.task, job.priors, job.scan.shape, settings, after_step, checkpoint, job.decomposition
-            )
+            result = solve(job.method, job.problem, job.priors, settings, after_step, checkpoint, job.decomposition)
             checkpoint = None
             if comm.is_root:
                 statistics = statistics.with_sample(result.volume, result.seconds)
@@ -275,12 +273,12 @@ def _run(words: list[str], comm: Communicator) -> int:
         made = [folder for folder in (out, *out.parents) if comm.is_root and not folder.exists()]
         saved = comm.agreed(lambda: _start(args, job, out, resumed, comm))
         n_steps = job.settings.n_steps if METHODS[job.method].n_priors != 0 else 0
-        n_done = saved.statistics.n * n_steps + (saved.checkpoint.state.step if saved.checkpoint else 0)
+        n_done = saved.statistics.n * n_steps + (saved.checkpoint.step if saved.checkpoint else 0)
         with (
             stopped_by_signals(at_once=comm.size == 1) as signal_of,
             progress_of(kind, n_steps * job.n_samples, n_done) as progress,
         ):
-            progress.say("start", {"task": job.task.name, "method": job.method, "shape": list(job.scan.shape),
+            progress.say("start", {"task": job.problem.name, "method": job.method, "shape": list(job.acquisition.shape),
                                    "n_steps": n_steps, "n_samples": job.n_samples, "out": str(out)})  # fmt: skip
             metrics = execute(job, args, out, saved, progress, complaints.messages, comm, signal_of)
     except InputError as error:

@@ -25,8 +25,10 @@ from engine.io.volumes import save_volume
 from engine.job.parser import add_simulation
 from engine.job.prepare import open_simulated
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
-from engine.problems.acquisition import Scan
-from engine.problems.tasks import TASKS, Task, measured
+from engine.problems.acquisition import Acquisition
+from engine.problems.pose import rms_of_samples
+from engine.problems.tasks import TASKS
+from engine.sampling.problem import InverseProblem
 from engine.volume import NAMED_PLANES, Plane
 
 #: Endings of the file by task.
@@ -64,14 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write(scan: Scan, task: Task, out: Path) -> list[str]:
+def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
     """Write a simulated measurement in the units of the volume's file; return the options that read it.
 
     Parameters
     ----------
-    scan : Scan
-    task : Task
-        The scan's.
+    scan : Acquisition
+    problem : InverseProblem
+        That of the scan.
     out : Path
         Its ending has to suit the task.
 
@@ -80,14 +82,14 @@ def write(scan: Scan, task: Task, out: Path) -> list[str]:
     InputError
         Another ending.
     """
-    if not out.name.endswith(_SUFFIXES[task.name]):
+    if not out.name.endswith(_SUFFIXES[problem.name]):
         raise InputError(
             "out",
-            f"a name that ends in {' or '.join(_SUFFIXES[task.name])} for {task.name}",
+            f"a name that ends in {' or '.join(_SUFFIXES[problem.name])} for {problem.name}",
             f"'{out.name}'",
             "rename it",
         )
-    operator, y = task.operator, task.measurement
+    operator, y = problem.operator, problem.measurement
     assert operator is not None and y is not None
     scale = np.float32(scan.scale)
     if isinstance(operator, ThickSlices):
@@ -95,13 +97,13 @@ def write(scan: Scan, task: Task, out: Path) -> list[str]:
         assert axis is not None
         coarser = np.eye(4)
         coarser[axis, axis], coarser[axis, 3] = factor, (factor - 1) / 2
-        save_volume(out, scan.in_file_units(task.plane.volume_of(y)), scan.affine @ coarser, scan.frame)
+        save_volume(out, scan.in_file_units(problem.plane.volume_of(y)), scan.affine @ coarser, scan.frame)
         options = ["--thick", out, "--factor", factor, "--thick-axis", axis]
         if not operator.is_block_mean:
             options += ["--slice-profile", operator.profile, "--gap", operator.gap]
     elif isinstance(operator, (MaskedFourier, CoilFourier)):
         h, w = operator.slice_shape
-        kspace = KSpace(y * scale, operator.mask, task.plane, scan.affine, ((0, h), (0, w)), scan.source)
+        kspace = KSpace(y * scale, operator.mask, problem.plane, scan.affine, ((0, h), (0, w)), scan.source)
         save_fastmri(out, kspace)
         options = ["--kspace", out, "--phase", "none"]
         if isinstance(operator, CoilFourier):
@@ -111,16 +113,16 @@ def write(scan: Scan, task: Task, out: Path) -> list[str]:
                 np.save(temporary, operator.maps)
             options += ["--coil-maps", maps]
     elif isinstance(operator, Radon):
-        sinogram = Sinogram(y * scale, operator.geometry, operator.slice_shape, task.plane, scan.affine, scan.source)
+        sinogram = Sinogram(y * scale, operator.geometry, operator.slice_shape, problem.plane, scan.affine, scan.source)
         geometry = out.with_suffix(".json")
         save_sinogram(out, sinogram)
-        save_geometry(geometry, operator.geometry, operator.slice_shape, task.plane, scan.affine)
+        save_geometry(geometry, operator.geometry, operator.slice_shape, problem.plane, scan.affine)
         options = ["--sinogram", out, "--geometry", geometry]
     else:
         raise TypeError(f"no file for {type(operator).__name__}")
     # In the unit that whoever reads the file knows: of samples with their noise.
-    rms = measured(task.name, task.plane, operator, y, {}).sample_rms
-    level = task.noise_level / rms if rms else 0.0
+    rms = rms_of_samples(y)
+    level = problem.noise_level / rms if rms else 0.0
     return [str(word) for word in (*options, "--white", repr(scan.scale + scan.offset), "--noise-level", level)]
 
 
@@ -131,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         assert scan is not None
         names = [args.plane] if args.plane else demo.ALL_PLANES
         plane = next((p for p in map(Plane.parse, names) if not scan.unsuitable(p)), Plane.parse(names[0]))
-        task = scan.task(plane)
+        problem = scan.problem(plane)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        options = write(scan, task, args.out)
+        options = write(scan, problem, args.out)
     except InputError as error:
         print(f"engine.simulate: {in_one_line(error)}", file=sys.stderr)
         return 2
@@ -146,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    print(in_one_line(f"{args.out}: {task.name} {task.details}"))
-    print("python -m engine.run --task", task.name, in_one_line(shlex.join(options)))
+    print(in_one_line(f"{args.out}: {problem.name} {problem.details}"))
+    print("python -m engine.run --task", problem.name, in_one_line(shlex.join(options)))
     return 0
 
 

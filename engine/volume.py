@@ -74,6 +74,11 @@ class Plane:
         n_slices, n_rows, n_columns = (volume_shape[a] for a in self.axes)
         return n_slices, n_rows, n_columns
 
+    def volume_shape(self, stack_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Return (d0, d1, d2) of the volume that this plane cuts into a stack of that shape."""
+        i, j, k = (stack_shape[self.axes.index(axis)] for axis in range(3))
+        return i, j, k
+
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
     contiguous: np.ndarray = library_of(array=array).ascontiguousarray(array)

@@ -12,12 +12,12 @@ import numpy as np
 from engine import demo, simulate
 from engine.io.measurements.kspace import load_kspace
 from engine.io.volumes import save_volume
-from engine.problems import acquisition as scan
+from engine.problems import acquisition
 from engine.problems.noise_level import with_noise_level
 from engine.problems.tasks import Measurement
 from engine.report.metrics import psnr
 from engine.report.preview import write_preview
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling import Settings, reconstruct
 
 STEPS = 20
 OUT = Path("example-csmri")
@@ -32,8 +32,8 @@ OUT.mkdir(exist_ok=True)
 # %%
 head = demo.volume()
 priors = demo.priors()  # axial, coronal: the first one's slices are those that are measured
-simulated = scan.of_volume("csmri", head, Measurement(acceleration=4, coils=4, noise=0.01))
-simulate.write(simulated, simulated.task(priors[0].plane), OUT / "scan.h5")
+simulated = acquisition.of_volume("csmri", head, Measurement(acceleration=4, coils=4, noise=0.01))
+simulate.write(simulated, simulated.problem(priors[0].plane), OUT / "scan.h5")
 
 # %% [markdown]
 # ## Reconstruction
@@ -42,9 +42,9 @@ simulate.write(simulated, simulated.task(priors[0].plane), OUT / "scan.h5")
 # noise from the samples farthest from it.
 
 # %%
-measured = scan.of_kspace(load_kspace(OUT / "scan.h5"))
-task = with_noise_level(measured.task(priors[0].plane), "estimate")
-result = reconstruct(task, priors, measured.shape, Settings(n_steps=STEPS))
+measured = acquisition.of_kspace(load_kspace(OUT / "scan.h5"))
+problem = with_noise_level(measured.problem(priors[0].plane), "estimate")
+result = reconstruct(problem, priors, Settings(n_steps=STEPS))
 
 # %% [markdown]
 # ## The result, in the units of the file
@@ -60,9 +60,9 @@ save_volume(OUT / "recon.nii.gz", measured.in_file_units(volume), affine)
 
 # %%
 truth = head.in_file_units(head.data)
-recon, zero_filled = (measured.in_file_units(x) for x in (result.volume, task.classical()))
+recon, zero_filled = (measured.in_file_units(x) for x in (result.volume, problem.classical()))
 white = float(np.ptp(truth))
-print(f"noise found: {task.noise_level / task.sample_rms:.4f} of the samples' root mean square")
+print(f"noise found: {problem.noise_level / problem.sample_rms:.4f} of the samples' root mean square")
 print(f"PSNR {psnr(truth, recon, white):.1f} dB, zero-filled {psnr(truth, zero_filled, white):.1f} dB")
 volumes = {"truth": truth, "zero-filled": zero_filled, "result": recon}
 write_preview(OUT / "preview.png", volumes, "truth", voxel_mm=measured.voxel_mm)

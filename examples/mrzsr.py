@@ -12,12 +12,12 @@ import numpy as np
 
 from engine import demo, simulate
 from engine.io.volumes import load_volume, save_volume
-from engine.problems import acquisition as scan
+from engine.problems import acquisition
 from engine.problems.noise_level import with_noise_level
 from engine.problems.tasks import Measurement
 from engine.report.metrics import psnr
 from engine.report.preview import write_preview
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling import Settings, reconstruct
 
 STEPS = 20
 OUT = Path("example-mrzsr")
@@ -32,8 +32,8 @@ OUT.mkdir(exist_ok=True)
 # %%
 head = demo.volume()
 priors = demo.prior("coronal"), demo.prior("axial")
-simulated = scan.of_volume("mrzsr", head, Measurement(factor=4, thick_axis=2, noise=0.01))
-simulate.write(simulated, simulated.task(priors[0].plane), OUT / "thick.nii.gz")
+simulated = acquisition.of_volume("mrzsr", head, Measurement(factor=4, thick_axis=2, noise=0.01))
+simulate.write(simulated, simulated.problem(priors[0].plane), OUT / "thick.nii.gz")
 
 # %% [markdown]
 # ## Reconstruction
@@ -41,9 +41,9 @@ simulate.write(simulated, simulated.task(priors[0].plane), OUT / "thick.nii.gz")
 # Which axis is thick, and how many thin slices make voxels cubic, follows from the voxel sizes. The noise is estimated.
 
 # %%
-measured = scan.of_thick(load_volume(OUT / "thick.nii.gz"))
-task = with_noise_level(measured.task(priors[0].plane), "estimate")
-result = reconstruct(task, priors, measured.shape, Settings(n_steps=STEPS))
+measured = acquisition.of_thick(load_volume(OUT / "thick.nii.gz"))
+problem = with_noise_level(measured.problem(priors[0].plane), "estimate")
+result = reconstruct(problem, priors, Settings(n_steps=STEPS))
 
 # %% [markdown]
 # ## The result, in the units and with the axes of the file
@@ -69,7 +69,7 @@ for name in ("thick", "recon"):
 
 # %%
 truth = head.in_file_units(head.data)
-repeated = measured.in_file_units(task.classical())
+repeated = measured.in_file_units(problem.classical())
 thin = measured.in_file_units(result.volume)
 white = float(np.ptp(truth))
 print(f"PSNR {psnr(truth, thin, white):.1f} dB, of repeated slices {psnr(truth, repeated, white):.1f} dB")

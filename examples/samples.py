@@ -14,11 +14,11 @@ from engine import demo
 from engine.io.volumes import save_volume
 from engine.job.options import PRESETS
 from engine.job.statistics import Statistics
-from engine.problems import acquisition as scan
+from engine.problems import acquisition
 from engine.problems.tasks import Measurement
 from engine.report.metrics import psnr
 from engine.report.preview import write_preview
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling import Settings, reconstruct
 
 STEPS = 25
 N_SAMPLES = 5
@@ -31,8 +31,8 @@ OUT.mkdir(exist_ok=True)
 # %%
 head = demo.volume()
 priors = demo.priors()
-measured = scan.of_volume("csmri", head, Measurement(acceleration=8))
-task = measured.task(priors[0].plane)
+measured = acquisition.of_volume("csmri", head, Measurement(acceleration=8))
+problem = measured.problem(priors[0].plane)
 
 # %% [markdown]
 # ## Samples
@@ -45,7 +45,7 @@ settings = replace(Settings(**PRESETS["balanced"]), n_steps=STEPS)
 statistics = Statistics()
 white = float(np.ptp(head.data))
 for seed in range(N_SAMPLES):
-    result = reconstruct(task, priors, measured.shape, replace(settings, seed=seed))
+    result = reconstruct(problem, priors, replace(settings, seed=seed))
     statistics = statistics.with_sample(result.volume)
     print(f"seed {seed}: PSNR {psnr(head.data, result.volume, white):.1f} dB")
 

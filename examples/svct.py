@@ -15,11 +15,11 @@ from engine.io.measurements.geometry import load_geometry
 from engine.io.measurements.sinogram import load_sinogram
 from engine.io.volumes import save_volume
 from engine.operators import Radon
-from engine.problems import acquisition as scan
+from engine.problems import acquisition
 from engine.problems.noise_level import with_noise_level
 from engine.report.metrics import psnr
 from engine.report.preview import write_preview
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling import Settings, reconstruct
 
 STEPS = 20
 OUT = Path("example-svct")
@@ -68,9 +68,9 @@ np.save(OUT / "sinogram.npy", integrals)
 
 # %%
 priors = demo.priors()  # axial, coronal
-measured = scan.of_sinogram(load_sinogram(OUT / "sinogram.npy", OUT / "geometry.json"))
-task = with_noise_level(measured.task(priors[0].plane), "estimate")
-result = reconstruct(task, priors, measured.shape, Settings(n_steps=STEPS))
+measured = acquisition.of_sinogram(load_sinogram(OUT / "sinogram.npy", OUT / "geometry.json"))
+problem = with_noise_level(measured.problem(priors[0].plane), "estimate")
+result = reconstruct(problem, priors, Settings(n_steps=STEPS))
 save_volume(OUT / "recon.nii.gz", measured.in_file_units(result.volume), measured.affine)
 
 # %% [markdown]
@@ -78,9 +78,9 @@ save_volume(OUT / "recon.nii.gz", measured.in_file_units(result.volume), measure
 
 # %%
 truth = head.in_file_units(head.data)
-recon, back_projected = (measured.in_file_units(x) for x in (result.volume, task.classical()))
+recon, back_projected = (measured.in_file_units(x) for x in (result.volume, problem.classical()))
 white = float(np.ptp(truth))
-found = task.noise_level * measured.scale * rays.pixel_mm
+found = problem.noise_level * measured.scale * rays.pixel_mm
 print(f"noise: {added:.0f} added, {found:.0f} found, in the units of the sinogram")
 print(f"PSNR {psnr(truth, recon, white):.1f} dB, back-projected {psnr(truth, back_projected, white):.1f} dB")
 volumes = {"truth": truth, "back-projected": back_projected, "result": recon}

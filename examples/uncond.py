@@ -11,9 +11,9 @@ import numpy as np
 
 from engine import demo
 from engine.io.volumes import save_volume
-from engine.problems import acquisition as scan
+from engine.problems import acquisition
 from engine.report.preview import write_preview
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling import Settings, reconstruct
 
 OUT = Path("example-uncond")
 OUT.mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ OUT.mkdir(exist_ok=True)
 # %%
 STEPS = 40
 priors = demo.priors()
-grid = scan.of_nothing((demo.SIZE,) * 3, np.diag([demo.VOXEL_MM] * 3 + [1]))
+grid = acquisition.of_nothing((demo.SIZE,) * 3, np.diag([demo.VOXEL_MM] * 3 + [1]))
 settings = Settings(sampler="pc", guidance="dps", n_steps=STEPS, seed=1)
 
 # %% [markdown]
@@ -36,7 +36,7 @@ settings = Settings(sampler="pc", guidance="dps", n_steps=STEPS, seed=1)
 # Another seed makes another volume.
 
 # %%
-result = reconstruct(grid.task(priors[0].plane), priors, grid.shape, settings)
+result = reconstruct(grid.problem(priors[0].plane), priors, settings)
 print(f"{result.n_evaluations} passes through the networks, intensities {np.percentile(result.volume, (1, 50, 99))}")
 
 # %%

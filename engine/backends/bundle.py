@@ -114,6 +114,11 @@ class Bundle:
         return float(self.manifest["architecture"]["sigma_max"])
 
     @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Noise levels on which the network was trained."""
+        return self.sigma_min, self.sigma_max
+
+    @property
     def divisor(self) -> int:
         """Image sides must be multiples of this."""
         return int(self.manifest["divisor"])

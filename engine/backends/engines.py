@@ -33,6 +33,12 @@ class Engines:
             self._bundles[folder] = Bundle.open(folder)
         return self._bundles[folder]
 
+    def close(self) -> None:
+        """Give back the last job's denoisers."""
+        if self._last is not None:
+            self._last[1].close()
+        self._last = None
+
     def selection(self, roles: Roles, request: Request) -> Selection:
         """The denoisers of a job: those of the last one where bundles, slices and request are the same.
 
@@ -47,8 +53,8 @@ class Engines:
         )
         if self._last is not None and self._last[0] == key:
             return self._last[1]
-        # Dropped first: a GPU may not have room for both.
-        self._last = None
+        # First: a GPU may not have room for both.
+        self.close()
         selection = select(roles, request)
         # Graphs of TensorRT hold the operator of their own measurement.
         if selection.backend != "tensorrt" or all(role.operator is None for role in roles.values()):

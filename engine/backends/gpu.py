@@ -78,6 +78,9 @@ class GpuDenoiser(Denoiser):
         self.device.let_go()
         return False
 
+    def close(self) -> None:
+        self._let_go()
+
     def _is_out_of_memory(self, error: Exception) -> bool:
         return self.device.is_full(error)
 

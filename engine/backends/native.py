@@ -31,7 +31,7 @@ class NativeDenoiser(Denoiser):
     """
 
     def __init__(self, bundle: Bundle, batch_size: int = 1, n_threads: int | None = None):
-        self.bundle = bundle
+        self.bundle, self.sigma_range = bundle, bundle.sigma_range
         try:
             self.network = Network(bundle.folder / PROGRAM, bundle.folder / WEIGHTS)
         except ValueError as error:
@@ -66,8 +66,11 @@ class NativeDenoiser(Denoiser):
                 f"{shape[0]}×{shape[1]}: {error}", "choose --backend onnx",
             ) from error  # fmt: skip
 
+    def close(self) -> None:
+        self._workers.close()
+
     @property
-    def batch_size(self) -> int:
+    def batch_size(self) -> int:  # type: ignore[override]
         """Slices that a worker takes at a time, at most."""
         return self._workers.batch_size
 

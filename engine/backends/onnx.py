@@ -33,12 +33,15 @@ class OnnxDenoiser(Denoiser):
     """
 
     def __init__(self, bundle: Bundle, batch_size: int = 2, n_threads: int | None = None):
-        self.bundle = bundle
+        self.bundle, self.sigma_range = bundle, bundle.sigma_range
         self._workers = SliceWorkers(batch_size, n_threads)
         self._own = threading.local()
 
+    def close(self) -> None:
+        self._workers.close()
+
     @property
-    def batch_size(self) -> int:
+    def batch_size(self) -> int:  # type: ignore[override]
         """Slices in one run of a graph, at most."""
         return self._workers.batch_size
 

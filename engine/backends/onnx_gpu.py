@@ -71,6 +71,7 @@ class OnnxGpuDenoiser(GpuDenoiser):
                 f"build graphs for TensorRT with {build_command(bundle, precision)}",
             )
         self.bundle, self.precision, self.provider = bundle, precision, provider
+        self.sigma_range = bundle.sigma_range
         self._sessions: dict[str, ort.InferenceSession] = {}
         # Whatever is wrong is found now, not when the first step is taken.
         self._session("denoise")

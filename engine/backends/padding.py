@@ -41,9 +41,15 @@ class PaddedDenoiser(Denoiser):
         return self.inner.device
 
     @property
-    def batch_size(self) -> int:
-        """Slices that the denoiser takes at a time."""
-        return int(getattr(self.inner, "batch_size", 1))
+    def sigma_range(self) -> tuple[float, float]:  # type: ignore[override]
+        return self.inner.sigma_range
+
+    @property
+    def batch_size(self) -> int:  # type: ignore[override]
+        return self.inner.batch_size
+
+    def close(self) -> None:
+        self.inner.close()
 
     def _margins(self, x: Any) -> tuple[tuple[int, int], tuple[int, int]]:
         """Rows before and after, and columns."""

@@ -91,7 +91,12 @@ class Selection:
     @property
     def batch_size(self) -> int:
         """The smallest of the denoisers', which they may have lowered meanwhile."""
-        return min(int(getattr(d, "batch_size", 1)) for d in self.denoisers.values())
+        return min(denoiser.batch_size for denoiser in self.denoisers.values())
+
+    def close(self) -> None:
+        """Give back the denoisers' threads and memory."""
+        for denoiser in self.denoisers.values():
+            denoiser.close()
 
     def __str__(self) -> str:
         return f"{self.backend} on {self.device.name}, {self.precision}, batches of {self.batch_size} ({self.why})"

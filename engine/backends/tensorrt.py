@@ -73,7 +73,7 @@ class TensorRTDenoiser(GpuDenoiser):
         size = compiled.batch.opt if batch_size is None else batch_size
         check_batch(size, compiled.batch.min, compiled.batch.max, f"'{compiled.folder}'")
         super().__init__(device, size, compiled.batch.min)
-        self.bundle, self.compiled = bundle, compiled
+        self.bundle, self.compiled, self.sigma_range = bundle, compiled, bundle.sigma_range
         self._library = library_for(bundle, compiled, device)
         self._workspace = workspace or Workspace(device)
         compiled.check_files()

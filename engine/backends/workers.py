@@ -28,6 +28,10 @@ class SliceWorkers:
         self.batch_size, self.n_threads = batch_size, n_threads or kernels.available_cores()
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="slices")
 
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
     def for_each_batch(self, n: int, work: Callable[[slice], None]) -> None:
         """Call `work` with parts of n slices, on all threads; return when all is done."""
         # Fewer slices a batch than asked, rather than an idle worker.

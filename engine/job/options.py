@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.methods import METHODS
-from engine.sampling.reconstruct import START_LEVEL, Settings
+from engine.sampling.settings import Settings
 
 #: Named settings.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -22,8 +22,6 @@ OF_SAMPLER: dict[str, dict[str, Any]] = {
     "ddim": {"guidance": "proximal", "n_steps": 20},
     "heun": {"guidance": "proximal", "n_steps": 20},
 }
-#: Published ratio of the two networks' turns.
-_PUBLISHED_K: dict[str, int | float] = {"csmri": 2, "mrzsr": 2, "svct": 2.7, "uncond": 2}
 #: Settings that do nothing without another one: (name, the setting that it needs, its values).
 _NEEDS = (
     ("eta", "sampler", ("ddim", "heun")),
@@ -46,15 +44,13 @@ _SETS = {
 }
 
 
-def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) -> Settings:
+def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the options ask for.
 
     Parameters
     ----------
     args : Namespace
         Of `engine.job.parser.build_parser`.
-    sigma_min, sigma_max : float
-        Ends of the range on which the networks were trained.
 
     Raises
     ------
@@ -87,11 +83,6 @@ def settings_of(args: argparse.Namespace, sigma_min: float, sigma_max: float) ->
         _check_effect(args, fields)
     if args.noise_level not in (None, "known"):
         _check_noise_level(args, fields)
-    is_published = fields["sampler"] == "pc"
-    fields.setdefault("K", _PUBLISHED_K[args.task] if is_published else Settings.K)
-    fields.setdefault("sigma_min", sigma_min)
-    is_full = is_published or args.task == "uncond"
-    fields.setdefault("sigma_max", sigma_max if is_full else min(START_LEVEL, sigma_max))
     return Settings(seed=args.seed, **fields)
 
 

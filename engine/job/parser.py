@@ -13,7 +13,7 @@ from engine.methods import METHODS
 from engine.operators.thick_slices import PROFILES
 from engine.problems.acquisition import PHASES
 from engine.problems.tasks import TASKS
-from engine.sampling.reconstruct import GUIDANCE, MIXES, NOISE_SCALE, SAMPLERS, Settings
+from engine.sampling.settings import GUIDANCE, MIXES, NOISE_SCALE, SAMPLERS, Settings
 
 ROLES = ("primary", "auxiliary", "tertiary")
 FORMATS = ("nifti", "npy", "tif", "dicom")

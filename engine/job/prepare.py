@@ -30,12 +30,14 @@ from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCo
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.parallel.slabs import SlabDecomposition
 from engine.problems import acquisition as scan
-from engine.problems.acquisition import Scan
+from engine.problems.acquisition import Acquisition
 from engine.problems.coil_maps import load_maps
 from engine.problems.noise_level import with_noise_level
-from engine.problems.tasks import Measurement, Task
+from engine.problems.tasks import Measurement
 from engine.sampling.posterior_mean import ALL, Prior
-from engine.sampling.reconstruct import Settings, check_planes
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import check_planes
+from engine.sampling.settings import Range, Settings
 from engine.volume import Plane
 
 log = logging.getLogger("engine")
@@ -54,8 +56,8 @@ class Job:
     """Everything that a run needs, checked."""
 
     method: str
-    scan: Scan
-    task: Task
+    acquisition: Acquisition
+    problem: InverseProblem
     priors: tuple[Prior, ...]
     bundles: dict[str, Bundle]
     settings: Settings
@@ -68,14 +70,14 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         """What has to be the same for the result to be the same, to the last bit."""
-        y = self.task.measurement
+        y = self.problem.measurement
         digest = None if y is None else hashlib.sha256(np.ascontiguousarray(y).tobytes()).hexdigest()
         return {
-            "task": self.task.name,
+            "task": self.problem.name,
             "method": self.method,
-            "shape": list(self.scan.shape),
+            "shape": list(self.acquisition.shape),
             "measurement": digest,
-            "noise level": self.task.noise_level,
+            "noise level": self.problem.noise_level,
             **{f"prior {role}": _key_of(bundle) for role, bundle in self.bundles.items()},
             **{f"setting {name}": value for name, value in asdict(self.settings).items()},
             "samples": self.n_samples,
@@ -119,24 +121,26 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     for role, bundle in bundles.items():
         _check_size(bundle, shapes[role])
 
-    task = found.task(planes["primary"])
-    check(args.method, task, len(bundles), comm.size)
-    settings = METHODS[args.method].resolved(settings_of(args, *_sigma_range(args, bundles.values())), task)
+    problem = found.problem(planes["primary"])
+    check(args.method, problem, len(bundles), comm.size)
+    settings = METHODS[args.method].resolved(settings_of(args), problem, _trained_range(bundles.values()))
     if args.samples > 1 and settings.noise_scale is not None and settings.noise_scale < 1:
         log.warning(
             "samples with a noise scale of %g differ by less than is uncertain; --preset balanced draws real ones",
             settings.noise_scale,
         )
     level = _noise_level(args, found)
-    if task.operator is not None and level is not None:
-        task = with_noise_level(task, level)
+    if problem.operator is not None and level is not None:
+        problem = with_noise_level(problem, level)
     roles = {
         role: Role(
             bundle,
             padded_shape(shapes[role], bundle.divisor),
             # What the primary network's guided steps compare with; proximal steps need none of the backend, and a
             # graph that holds the operator holds it for the network's own size.
-            task.operator if role == "primary" and settings.guidance == "dps" and _fits(shapes[role], bundle) else None,
+            problem.operator
+            if role == "primary" and settings.guidance == "dps" and _fits(shapes[role], bundle)
+            else None,
         )
         for role, bundle in bundles.items()
     }
@@ -154,7 +158,7 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     if isinstance(comm, MpiCommunicator):
         decomposition = SlabDecomposition(comm, found.shape, [prior.plane for prior in priors], selection.device)
     return Job(
-        *(args.method, found, task, priors, bundles, settings, selection, n_threads, args.samples),
+        *(args.method, found, problem, priors, bundles, settings, selection, n_threads, args.samples),
         decomposition,
         comm.size,
     )
@@ -175,7 +179,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise InputError(f"{name.replace('_', '-')}", bound, value, remedy)
 
 
-def open_scan(args: argparse.Namespace) -> Scan | None:
+def open_scan(args: argparse.Namespace) -> Acquisition | None:
     """Read what a run starts from; None for a grid that the priors' own size gives.
 
     Raises
@@ -198,7 +202,7 @@ def open_scan(args: argparse.Namespace) -> Scan | None:
     return open_simulated(args)
 
 
-def open_simulated(args: argparse.Namespace) -> Scan | None:
+def open_simulated(args: argparse.Namespace) -> Acquisition | None:
     """Read the volume that is measured, if there is one, and say how."""
     if args.volume is None and args.white is not None:
         raise InputError("white", "--volume, whose intensities it scales", "none", "pass a volume")
@@ -239,7 +243,7 @@ def _kind(args: argparse.Namespace) -> str | None:
     return kind
 
 
-def _noise_level(args: argparse.Namespace, found: Scan) -> float | str | None:
+def _noise_level(args: argparse.Namespace, found: Acquisition) -> float | str | None:
     """What the noise level is taken from; None where nothing reads it."""
     if args.noise_level == "known" and not found.knows_noise:
         raise InputError(
@@ -255,7 +259,7 @@ def _noise_level(args: argparse.Namespace, found: Scan) -> float | str | None:
     return "estimate" if "rho" in METHODS[args.method].reads else None
 
 
-def _bundles(args: argparse.Namespace, found: Scan | None, engines: Engines) -> dict[str, Bundle]:
+def _bundles(args: argparse.Namespace, found: Acquisition | None, engines: Engines) -> dict[str, Bundle]:
     """The bundles by their roles: those that are named, and shipped ones for primary and auxiliary."""
     shipped = args.planes or _shipped(found)
     if args.planes and any(getattr(args, role) for role in ROLES):
@@ -272,7 +276,7 @@ def _bundles(args: argparse.Namespace, found: Scan | None, engines: Engines) -> 
     return {role: engines.bundle(folders[role]) for role in roles}
 
 
-def _shipped(found: Scan | None) -> tuple[str, ...]:
+def _shipped(found: Acquisition | None) -> tuple[str, ...]:
     """The shipped priors for a measurement: one that suits it first."""
     first, *_ = suitable = [p for p in demo.ALL_PLANES if found is None or not found.unsuitable(Plane.parse(p))]
     return first, next(plane for plane in (*demo.PLANES, *suitable) if plane != first)
@@ -313,29 +317,18 @@ def _check_size(bundle: Bundle, shape: tuple[int, int]) -> None:
         )
 
 
-def _sigma_range(args: argparse.Namespace, bundles: Collection[Bundle]) -> tuple[float, float]:
-    low, high = max(b.sigma_min for b in bundles), min(b.sigma_max for b in bundles)
-    for name in ("sigma_min", "sigma_max"):
-        value = getattr(args, name)
-        # Trained ranges are stored as rounded logarithms: a part in 1e6 is no difference.
-        if value is not None and not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
-            raise InputError(
-                f"{name.replace('_', '-')}",
-                f"{low:g} to {high:g}, on which all networks were trained",
-                f"{value:g}",
-                "stay within",
-            )
-    return low, high
+def _trained_range(bundles: Collection[Bundle]) -> Range:
+    return max(b.sigma_min for b in bundles), min(b.sigma_max for b in bundles)
 
 
 def describe(job: Job) -> str:
     """The plan as text."""
     s, method = job.settings, METHODS[job.method]
-    source = "to be generated" if job.task.operator is None else f"from {job.scan.source}"
-    details = [f"{name.replace('_', ' ')} {value}" for name, value in job.task.details.items()]
+    source = "to be generated" if job.problem.operator is None else f"from {job.acquisition.source}"
+    details = [f"{name.replace('_', ' ')} {value}" for name, value in job.problem.details.items()]
     lines = [
-        f"task       {', '.join([job.task.name, *details])}",
-        f"volume     {'×'.join(map(str, job.scan.shape))} {source}",
+        f"task       {', '.join([job.problem.name, *details])}",
+        f"volume     {'×'.join(map(str, job.acquisition.shape))} {source}",
         *(
             f"{role:10} {prior.plane} ({job.bundles[role].folder})"
             for role, prior in zip(job.bundles, job.priors, strict=True)
@@ -355,7 +348,7 @@ def describe(job: Job) -> str:
     if method.n_priors != 0:
         lines.append(f"backend    {job.selection}")
     if job.n_ranks > 1:
-        n = job.scan.shape[job.task.plane.slice_axis] / job.n_ranks
+        n = job.acquisition.shape[job.problem.plane.slice_axis] / job.n_ranks
         lines.append(f"ranks      {job.n_ranks}, each with about {n:.3g} slices and {job.n_threads or 'no'} threads")
     return "\n".join(lines)
 
@@ -370,7 +363,7 @@ def _turns(job: Job) -> str:
 
 def _guidance(job: Job) -> str:
     s = job.settings
-    if job.task.operator is None:
+    if job.problem.operator is None:
         return "none"
     if s.guidance == "dps":
         return "dps, λ adaptive" if s.dps_weight is None else f"dps, λ {s.dps_weight:.4g}, groups of {s.group}"

@@ -69,10 +69,10 @@ def check_room(out: Path, job: Job, saves: bool) -> None:
     ------
     InputError
     """
-    n_bytes = 4 * int(np.prod(job.scan.shape))
+    n_bytes = 4 * int(np.prod(job.acquisition.shape))
     # Result, classical reconstruction, and with several samples a deviation; each replaces an older one, which stays
     # until it is complete.
-    n_files = 2 + (job.task.operator is not None) + (job.n_samples > 1)
+    n_files = 2 + (job.problem.operator is not None) + (job.n_samples > 1)
     # Two states at a time, of x, two more for methods that split, and two moments of double precision.
     n_states = 2 * (1 + 2 + (4 if job.n_samples > 1 else 0)) if saves else 0
     needed = n_bytes * (n_files + n_states) + _SMALL_FILES
@@ -97,9 +97,9 @@ def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
     if file_format != "dicom":
         return
     # The shape alone counts: all voxels are the same one.
-    data, affine = job.scan.shown(np.broadcast_to(np.float32(0), job.scan.shape))
-    if job.scan.frame is not None:
-        _, affine = job.scan.frame.file_of(data, affine)
+    data, affine = job.acquisition.shown(np.broadcast_to(np.float32(0), job.acquisition.shape))
+    if job.acquisition.frame is not None:
+        _, affine = job.acquisition.frame.file_of(data, affine)
     try:
         check_series(affine, _series_of(job), keep_tags)
     except InputError as error:
@@ -110,7 +110,7 @@ def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
 
 def _series_of(job: Job) -> Path | None:
     """The folder of the DICOM series that was measured or simulated from, if it was one."""
-    source = Path(job.scan.source)
+    source = Path(job.acquisition.source)
     return source if source.is_dir() and is_series(source) else None
 
 
@@ -150,7 +150,7 @@ def write_results(
     dict
         The metrics as written, empty without a truth.
     """
-    scan = job.scan
+    scan = job.acquisition
     volume = result.volume if statistics.n < 2 else np.asarray(statistics.mean, np.float32)
     if not np.isfinite(volume).all():
         raise InputError(
@@ -159,8 +159,8 @@ def write_results(
             f"{int((~np.isfinite(volume)).sum())} others",
             "go back to the defaults of what was set (weights, snr, noise levels)",
         )
-    deviation, classical, truth = statistics.deviation, job.task.classical(), scan.truth
-    classical_name = CLASSICAL.get(job.task.name, "")
+    deviation, classical, truth = statistics.deviation, job.problem.classical(), scan.truth
+    classical_name = CLASSICAL.get(job.problem.name, "")
 
     def save(name: str, data: np.ndarray) -> None:
         path = out / f"{name}{ENDINGS[file_format]}"
@@ -188,7 +188,7 @@ def write_results(
     write_json(out / "run.json", found)
     if with_report:
         content = Report(
-            title=f"{job.task.name} · {METHODS[job.method].title}",
+            title=f"{job.problem.name} · {METHODS[job.method].title}",
             result=volume,
             affine=scan.affine,
             classical=classical,
@@ -211,7 +211,7 @@ def write_results(
 def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
     """Show the state of a run in its picture."""
     try:
-        write_preview(out / "preview.png", {"state": x}, result_key="state", voxel_mm=job.scan.voxel_mm)
+        write_preview(out / "preview.png", {"state": x}, result_key="state", voxel_mm=job.acquisition.voxel_mm)
     except OSError as error:
         # A picture is not worth the run.
         log.warning("the preview could not be written (%s)", error.strerror or error)
@@ -219,17 +219,22 @@ def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
 
 def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it cost."""
-    truth = job.scan.truth
+    truth = job.acquisition.truth
     digest = None if truth is None else hashlib.sha256(np.ascontiguousarray(truth).tobytes()).hexdigest()
     return {
         "options": options,
-        "task": {"name": job.task.name, **job.task.details},
-        "shape": list(job.scan.shape),
+        "task": {"name": job.problem.name, **job.problem.details},
+        "shape": list(job.acquisition.shape),
         "volume": None
-        if job.task.operator is None
-        else {"source": job.scan.source, "sha256": digest, "scale": job.scan.scale, "offset": job.scan.offset},
+        if job.problem.operator is None
+        else {
+            "source": job.acquisition.source,
+            "sha256": digest,
+            "scale": job.acquisition.scale,
+            "offset": job.acquisition.offset,
+        },
         "measurement_sha256": job.identity["measurement"],
-        "affine": job.scan.affine.tolist(),
+        "affine": job.acquisition.affine.tolist(),
         # A sample's own seed is this plus its number.
         "settings": {**asdict(result.settings), "seed": job.settings.seed},
         "method": job.method,

@@ -19,7 +19,6 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.job.statistics import Statistics
-from engine.methods.slice_tv import Splitting
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.sampling.reconstruct import Checkpoint
 from engine.sampling.sampler import State
@@ -30,6 +29,8 @@ log = logging.getLogger("engine")
 #: Name of the file in the folder of the results; it is gone once they are complete.
 STATE_FILE = "state.npz"
 _FORMAT = 1
+#: Arrays that are none of the sampler's state.
+_OTHERS = ("header", "residuals", "mean", "squares")
 
 
 class Stopped(KeyboardInterrupt):
@@ -69,7 +70,7 @@ class Saved:
     @property
     def position(self) -> str:
         """For messages."""
-        step = 0 if self.checkpoint is None else self.checkpoint.state.step
+        step = 0 if self.checkpoint is None else self.checkpoint.step
         return f"step {step}" + (f" of sample {self.statistics.n + 1}" if self.statistics.n else "")
 
 
@@ -84,14 +85,9 @@ def save(path: Path, saved: Saved) -> None:
     arrays = saved.statistics.arrays()
     numbers: dict[str, Any] = {"n_samples": saved.statistics.n, "seconds_of_samples": saved.statistics.seconds}
     if saved.checkpoint is not None:
-        state = saved.checkpoint.state
-        arrays["x"] = state.x
-        if state.residual is not None:
-            arrays["residual"] = np.asarray(to_numpy(state.residual))
-        if state.splitting is not None:
-            arrays |= {"z": state.splitting.z, "u": state.splitting.u}
+        arrays |= saved.checkpoint.arrays
         arrays["residuals"] = np.asarray(saved.checkpoint.residuals, np.float64)
-        numbers |= {"step": state.step, "seconds": saved.checkpoint.seconds}
+        numbers |= {"step": saved.checkpoint.step, "seconds": saved.checkpoint.seconds}
     header = {"format": _FORMAT, "options": saved.options, "identity": saved.identity, **numbers}
     arrays["header"] = np.array(json.dumps(header))
     with replacing(path) as temporary:
@@ -125,15 +121,12 @@ def load(path: Path) -> Saved:
         shape = tuple(header["identity"]["shape"])
         checkpoint = None
         if "step" in header:
-            splitting = Splitting(arrays["z"], arrays["u"]) if "z" in arrays else None
-            state = State(arrays["x"], int(header["step"]), arrays.get("residual"), splitting)
-            checkpoint = Checkpoint(state, arrays["residuals"].tolist(), float(header["seconds"]))
-            if (
-                state.x.shape != shape
-                or state.x.dtype != np.float32
-                or not 0 <= state.step == len(checkpoint.residuals)
-            ):
-                raise ValueError(f"{state.x.shape} of {state.x.dtype} after {state.step} steps for {shape}")
+            step, residuals = int(header["step"]), arrays["residuals"].tolist()
+            of_state = {name: array for name, array in arrays.items() if name not in _OTHERS}
+            checkpoint = Checkpoint(step, of_state, residuals, float(header["seconds"]))
+            x = of_state["x"]
+            if x.shape != shape or x.dtype != np.float32 or not 0 <= step == len(residuals):
+                raise ValueError(f"{x.shape} of {x.dtype} after {step} steps for {shape}")
         statistics = Statistics.from_arrays(int(header["n_samples"]), arrays, float(header["seconds_of_samples"]))
         if statistics.n < 0 or (statistics.mean is not None and statistics.mean.shape != shape):
             raise ValueError(f"the mean of {statistics.n} samples for {shape}")
@@ -236,7 +229,8 @@ class Saver:
         before = self._saved.checkpoint
         numbers = [float("nan") if r is None else float(r) for r in self._residuals]
         checkpoint = Checkpoint(
-            replace(self._state, x=self._decomposition.gathered(self._state.x)),
+            self._state.step,
+            self._state.arrays(),
             [*(before.residuals if before else []), *numbers],
             (before.seconds if before else 0.0) + time.monotonic() - self._started,
         )

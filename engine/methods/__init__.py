@@ -6,20 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from engine.errors import InputError
-from engine.methods import classical, dds, diffusion_mbir, single, total_variation, tpdm, wavelet
+from engine.methods import classical, dds, diffusion_mbir, total_variation, wavelet
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
-from engine.problems.tasks import Task
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, reconstruct, trained_range
+from engine.sampling.settings import ANY, Range, Settings
 
 #: Settings that are read by several priors, by one, and by whatever walks down noise levels.
 _SEVERAL = frozenset(field.name for field in fields(Settings)) - {"sparsity_weight"}
 _ONE = _SEVERAL - {"K", "mix", "alpha"}
 _LEVELS = frozenset({"n_steps", "sigma_min", "sigma_max", "seed"})
 _WEIGHT = frozenset({"sparsity_weight"})
-
-
-Solve = Callable[..., Reconstruction]
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,16 @@ class Method:
     title : str
         For tables.
     n_priors : int or None
-        How many priors it takes, the first of those given; None takes all.
+        Number of priors it takes, the first of those given; None takes all.
     solve : function
-        Of task, priors, shape, settings, callback, waypoint and, where it spans ranks, layout. Its arguments have been
-        checked by `solve` below, and its settings are resolved.
+        Of problem and settings; with priors of problem, priors and settings, with `callback`, `checkpoint` and, where
+        it spans ranks, `decomposition` by name. Its arguments have been checked by `solve` below.
     reads : frozenset of str
         Names of the settings that it reads; others have no effect.
     resolved : function
-        Of settings and task: the same settings with the method's numbers for what is None.
+        Of settings, problem and trained range: the same settings with the method's numbers for None.
     n_steps : int or None
-        How many noise levels suit it, where that is not the settings' own default.
+        Number of noise levels that suits it, where that is not the settings' own default.
     needs_measurement : bool
         Whether it can do nothing without one.
     spans_ranks : bool
@@ -49,19 +47,21 @@ class Method:
 
     title: str
     n_priors: int | None
-    solve: Solve
+    solve: Callable[..., Reconstruction]
     reads: frozenset[str] = frozenset()
-    resolved: Callable[[Settings, Task], Settings] = Settings.resolved
+    resolved: Callable[[Settings, InverseProblem, Range], Settings] = Settings.resolved
     n_steps: int | None = None
     needs_measurement: bool = True
     spans_ranks: bool = False
 
 
 METHODS: dict[str, Method] = {
+    # The product of perpendicular priors, as many as are given; and the primary one alone, which shows the gain of the
+    # others. With guidance dps that is two-dimensional posterior sampling (Chung et al., ICLR 2023).
     "tpdm": Method(
-        "TPDM (perpendicular priors)", None, tpdm.solve, _SEVERAL, needs_measurement=False, spans_ranks=True
+        "TPDM (perpendicular priors)", None, reconstruct, _SEVERAL, needs_measurement=False, spans_ranks=True
     ),
-    "single": Method("one prior, slice by slice", 1, single.solve, _ONE, needs_measurement=False, spans_ranks=True),
+    "single": Method("one prior, slice by slice", 1, reconstruct, _ONE, needs_measurement=False, spans_ranks=True),
     "dds": Method(
         "DDS (one prior, total variation across slices)",
         1,
@@ -85,9 +85,8 @@ METHODS: dict[str, Method] = {
 
 def solve(
     name: str,
-    task: Task,
+    problem: InverseProblem,
     priors: Sequence[Prior],
-    shape: tuple[int, int, int],
     settings: Settings,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
@@ -99,20 +98,17 @@ def solve(
     ----------
     name : str
         One of `METHODS`.
-    task : Task
-        From `engine.problems.tasks.simulate`.
+    problem : InverseProblem
     priors : sequence of Prior
-        The first one's plane is the task's; a method takes as many as it needs and leaves the others alone.
-    shape : (int, int, int)
-        Of the volume.
+        The first one's plane is the problem's; a method takes as many as it needs.
     settings : Settings
-        A method reads those that concern it. In the result are those that were used.
+        In the result are those that were used.
     callback : function, optional
         Called after every noise level; never by methods without a prior.
     checkpoint : Checkpoint, optional
-        Go on from there, see `engine.sampling.reconstruct.reconstruct`; methods without a prior have none.
+        Go on from there; methods without a prior have none.
     decomposition : Decomposition, optional
-        Where the slices are, see there; `check` says which methods have a choice.
+        `check` says which methods have a choice.
 
     Returns
     -------
@@ -121,15 +117,20 @@ def solve(
     Raises
     ------
     InputError
-        An unknown name, too few priors, a task without a measurement where one is needed, or what the method refuses.
+        An unknown name, too few priors, a problem without a measurement where one is needed, or a refusal of the
+        method's own.
     """
-    check(name, task, len(priors))
+    check(name, problem, len(priors))
     method = METHODS[name]
-    common = (task, priors[: method.n_priors], shape, method.resolved(settings, task), callback, checkpoint)
-    return method.solve(*common, decomposition) if method.spans_ranks else method.solve(*common)
+    if method.n_priors == 0:
+        return method.solve(problem, method.resolved(settings, problem, ANY))
+    used = priors[: method.n_priors]
+    settings = method.resolved(settings, problem, trained_range(used))
+    hooks = {"decomposition": decomposition} if method.spans_ranks else {}
+    return method.solve(problem, used, settings, callback=callback, checkpoint=checkpoint, **hooks)
 
 
-def check(name: str, task: Task, n_priors: int, n_ranks: int = 1) -> None:
+def check(name: str, problem: InverseProblem, n_priors: int, n_ranks: int = 1) -> None:
     """Refuse what a method cannot do, before anything is computed.
 
     Raises
@@ -141,10 +142,10 @@ def check(name: str, task: Task, n_priors: int, n_ranks: int = 1) -> None:
     if name not in METHODS:
         raise InputError("method", f"one of {', '.join(METHODS)}", f"'{name}'", "choose one")
     method = METHODS[name]
-    if method.needs_measurement and (task.operator is None or task.measurement is None):
+    if method.needs_measurement and (problem.operator is None or problem.measurement is None):
         free = " or ".join(name for name, other in METHODS.items() if not other.needs_measurement)
         raise InputError(
-            "task", f"one with a measurement for the method {name}", f"'{task.name}'", f"choose the method {free}"
+            "task", f"one with a measurement for the method {name}", f"'{problem.name}'", f"choose the method {free}"
         )
     if n_ranks > 1 and not method.spans_ranks:
         several = " or ".join(name for name, other in METHODS.items() if other.spans_ranks)

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from engine.methods.outcome import measured, outcome_of
+from engine.methods.outcome import outcome_of
 from engine.operators import ThickSlices
-from engine.problems.tasks import Task
-from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.settings import Settings
 
 
-def solve(
-    task: Task,
-    priors: Sequence[Prior],
-    shape: tuple[int, int, int],
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Reconstruction:
+def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
     """Fill k-space with zeros, back-project filtered data, or interpolate between thick slices."""
     started = time.monotonic()
-    slices = crude(task)
-    return outcome_of(task, slices, settings, None, time.monotonic() - started)
+    slices = crude(problem)
+    return outcome_of(problem, slices, settings, None, time.monotonic() - started)
 
 
-def crude(task: Task) -> np.ndarray:
-    """The picture in slices of the task's plane, float32 (n, h, w)."""
-    operator, y = measured(task)
+def crude(problem: InverseProblem) -> np.ndarray:
+    """The picture in slices of the problem's plane, float32 (n, h, w)."""
+    operator, y = problem.measured()
     slices: np.ndarray = interpolated(operator, y) if isinstance(operator, ThickSlices) else operator.classical(y)
     return slices
 

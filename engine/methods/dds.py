@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-import kernels
-from engine.methods.outcome import weight_of
-from engine.methods.slice_run import first_level, run
-from engine.methods.slice_tv import SliceTv
-from engine.problems.tasks import Task
-from engine.sampling.noise import Noise, Phase
+from engine.methods.outcome import walk_slices, weight_of
+from engine.methods.slice_tv import SliceTv, no_splitting
+from engine.parallel.stack import Stack
+from engine.sampling.noise import CounterNoise, Noise, Phase
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
-from engine.sampling.sampler import State
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction
+from engine.sampling.sampler import State, update
 from engine.sampling.schedule import Levels
+from engine.sampling.settings import Range, Settings
 
 #: Weights by task, and ρ. Found on one head, Colin 27 at 3 mm, without noise, in 30 steps: of w in 1e-4, 3e-4 and 1e-3,
 #: and ρ in 0.01, 0.03, 0.1 and 0.3, what came near the best for acceleration 8, 11 views and factor 4 (for thick slices
@@ -61,49 +61,47 @@ class Dds:
     def n_estimates(self) -> int:
         return self.levels.n_steps
 
+    def init(self, x: Stack) -> State:
+        return State(x, memory=no_splitting(x.data))
+
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
-        i, plane = state.step, self.prior.plane
-        sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
-        x = plane.slices_of(state.x)
-        x0 = self.prior.denoiser.denoise(x, sigma)
-        moved, splitting, residual = self.consistency(x0, state.splitting)
+        i, sigma, after = state.step, self.levels[state.step], self.levels[state.step + 1]
+        x = state.x.to(self.prior.plane)
+        x0 = self.prior.denoise(x, sigma)
+        moved, splitting, residual = self.consistency(x0.data, state.memory)
         part = self.eta * (1 - (after / sigma) ** 2) ** 0.5
         kept, new = after * (1 - part**2) ** 0.5 / sigma, after * part
-        z = self.noise.source(i, Phase.PREDICTOR, plane, state.x.shape) if new > 0 else None
+        z = self.noise.like(x, i, Phase.PREDICTOR) if new > 0 else None
         # The noise that is kept is what x̂₀ was found from, not what x̂₀' would mean.
-        x = kernels.sampler_update(x, x0, z, 1 - kept, new)
-        x += moved - x0
-        return State(plane.volume_of(x), i + 1, residual, splitting)
+        x = update(x, x0, z, 1 - kept, new)
+        return state.next(x.of(x.data + (moved - x0.data)), residual, splitting)
 
 
-def resolved(settings: Settings, task: Task) -> Settings:
-    """The same with this method's numbers for what is None."""
+def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
+    """The same with this method's numbers for None."""
     return replace(
-        settings,
-        eta=_eta(settings),
-        sigma_max=first_level(settings),
-        sparsity_weight=weight_of(settings, task, WEIGHTS),
+        settings.with_levels(trained),
+        eta=_ETA if settings.eta is None else settings.eta,
+        sparsity_weight=weight_of(settings, problem, WEIGHTS),
     )
 
 
 def solve(
-    task: Task,
+    problem: InverseProblem,
     priors: Sequence[Prior],
-    shape: tuple[int, int, int],
     settings: Settings,
+    *,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `Dds`."""
-    prior, weight = priors[0], weight_of(settings, task, WEIGHTS)
-    levels = Levels(settings.sigma_min, first_level(settings), settings.n_steps)
+    prior, noise = priors[0], CounterNoise(settings.seed)
+    weight = weight_of(settings, problem, WEIGHTS)
+    levels = Levels(*settings.levels, settings.n_steps)
 
-    def sampler_of(task: Task, noise: Noise) -> Dds:
-        return Dds(prior, SliceTv.of(task, weight, _RHO, _N_CONJUGATE), levels, noise, _eta(settings))
+    def sampler_of(here: InverseProblem) -> Dds:
+        assert settings.eta is not None
+        return Dds(prior, SliceTv.of(here, weight, _RHO, _N_CONJUGATE), levels, noise, settings.eta)
 
-    return run(sampler_of, task, prior, shape, settings, callback, checkpoint)
-
-
-def _eta(settings: Settings) -> float:
-    return _ETA if settings.eta is None else settings.eta
+    return walk_slices(sampler_of, problem, prior, settings, noise, callback, checkpoint)

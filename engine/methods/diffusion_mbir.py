@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.methods.outcome import weight_of
-from engine.methods.slice_run import first_level, run
-from engine.methods.slice_tv import SliceTv
-from engine.problems.tasks import Task
-from engine.sampling.noise import Noise
+from engine.methods.outcome import walk_slices, weight_of
+from engine.methods.slice_tv import SliceTv, no_splitting
+from engine.parallel.stack import Stack
+from engine.sampling.noise import CounterNoise
 from engine.sampling.posterior_mean import PosteriorMean, Prior
 from engine.sampling.predictor_corrector import PredictorCorrector
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction
 from engine.sampling.sampler import State
 from engine.sampling.schedule import Schedule
+from engine.sampling.settings import Range, Settings
 
 #: Weights by task, and ρ. On one head, Colin 27 at 3 mm, without noise, in 50 steps for acceleration 8, w of 1e-4 was
 #: 0.1 dB better than 1e-5, and the start at σ 0.3 better than at 1 (0.2 dB) and at 50 (1.9 dB). The other tasks have
@@ -54,36 +55,39 @@ class DiffusionMbir:
     def n_estimates(self) -> int:
         return self.prior.n_estimates
 
+    def init(self, x: Stack) -> State:
+        return State(x, memory=no_splitting(x.data))
+
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
         is_last = state.step + 1 == len(self.sigmas)
         # Noise of the last step would stay in the result.
-        sampler = replace(self.prior, predictor_noise=not is_last)
-        sampled, plane = sampler.step(state), self.prior.posterior_mean.primary
-        x, splitting, residual = self.consistency(plane.slices_of(sampled.x), state.splitting)
-        return State(plane.volume_of(x), sampled.step, residual, splitting)
+        sampled = replace(self.prior, predictor_noise=not is_last).step(state)
+        x, splitting, residual = self.consistency(sampled.x.data, state.memory)
+        return state.next(sampled.x.of(x), residual, splitting)
 
 
-def resolved(settings: Settings, task: Task) -> Settings:
-    """The same with this method's numbers for what is None."""
-    return replace(settings, sigma_max=first_level(settings), sparsity_weight=weight_of(settings, task, WEIGHTS))
+def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
+    """The same with this method's numbers for None."""
+    return replace(settings.with_levels(trained), sparsity_weight=weight_of(settings, problem, WEIGHTS))
 
 
 def solve(
-    task: Task,
+    problem: InverseProblem,
     priors: Sequence[Prior],
-    shape: tuple[int, int, int],
     settings: Settings,
+    *,
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `DiffusionMbir`."""
-    prior, weight = priors[0], weight_of(settings, task, WEIGHTS)
-    schedule = Schedule(settings.sigma_min, first_level(settings), settings.n_steps)
-    posterior_mean = PosteriorMean((prior,), np.zeros(settings.n_steps, int), (1.0,))
+    prior, noise = priors[0], CounterNoise(settings.seed)
+    weight = weight_of(settings, problem, WEIGHTS)
+    schedule = Schedule(*settings.levels, settings.n_steps)
+    alone = PosteriorMean((prior,), np.zeros(settings.n_steps, int), (1.0,))
 
-    def sampler_of(task: Task, noise: Noise) -> DiffusionMbir:
-        inner = PredictorCorrector(posterior_mean, schedule, noise, settings.group, settings.snr)
-        return DiffusionMbir(inner, SliceTv.of(task, weight, _RHO, _N_CONJUGATE))
+    def sampler_of(here: InverseProblem) -> DiffusionMbir:
+        inner = PredictorCorrector(alone, schedule, noise, settings.group, settings.snr)
+        return DiffusionMbir(inner, SliceTv.of(here, weight, _RHO, _N_CONJUGATE))
 
-    return run(sampler_of, task, prior, shape, settings, callback, checkpoint)
+    return walk_slices(sampler_of, problem, prior, settings, noise, callback, checkpoint)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError
-from engine.methods.outcome import measured, outcome_of
-from engine.problems.tasks import Task
-from engine.sampling.reconstruct import Reconstruction, Settings
+from engine.methods.outcome import outcome_of
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.settings import Settings
 
 
 def sigpy_of(method: str) -> ModuleType:
@@ -35,7 +36,7 @@ def sigpy_of(method: str) -> ModuleType:
 
 
 def solve_least_squares(
-    task: Task, first: np.ndarray, settings: Settings, sigpy: ModuleType, **how: Any
+    problem: InverseProblem, first: np.ndarray, settings: Settings, sigpy: ModuleType, **how: Any
 ) -> Reconstruction:
     """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·R(x) by sigpy.
 
@@ -44,10 +45,10 @@ def solve_least_squares(
 
     Parameters
     ----------
-    task : Task
+    problem : InverseProblem
         Its arrays are NumPy's.
     first : float32 (n, h, w)
-        Where iterations start, in slices of the task's plane.
+        Where iterations start, in slices of the problem's plane.
     settings : Settings
         That were used.
     sigpy : module
@@ -56,13 +57,13 @@ def solve_least_squares(
         Of `sigpy.app.LinearLeastSquares`: the solver, its steps, and w·R of a volume in units of r.
     """
     started = time.monotonic()
-    operator, y = measured(task)
+    operator, y = problem.measured()
     norm = np.float32(operator.norm())
     unit = np.float32(abs(first).max()) or np.float32(1)
     unit_operator = _unit_operator(sigpy, operator, len(first), norm)
     app = sigpy.app.LinearLeastSquares(unit_operator, _real(y / (norm * unit)), x=first / unit, show_pbar=False, **how)
     slices = unit * app.run()
-    return outcome_of(task, slices, settings, first, time.monotonic() - started)
+    return outcome_of(problem, slices, settings, first, time.monotonic() - started)
 
 
 def _unit_operator(sigpy: ModuleType, operator: Any, n: int, norm: np.float32) -> Any:

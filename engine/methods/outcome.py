@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from engine.errors import InputError
-from engine.problems.tasks import Task
-from engine.sampling.reconstruct import Reconstruction, Settings
+from engine.sampling.noise import Noise
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, walk
+from engine.sampling.sampler import Sampler
+from engine.sampling.settings import Settings
 
 
-def measured(task: Task) -> tuple[Any, Any]:
-    """Operator and measurement of a task that has them.
-
-    Raises
-    ------
-    InputError
-        It has none.
-    """
-    if task.operator is None or task.measurement is None:
-        raise InputError("task", "one with a measurement", f"'{task.name}'", "choose another task or method")
-    return task.operator, task.measurement
-
-
-def weight_of(settings: Settings, task: Task, weights: Mapping[str, float]) -> float:
-    """The weight of what should be sparse: that of the settings, or a method's own for the task.
+def weight_of(settings: Settings, problem: InverseProblem, weights: Mapping[str, float]) -> float:
+    """The weight of what should be sparse: that of the settings, or a method's own.
 
     Parameters
     ----------
     settings : Settings
-    task : Task
+    problem : InverseProblem
     weights : mapping
-        By the task's name.
+        By the problem's name.
     """
-    return weights[task.name] if settings.sparsity_weight is None else settings.sparsity_weight
+    return weights[problem.name] if settings.sparsity_weight is None else settings.sparsity_weight
 
 
-def residual_of(task: Task, slices: np.ndarray) -> float:
-    """‖A x − y‖₂ of a stack of slices in the task's plane."""
-    operator, y = measured(task)
+def residual_of(problem: InverseProblem, slices: np.ndarray) -> float:
+    """‖A x − y‖₂ of a stack of slices in the problem's plane."""
+    operator, y = problem.measured()
     return float(np.linalg.norm((operator.apply(slices) - y).ravel()))
 
 
 def outcome_of(
-    task: Task, slices: np.ndarray, settings: Settings, first: np.ndarray | None, seconds: float
+    problem: InverseProblem, slices: np.ndarray, settings: Settings, first: np.ndarray | None, seconds: float
 ) -> Reconstruction:
     """Return the result of a method that asks no network.
 
     Parameters
     ----------
-    task : Task
+    problem : InverseProblem
     slices : float32 (n, h, w)
-        In the task's plane.
+        In the problem's plane.
     settings : Settings
     first : float32 (n, h, w) or None
         What an iterative method started from; its residual comes first.
     seconds : float
     """
-    residuals = [residual_of(task, x) for x in (first, slices) if x is not None]
-    volume = task.plane.volume_of(slices)
+    residuals = [residual_of(problem, x) for x in (first, slices) if x is not None]
+    volume = problem.plane.volume_of(slices)
     return Reconstruction(volume, np.zeros(0, int), settings, residuals, n_evaluations=0, seconds=seconds)
+
+
+def walk_slices(
+    sampler_of: Callable[[InverseProblem], Sampler],
+    problem: InverseProblem,
+    prior: Prior,
+    settings: Settings,
+    noise: Noise,
+    callback: Callback | None,
+    checkpoint: Checkpoint | None,
+) -> Reconstruction:
+    """Walk one prior down the noise levels from noise around the classical reconstruction; see `walk`."""
+    start = replace(settings, sampler="ddim")
+    volume, residuals, seconds, sampler = walk(
+        sampler_of, problem, [prior], start, noise, callback=callback, checkpoint=checkpoint
+    )
+    plan = np.zeros(settings.n_steps, int)
+    return Reconstruction(volume, plan, settings, residuals, sampler.n_estimates, seconds, sampler.sigmas)

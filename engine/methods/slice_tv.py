@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.device import Device
-from engine.methods.outcome import measured
 from engine.operators import LinearOperator
-from engine.problems.tasks import Task
+from engine.operators.solvers import conjugate_gradients
+from engine.sampling.problem import InverseProblem
 from kernels.arrays import library_of
 
-#: Residuals of conjugate gradients this much smaller than at their start are rounding.
-_TOLERANCE = 1e-6
+#: The variables of ADMM beside x, each a jump from slice to slice, (n − 1, h, w): "z" stands for D x, "u" is the scaled
+#: multiplier of D x = z. Steps hand them on as the memory of their state.
+Splitting = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Splitting:
-    """The variables of ADMM beside x, each a jump from slice to slice; steps hand them on.
-
-    Parameters
-    ----------
-    z : float32 (n − 1, h, w)
-        Stands for D x.
-    u : float32 (n − 1, h, w)
-        The scaled multiplier of D x = z.
-    """
-
-    z: Any
-    u: Any
-
-    @classmethod
-    def of(cls, x: Any) -> Splitting:
-        """Zeros, for a stack of slices (n, h, w)."""
-        nothing = library_of(x=x).zeros((max(0, len(x) - 1), *x.shape[1:]), np.float32)
-        return cls(nothing, nothing)
-
-    def on(self, device: Device) -> Splitting:
-        """The same with its arrays on a device."""
-        return Splitting(device.put(self.z), device.put(self.u))
+def no_splitting(x: Any) -> Splitting:
+    """Zeros, for a stack of slices (n, h, w)."""
+    zeros = library_of(x=x).zeros((max(0, len(x) - 1), *x.shape[1:]), np.float32)
+    return {"z": zeros, "u": zeros}
 
 
 @dataclass(frozen=True)
@@ -82,9 +63,9 @@ class SliceTv:
     norm: float
 
     @classmethod
-    def of(cls, task: Task, weight: float, rho: float, n_conjugate: int) -> SliceTv:
-        """For a task's measurement, where that is; InputError where there is none."""
-        operator, y = measured(task)
+    def of(cls, problem: InverseProblem, weight: float, rho: float, n_conjugate: int) -> SliceTv:
+        """For a problem's measurement; InputError where there is none."""
+        operator, y = problem.measured()
         return cls(operator, y, weight, rho, n_conjugate, operator.norm())
 
     def __call__(self, x: Any, splitting: Splitting) -> tuple[Any, Splitting, Any]:
@@ -103,30 +84,24 @@ class SliceTv:
             ‖A x − y‖₂ of the x that came in, where that is.
         """
         misfit = self.measurement - self.operator.apply(x)
-        x = self._conjugate(x, misfit, splitting.z - splitting.u)
-        jumps = jumps_of(x) + splitting.u
+        x = self._least_squares(x, misfit, splitting["z"] - splitting["u"])
+        jumps = jumps_of(x) + splitting["u"]
         z = shrink(jumps, self.weight / self.rho)
         library = library_of(x=x)
-        return x, Splitting(z, jumps - z), library.asarray(library.sqrt(squared(abs(misfit))))
+        return x, {"z": z, "u": jumps - z}, library.asarray(library.sqrt(squared(abs(misfit))))
 
-    def _conjugate(self, x: Any, misfit: Any, target: Any) -> Any:
-        """The least squares of data and ‖D x − target‖, the stack as a whole, started at x, where y − A x is misfit."""
+    def _least_squares(self, x: Any, misfit: Any, target: Any) -> Any:
+        """Of data and ‖D x − target‖, the stack as a whole, started at x, where y − A x is misfit."""
         scale, rho = np.float32(1 / self.norm**2), np.float32(self.rho)
-        residual = scale * self.operator.adjoint(misfit)
-        residual += rho * jumps_adjoint(target - jumps_of(x))
-        x, direction, length = x.copy(), residual, squared(residual)
-        enough, where = _TOLERANCE**2 * length, library_of(x=x).where
-        for _ in range(self.n_conjugate):
+
+        def normal(direction: Any) -> tuple[Any, Any]:
             image = scale * self.operator.adjoint(self.operator.apply(direction))
             image += rho * jumps_adjoint(jumps_of(direction))
-            # Nothing here waits for a GPU: where nothing is left to do, steps are zero instead of being left out.
-            works = length > enough
-            step = works * length / where(works, (direction * image).sum(dtype=np.float64), 1.0)
-            x += step.astype(np.float32) * direction
-            residual = residual - step.astype(np.float32) * image
-            before, length = length, squared(residual)
-            direction = residual + (works * length / where(works, before, 1.0)).astype(np.float32) * direction
-        return x
+            return image, (direction * image).sum(dtype=np.float64)
+
+        residual = scale * self.operator.adjoint(misfit)
+        residual += rho * jumps_adjoint(target - jumps_of(x))
+        return conjugate_gradients(x, residual, normal, squared, self.n_conjugate)
 
 
 def jumps_of(x: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
 from engine.methods.outcome import weight_of
-from engine.problems.tasks import Task
-from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.settings import Range, Settings
 
 #: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4, 1e-4 and 3e-5
 #: (mrzsr: 1e-2, 3e-3 and 1e-3) the largest within 0.1 dB of the best after 400 iterations, for acceleration 4 and 8, 11
@@ -26,19 +25,12 @@ _ITERATIONS, _DUAL_STEP = 600, 3e-3
 _GRADIENT_NORM_SQUARED = 12
 
 
-def resolved(settings: Settings, task: Task) -> Settings:
+def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
     """The same with this method's weight where there is none."""
-    return replace(settings, sparsity_weight=weight_of(settings, task, WEIGHTS))
+    return replace(settings, sparsity_weight=weight_of(settings, problem, WEIGHTS))
 
 
-def solve(
-    task: Task,
-    priors: Sequence[Prior],
-    shape: tuple[int, int, int],
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Reconstruction:
+def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
     """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·Σ|∇x|, see `engine.methods.least_squares.solve_least_squares`.
 
     |∇x| is the length of the three forward differences (isotropic); there are none across the volume's border.
@@ -46,10 +38,10 @@ def solve(
     Source: Rudin, Osher and Fatemi, Nonlinear total variation based noise removal algorithms, 1992; Chambolle and Pock,
     A first-order primal-dual algorithm for convex problems with applications to imaging, 2011.
     """
-    sigpy, first = sigpy_of("tv"), crude(task)
-    gradient, lengths = _gradient_length(sigpy, first.shape, weight_of(settings, task, WEIGHTS))
+    sigpy, first = sigpy_of("tv"), crude(problem)
+    gradient, lengths = _gradient_length(sigpy, first.shape, weight_of(settings, problem, WEIGHTS))
     return solve_least_squares(
-        task,
+        problem,
         first,
         settings,
         sigpy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -13,9 +13,9 @@ from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
 from engine.methods.outcome import weight_of
 from engine.methods.slice_tv import shrink
-from engine.problems.tasks import Task
-from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, Settings
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.settings import Range, Settings
 
 #: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4 and 1e-4 the best
 #: after 150 or 200 iterations for acceleration 4, 11 views and factor 4 (for thick slices they hardly differ). Haar's
@@ -26,19 +26,12 @@ _WAVELET = "db4"
 _ITERATIONS = 150
 
 
-def resolved(settings: Settings, task: Task) -> Settings:
+def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
     """The same with this method's weight where there is none."""
-    return replace(settings, sparsity_weight=weight_of(settings, task, WEIGHTS))
+    return replace(settings, sparsity_weight=weight_of(settings, problem, WEIGHTS))
 
 
-def solve(
-    task: Task,
-    priors: Sequence[Prior],
-    shape: tuple[int, int, int],
-    settings: Settings,
-    callback: Callback | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> Reconstruction:
+def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
     """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·‖W x‖₁, see `engine.methods.least_squares.solve_least_squares`.
 
     W is an orthogonal wavelet transform of the volume, which is shifted at random, by another number of voxels at every
@@ -49,9 +42,11 @@ def solve(
     and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009; Coifman and Donoho, Translation-invariant
     de-noising, 1995 (shifts).
     """
-    sigpy, first = sigpy_of("wavelet"), crude(task)
-    prox = sparse_coefficients(sigpy, first.shape, weight_of(settings, task, WEIGHTS), _WAVELET, shifts_of(first.shape))
-    return solve_least_squares(task, first, settings, sigpy, proxg=prox, alpha=1.0, max_iter=_ITERATIONS)
+    sigpy, first = sigpy_of("wavelet"), crude(problem)
+    prox = sparse_coefficients(
+        sigpy, first.shape, weight_of(settings, problem, WEIGHTS), _WAVELET, shifts_of(first.shape)
+    )
+    return solve_least_squares(problem, first, settings, sigpy, proxg=prox, alpha=1.0, max_iter=_ITERATIONS)
 
 
 def shifts_of(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -12,6 +12,7 @@ from engine.device import Device
 from engine.operators.checks import IMAGE_AXES, check_stack
 from engine.operators.data_fidelity import DataFidelity, PlainFidelity
 from engine.operators.proximal import ConjugateGradients, Proximal
+from engine.operators.solvers import largest_singular_value
 from kernels.arrays import library_of
 
 
@@ -167,14 +168,7 @@ class LinearOperator(ABC):
         # Near the answer for averages and projections, yet not in the null space of k-space without its centre.
         start = 1 + 0.1 * np.random.Generator(np.random.Philox(0)).random((1, *self.slice_shape), np.float32)
         x = (self.library or np).asarray(start.astype(self.image_dtype))
-        length = 0.0
-        for _ in range(n_iterations):
-            x = self.adjoint(self.apply(x * np.float32(1 / _length(x))))
-            length = _length(x)
-            if length == 0:
-                # The start is no null vector unless there is nothing else: a mask without samples.
-                break
-        return float(np.sqrt(length))
+        return largest_singular_value(self.apply, self.adjoint, x, n_iterations)
 
     @final
     def check_image(self, name: str, array: Any) -> ModuleType:
@@ -221,7 +215,3 @@ class LinearOperator(ABC):
 
     @abstractmethod
     def _classical(self, y: Any) -> Any: ...
-
-
-def _length(x: Any) -> float:
-    return float((abs(x).astype(np.float64) ** 2).sum()) ** 0.5

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from engine.operators.data_fidelity import squared_norms
+from engine.operators.solvers import conjugate_gradients
 
 if TYPE_CHECKING:
     from engine.operators.linear_operator import LinearOperator
 
 #: x, and Σ|A z − y|² of every slice.
 Nearest = tuple[Any, Any]
-#: Residuals of conjugate gradients this much smaller than at their start are rounding.
-_TOLERANCE = 1e-6
 #: Samples of a measurement that are worked on together, so that intermediate arrays stay small beside the measurement.
 _SAMPLES_AT_ONCE = 2**24
 
@@ -89,8 +88,6 @@ class ConjugateGradients(Proximal):
         As for `Proximal`.
     n_iterations : int
         Each applies A and its transpose once.
-
-    Source: Hestenes and Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
     """
 
     def __init__(self, operator: LinearOperator, measurement: Any, n_iterations: int = 5):
@@ -110,27 +107,12 @@ class ConjugateGradients(Proximal):
     def _solve(self, operator: LinearOperator, y: Any, z: Any, rho: float) -> Nearest:
         data = operator.apply(z)
         data -= y
-        squared = squared_norms(data)
-        residual = -operator.adjoint(data)
-        x, direction = z.copy(), residual.copy()
-        length = squared_norms(residual)
-        enough = _TOLERANCE**2 * length
-        for _ in range(self.n_iterations):
-            data = operator.apply(direction)
-            curvature = squared_norms(data) + rho * squared_norms(direction)
-            image = operator.adjoint(data)
-            image += np.float32(rho) * direction
-            # What rests divides zero by one.
-            works = (length > enough) & (curvature > 0)
-            step = self._each(works * length / self.library.where(works, curvature, 1.0), x)
-            x += step * direction
-            residual -= step * image
-            before, length = length, squared_norms(residual)
-            direction *= self._each(works * length / self.library.where(works, before, 1.0), x)
-            direction += residual
-        return x, squared
 
-    @staticmethod
-    def _each(numbers: Any, x: Any) -> Any:
-        """One number a slice, to multiply a stack with."""
-        return numbers.astype(np.float32)[:, None, None]
+        def normal(direction: Any) -> tuple[Any, Any]:
+            seen = operator.apply(direction)
+            image = operator.adjoint(seen)
+            image += np.float32(rho) * direction
+            return image, squared_norms(seen) + rho * squared_norms(direction)
+
+        x = conjugate_gradients(z, -operator.adjoint(data), normal, squared_norms, self.n_iterations)
+        return x, squared_norms(data)

@@ -99,11 +99,11 @@ class ThickSlices(LinearOperator):
     def proximal(self, measurement: Any) -> Proximal:
         return _InverseGram(self, measurement)
 
-    def first_of_block(self, x: Any) -> Any:
-        """View of the first column (or row) of every block, shape as `apply`'s result."""
-        first = [slice(None)] * 3
-        first[self.axis] = slice(0, self.n_covered, self.factor)
-        return x[tuple(first)]
+    @property
+    def first_entries(self) -> tuple[slice, slice, slice]:
+        """The entries of a stack that are the first column (or row) of a block; of shape (n, *data_shape)."""
+        every = slice(0, self.n_covered, self.factor)
+        return (slice(None), every, slice(None)) if self.axis == 1 else (slice(None), slice(None), every)
 
 
 @final

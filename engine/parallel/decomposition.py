@@ -12,97 +12,69 @@ Shape = tuple[int, int, int]
 
 
 class Decomposition(ABC):
-    """What a sampler asks of a volume that it may only hold a part of.
+    """How a volume is shared out: of every plane's slices each rank has some.
 
-    A *part* is what a state holds between steps; a *stack* is slices of one plane, those that are worked on here. Every
-    rank makes the same calls in the same order. What is computed slice by slice, or from the numbers of all slices, is
-    the same in every layout, bit for bit.
+    Every rank makes the same calls in the same order. What is computed slice by slice, or from the numbers of all
+    slices, is the same in every decomposition, bit for bit.
     """
 
     #: Whether this process writes results.
     is_root = True
 
     @abstractmethod
-    def whole_shape(self, part: Any) -> Shape:
-        """Shape of the volume that a part belongs to."""
-
-    @abstractmethod
     def own(self, plane: Plane) -> slice:
-        """Which slices of the plane's whole stack are here."""
-
-    @final
-    def entries(self, plane: Plane) -> tuple[slice, slice, slice]:
-        """The same as entries of a stack, see `engine.sampling.noise`."""
-        return self.own(plane), slice(None), slice(None)
+        """The slices of the plane's whole stack that are here."""
 
     @abstractmethod
-    def slices_of(self, part: Any, plane: Plane) -> Any:
-        """The stack of a part, C-contiguous, new memory unless the part is that stack already."""
+    def between(self, slices: Any, one: Plane, other: Plane) -> Any:
+        """The slices of another plane that are here: an exchange, in which all ranks take part."""
 
     @abstractmethod
-    def volume_of(self, stack: Any, plane: Plane) -> Any:
-        """The part that `slices_of` would cut into `stack`."""
-
-    @abstractmethod
-    def between(self, stack: Any, one: Plane, other: Plane) -> Any:
-        """The same volume in slices of another plane."""
-
-    @abstractmethod
-    def all_of(self, numbers: Any, plane: Plane) -> Any:
-        """Numbers of the slices here, (n_own, ...), as those of all slices of the plane, (n, ...)."""
+    def all_gather(self, numbers: Any, plane: Plane) -> Any:
+        """Per-slice values of the slices here, (n_own, ...), as those of all slices of the plane, (n, ...)."""
 
     @abstractmethod
     def largest(self, number: float) -> float:
         """The largest of all ranks' numbers."""
 
     @abstractmethod
-    def gathered(self, part: Any) -> Any:
-        """The whole volume on the root, NumPy or CuPy as the part; elsewhere the part itself."""
+    def gather(self, slices: Any, plane: Plane) -> Any:
+        """The whole volume (d0, d1, d2) on the root, NumPy's or CuPy's; None elsewhere."""
 
     @abstractmethod
-    def part_of(self, volume: Any) -> Any:
-        """The part of a whole volume that every rank has."""
+    def scatter(self, volume: Any, plane: Plane) -> Any:
+        """Of a whole volume that every rank has, the slices of a plane that are here, C-contiguous."""
 
 
 @final
 class Undivided(Decomposition):
-    """One process has it all: a part is the volume."""
-
-    def whole_shape(self, part: Any) -> Shape:
-        shape: Shape = part.shape
-        return shape
+    """One process has it all."""
 
     def own(self, plane: Plane) -> slice:
         return slice(None)
 
-    def slices_of(self, part: Any, plane: Plane) -> Any:
-        return plane.slices_of(part)
+    def between(self, slices: Any, one: Plane, other: Plane) -> Any:
+        return slices if one == other else turned(slices, one, other)
 
-    def volume_of(self, stack: Any, plane: Plane) -> Any:
-        return plane.volume_of(stack)
-
-    def between(self, stack: Any, one: Plane, other: Plane) -> Any:
-        return stack if one == other else turned(stack, one, other)
-
-    def all_of(self, numbers: Any, plane: Plane) -> Any:
+    def all_gather(self, numbers: Any, plane: Plane) -> Any:
         return numbers
 
     def largest(self, number: float) -> float:
         return number
 
-    def gathered(self, part: Any) -> Any:
-        return part
+    def gather(self, slices: Any, plane: Plane) -> Any:
+        return plane.volume_of(slices)
 
-    def part_of(self, volume: Any) -> Any:
-        return volume
+    def scatter(self, volume: Any, plane: Plane) -> Any:
+        return plane.slices_of(volume)
 
 
-def turned(stack: Any, one: Plane, other: Plane) -> Any:
+def turned(slices: Any, one: Plane, other: Plane) -> Any:
     """A stack of all slices of one plane as that of another, C-contiguous, in one copy."""
     # Each axis of the other stack is that axis of this one which runs along the same axis of the volume.
     axes = [one.axes.index(axis) for axis in other.axes]
-    return library_of(stack=stack).ascontiguousarray(stack.transpose(axes))
+    return library_of(slices=slices).ascontiguousarray(slices.transpose(axes))
 
 
-#: The layout of a single process.
+#: The decomposition of a single process.
 UNDIVIDED = Undivided()

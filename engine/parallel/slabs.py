@@ -19,15 +19,13 @@ from kernels.arrays import library_of, to_numpy
 class SlabDecomposition(Decomposition):
     """Every rank has consecutive slices of each plane, as many as the others or one more.
 
-    A part is a slab of the home plane's slices, in the axes of the volume.
-
     Parameters
     ----------
     ranks : MpiCommunicator
     shape : (int, int, int)
         Of the whole volume.
     planes : sequence of Plane
-        Those of the priors; the first one, which is measured, is home.
+        Those of the priors.
     device : Device
         Where stacks are. They go through the host unless MPI takes the GPU's memory.
 
@@ -41,7 +39,7 @@ class SlabDecomposition(Decomposition):
         least = min(plane.shape_of(shape)[0] for plane in planes)
         if ranks.size > least:
             raise InputError("ranks", f"at most {least}, the slices of the smallest plane", ranks.size, "start fewer")
-        self.ranks, self.shape, self.home, self.device = ranks, shape, planes[0], device
+        self.ranks, self.shape, self.device = ranks, shape, device
         self.is_root = ranks.is_root
         self._through_host = device.number is not None and not takes_gpu_memory()
 
@@ -54,27 +52,14 @@ class SlabDecomposition(Decomposition):
     def own(self, plane: Plane) -> slice:
         return self.ranges(plane)[self.ranks.rank]
 
-    def whole_shape(self, part: Any) -> Shape:
-        return self.shape
-
-    def slices_of(self, part: Any, plane: Plane) -> Any:
-        # The home stack need not be in order to be sent on: `between` looks at it through its axes.
-        stack = part.transpose(self.home.axes)
-        if plane == self.home:
-            return library_of(part=part).ascontiguousarray(stack)
-        return self.between(stack, self.home, plane)
-
-    def volume_of(self, stack: Any, plane: Plane) -> Any:
-        return self.home.volume_of(self.between(stack, plane, self.home))
-
-    def between(self, stack: Any, one: Plane, other: Plane) -> Any:
+    def between(self, slices: Any, one: Plane, other: Plane) -> Any:
         if one == other:
-            return stack
+            return slices
         if one.slice_axis == other.slice_axis:
-            return turned(stack, one, other)
-        library = library_of(stack=stack)
+            return turned(slices, one, other)
+        library = library_of(slices=slices)
         # Of the other plane's stack, this rank now has what runs along its own slices; seen in the other's axes.
-        here = stack.transpose([one.axes.index(axis) for axis in other.axes])
+        here = slices.transpose([one.axes.index(axis) for axis in other.axes])
         along = other.axes.index(one.slice_axis)
         theirs, ours = self.ranges(other), self.ranges(one)
         n_own, n_each = len_of(ours[self.ranks.rank]), [len_of(part) for part in theirs]
@@ -97,7 +82,7 @@ class SlabDecomposition(Decomposition):
             start += count
         return result
 
-    def all_of(self, numbers: Any, plane: Plane) -> Any:
+    def all_gather(self, numbers: Any, plane: Plane) -> Any:
         library = library_of(numbers=numbers)
         own = np.ascontiguousarray(to_numpy(numbers))
         n_each = int(np.prod(own.shape[1:]))
@@ -108,16 +93,15 @@ class SlabDecomposition(Decomposition):
     def largest(self, number: float) -> float:
         return self.ranks.largest(number)
 
-    def gathered(self, part: Any) -> Any:
-        stack = np.ascontiguousarray(to_numpy(part).transpose(self.home.axes))
-        n_slice = stack[0].size
-        whole = self.ranks.to_root(stack.reshape(-1), [len_of(part) * n_slice for part in self.ranges(self.home)])
-        return part if whole is None else self.home.volume_of(whole.reshape(self.home.shape_of(self.shape)))
+    def gather(self, slices: Any, plane: Plane) -> Any:
+        own = np.ascontiguousarray(to_numpy(slices))
+        counts = [len_of(part) * own[0].size for part in self.ranges(plane)]
+        whole = self.ranks.to_root(own.reshape(-1), counts)
+        return None if whole is None else plane.volume_of(whole.reshape(plane.shape_of(self.shape)))
 
-    def part_of(self, volume: Any) -> Any:
-        where = [slice(None)] * 3
-        where[self.home.slice_axis] = self.own(self.home)
-        return library_of(volume=volume).ascontiguousarray(volume[tuple(where)])
+    def scatter(self, volume: Any, plane: Plane) -> Any:
+        own = volume.transpose(plane.axes)[self.own(plane)]
+        return library_of(volume=volume).ascontiguousarray(own)
 
     def _exchange(self, send: Any, send_counts: list[int], receive: Any, receive_counts: list[int]) -> None:
         if self.device.number is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from engine.io.volumes.volume import WHITE_PERCENTILE, Volume
 from engine.operators import CoilFourier, MaskedFourier, Radon
 from engine.problems.coil_maps import espirit
 from engine.problems.phase import estimate_phase
-from engine.problems.tasks import Details, Measurement, Shape, Task, measured, simulate, thick_operator
+from engine.problems.pose import Details, pose, uncond
+from engine.problems.tasks import Measurement, simulate, thick_operator
+from engine.sampling.problem import InverseProblem, Shape
 from engine.volume import Plane
 
 PHASES = ("estimate", "none")
@@ -24,7 +26,7 @@ _MOST_THIN = 64
 
 
 @dataclass(frozen=True)
-class Scan:
+class Acquisition:
     """A measurement, simulated or real, and the grid of the volume that is to explain it.
 
     Parameters
@@ -35,9 +37,9 @@ class Scan:
         Of the volume.
     affine : float64 (4, 4)
         Its voxel indices to mm (right, anterior, superior).
-    task : function
-        Of the primary plane: the problem, in units in which white is 1. Raises InputError for a plane that does not
-        suit the measurement.
+    problem : function
+        Of the primary plane: the inverse problem, in units in which white is 1. Raises InputError for a plane that does
+        not suit the measurement.
     source : str
         Where it came from.
     scale, offset : float
@@ -59,7 +61,7 @@ class Scan:
     name: str
     shape: Shape
     affine: np.ndarray
-    task: Callable[[Plane], Task]
+    problem: Callable[[Plane], InverseProblem]
     source: str
     scale: float = 1.0
     offset: float = 0.0
@@ -94,12 +96,12 @@ class Scan:
         return plane.slice_axis == self.thick_axis
 
 
-def of_nothing(shape: Shape, affine: np.ndarray) -> Scan:
+def of_nothing(shape: Shape, affine: np.ndarray) -> Acquisition:
     """A grid on which nothing was measured."""
-    return Scan("uncond", shape, affine, lambda plane: simulate("uncond", None, shape, plane, Measurement()), "nothing")
+    return Acquisition("uncond", shape, affine, lambda plane: uncond(shape, plane), "nothing")
 
 
-def of_volume(name: str, volume: Volume, how: Measurement) -> Scan:
+def of_volume(name: str, volume: Volume, how: Measurement) -> Acquisition:
     """Measure a known volume, to see how near a reconstruction comes to it.
 
     Parameters
@@ -110,11 +112,11 @@ def of_volume(name: str, volume: Volume, how: Measurement) -> Scan:
     how : Measurement
     """
     shape = volume.data.shape
-    return Scan(
+    return Acquisition(
         name,
         shape,
         volume.affine,
-        lambda plane: simulate(name, volume.data, shape, plane, how),
+        lambda plane: simulate(name, volume.data, plane, how),
         volume.source,
         volume.scale,
         volume.offset,
@@ -127,7 +129,7 @@ def of_volume(name: str, volume: Volume, how: Measurement) -> Scan:
 
 def of_thick(
     thick: Volume, factor: int | None = None, axis: int | None = None, slice_profile: str = "box", gap: float = 0.0
-) -> Scan:
+) -> Acquisition:
     """A scan with thick slices, each to become `factor` thin ones.
 
     Parameters
@@ -178,18 +180,26 @@ def of_thick(
     how = Measurement(factor=factor, thick_axis=axis, slice_profile=slice_profile, gap=gap)
     fine: Shape = (shape[0], shape[1], shape[2])
 
-    def task(plane: Plane) -> Task:
+    def problem(plane: Plane) -> InverseProblem:
         operator, details = thick_operator(plane.shape_of(fine), plane, how)
-        return measured("mrzsr", plane, operator, plane.slices_of(thick.data), details)
+        return pose("mrzsr", plane, operator, plane.slices_of(thick.data), details)
 
-    return Scan(
-        "mrzsr", fine, thick.affine @ finer, task, thick.source, thick.scale, thick.offset, thick.frame, thick_axis=axis
+    return Acquisition(
+        "mrzsr",
+        fine,
+        thick.affine @ finer,
+        problem,
+        thick.source,
+        thick.scale,
+        thick.offset,
+        thick.frame,
+        thick_axis=axis,
     )
 
 
 def of_kspace(
     kspace: KSpace, coil_maps: np.ndarray | None = None, phase: str = "estimate", white: float | None = None
-) -> Scan:
+) -> Acquisition:
     """Samples of k-space, of one coil or several.
 
     The prior knows magnitudes, and so the volume is real; its phase, which varies slowly, is found from the fully
@@ -227,9 +237,9 @@ def of_kspace(
         maps = turned if maps is None else maps * turned
     if maps is not None and not kspace.is_multicoil:
         samples = samples[:, None]
-    shape = _volume_shape(kspace.plane, (len(samples), *samples.shape[-2:]))
+    shape = kspace.plane.volume_shape((len(samples), *samples.shape[-2:]))
 
-    def task(plane: Plane) -> Task:
+    def problem(plane: Plane) -> InverseProblem:
         _check_slice_axis(plane, kspace.plane)
         y, mask, s = samples, kspace.mask, maps
         if plane != kspace.plane:
@@ -238,20 +248,20 @@ def of_kspace(
             s = None if s is None else np.ascontiguousarray(s.swapaxes(-1, -2))
         operator = MaskedFourier(mask) if s is None else CoilFourier(mask, s)
         level = 0.0 if kspace.noise_level is None else kspace.noise_level / scale
-        return replace(measured("csmri", plane, operator, y, dict(details)), noise_level=level)
+        return pose("csmri", plane, operator, y, details, level)
 
     window = [slice(0, n) for n in shape]
     for axis, ends in zip(kspace.plane.axes[1:], kspace.crop, strict=True):
         window[axis] = slice(*ends)
-    return Scan(
-        *("csmri", shape, kspace.affine, task, kspace.source, scale),
+    return Acquisition(
+        *("csmri", shape, kspace.affine, problem, kspace.source, scale),
         slice_axis=kspace.plane.slice_axis,
         window=(window[0], window[1], window[2]),
         knows_noise=kspace.noise_level is not None,
     )
 
 
-def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Scan:
+def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:
     """Projections of every slice.
 
     Parameters
@@ -267,7 +277,7 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Scan:
         scale = _checked_white(white)
     y = sinogram.data / np.float32(scale)
 
-    def task(plane: Plane) -> Task:
+    def problem(plane: Plane) -> InverseProblem:
         if plane != sinogram.plane:
             raise InputError(
                 "primary",
@@ -276,16 +286,12 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Scan:
                 "swap --primary and --auxiliary, or state the orientation in the geometry",
             )
         details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins}
-        return measured("svct", plane, operator, y, details)
+        return pose("svct", plane, operator, y, details)
 
-    shape = _volume_shape(sinogram.plane, (len(y), *sinogram.slice_shape))
-    return Scan("svct", shape, sinogram.affine, task, sinogram.source, scale, slice_axis=sinogram.plane.slice_axis)
-
-
-def _volume_shape(plane: Plane, stack: tuple[int, ...]) -> Shape:
-    """Shape of the volume that a plane would cut into a stack of that shape."""
-    i, j, k = (stack[plane.axes.index(axis)] for axis in range(3))
-    return i, j, k
+    shape = sinogram.plane.volume_shape((len(y), *sinogram.slice_shape))
+    return Acquisition(
+        "svct", shape, sinogram.affine, problem, sinogram.source, scale, slice_axis=sinogram.plane.slice_axis
+    )
 
 
 def _check_slice_axis(plane: Plane, measured_in: Plane) -> None:

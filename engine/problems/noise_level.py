@@ -13,7 +13,7 @@ from scipy.stats import median_abs_deviation
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.operators.transforms import uncentred
-from engine.problems.tasks import Task
+from engine.sampling.problem import InverseProblem
 
 #: Values from which an estimate is taken at least: its standard error is then a tenth of it.
 _ENOUGH = 150
@@ -25,15 +25,15 @@ _QUIET = 0.1
 _ORDER = 3
 
 
-def with_noise_level(task: Task, level: float | str) -> Task:
-    """Return the task with a noise level, and what the run's record says of it.
+def with_noise_level(problem: InverseProblem, level: float | str) -> InverseProblem:
+    """Return the problem with a noise level, and what the run's record says of it.
 
     Parameters
     ----------
-    task : Task
+    problem : InverseProblem
         With a measurement, in NumPy arrays.
     level : float or str
-        "known": that of the task, by its simulation or its file. "estimate": see `estimated`. A number: as a part of
+        "known": its own, by its simulation or its file. "estimate": see `estimated`. A number: as a part of
         the root mean square of the samples: of a simulation those without noise, which is how noise is simulated.
 
     Raises
@@ -41,21 +41,24 @@ def with_noise_level(task: Task, level: float | str) -> Task:
     InputError
         Another word, a number that is negative or not finite, no measurement, or too few samples to estimate from.
     """
-    if task.operator is None or task.measurement is None:
+    if problem.operator is None or problem.measurement is None:
         raise InputError(
-            "noise-level", "a task with a measurement", f"{task.name}, on which it has no effect", "drop --noise-level"
+            "noise-level",
+            "a task with a measurement",
+            f"{problem.name}, on which it has no effect",
+            "drop --noise-level",
         )
     if isinstance(level, str):
         if level not in ("known", "estimate"):
             raise InputError("noise-level", "known, estimate or a number", f"'{level}'", "choose one")
-        value = task.noise_level if level == "known" else estimated(task.operator, task.measurement)
+        value = problem.noise_level if level == "known" else estimated(problem.operator, problem.measurement)
         source = level
     else:
         if not (np.isfinite(level) and level >= 0):
             raise InputError("noise-level", "a number of at least 0", level, "0.01 is one per cent")
-        value, source = level * task.sample_rms, "stated"
+        value, source = level * problem.sample_rms, "stated"
     return replace(
-        task, noise_level=value, details={**task.details, "noise_level": value, "noise_level_source": source}
+        problem, noise_level=value, details={**problem.details, "noise_level": value, "noise_level_source": source}
     )
 
 

@@ -1,4 +1,4 @@
-"""The four problems: what is measured, how a run starts, and what a scanner would show."""
+"""The four tasks as measurements of a known volume."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import kernels
-from engine.device import Device
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.operators.thick_slices import PROFILES
 from engine.problems.coil_maps import simulated
 from engine.problems.masks import poisson_disc
+from engine.problems.pose import Details, pose, uncond
+from engine.sampling.problem import InverseProblem, Shape
 from engine.volume import Plane
 
 #: Far beyond any scanner's, and within what the kernels accept.
@@ -22,89 +23,6 @@ _MAX_COILS = 64
 #: Times the root mean square of the samples: nothing but noise.
 _MOST_NOISE = 1000.0
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
-#: What a run's record says of the measurement.
-Details = dict[str, float | str]
-Shape = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One problem on one volume shape, measured in slices of one plane.
-
-    Parameters
-    ----------
-    name : str
-        One of `TASKS`.
-    plane : Plane
-        The plane whose slices are measured: the primary one.
-    operator : LinearOperator or None
-        None for unconditional generation.
-    measurement : array (n_slices, *operator.data_shape) or None
-    residual_scale : float
-        Weight of the residual in the published guidance.
-    renoise : bool
-        Whether the published guidance compares with a re-noised measurement: for thick slices that are the means of
-        their blocks. Its noise, one normal a block over √factor, is that of such a mean; for another profile the method
-        says nothing, and the measurement stays as it is.
-    details : dict
-        What the run's record says of the measurement.
-    noise_level : float
-        Standard deviation of the noise in a sample of the measurement, of the real and the imaginary part each.
-    sample_rms : float
-        Root mean square of the measured samples before noise, those that are zero left out: the unit of
-        `Measurement.noise`.
-    """
-
-    name: str
-    plane: Plane
-    operator: LinearOperator | None
-    measurement: np.ndarray | None
-    residual_scale: float
-    renoise: bool
-    details: Details
-    noise_level: float = 0.0
-    sample_rms: float = 0.0
-
-    def on(self, device: Device) -> Task:
-        """The same problem with its arrays on a device."""
-        if self.operator is None or self.measurement is None:
-            return self
-        return replace(self, operator=self.operator.on(device), measurement=device.put(self.measurement))
-
-    def at(self, which: slice) -> Task:
-        """The same problem of some of its slices."""
-        if self.operator is None or self.measurement is None:
-            return self
-        return replace(self, operator=self.operator.at(which), measurement=self.measurement[which])
-
-    def classical(self) -> np.ndarray | None:
-        """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
-        if self.operator is None or self.measurement is None:
-            return None
-        return self.plane.volume_of(self.operator.classical(self.measurement))
-
-    def start(self, normal: np.ndarray, sigma_max: float) -> np.ndarray:
-        """Return the first state, in slices of the plane.
-
-        Parameters
-        ----------
-        normal : float32 (n, h, w)
-            Standard normal.
-        sigma_max : float
-
-        Returns
-        -------
-        float32 (n, h, w)
-            σ_max z; for block means the repeated slices plus that noise, without it in the first of each block, and
-            zero where nothing was measured (reference semantics).
-        """
-        x = np.float32(sigma_max) * normal
-        if self.renoise and isinstance(self.operator, ThickSlices) and self.measurement is not None:
-            x = x.copy()
-            self.operator.first_of_block(x)[...] = 0
-            np.moveaxis(x, self.operator.axis, -1)[..., self.operator.n_covered :] = 0
-            x += self.operator.classical(self.measurement)
-        return x
 
 
 @dataclass(frozen=True)
@@ -145,7 +63,9 @@ class Measurement:
     coils: int = 1
 
 
-def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], plane: Plane, how: Measurement) -> Task:
+def simulate(
+    name: str, volume: np.ndarray | None, plane: Plane, how: Measurement | None = None, shape: Shape | None = None
+) -> InverseProblem:
     """Measure a known volume.
 
     Parameters
@@ -154,21 +74,25 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
         One of `TASKS`.
     volume : float32 (d0, d1, d2) or None
         None for "uncond" only.
-    shape : (int, int, int)
-        Shape of the volume to reconstruct.
     plane : Plane
-        The primary plane.
-    how : Measurement
+        The primary plane, whose slices are measured.
+    how : Measurement, optional
+    shape : (int, int, int), optional
+        Of the volume to generate, where there is none to measure.
 
     Raises
     ------
     InputError
         The plane or the shape does not suit the task, or a setting is out of range.
     """
+    how = how or Measurement()
     if not 0 <= how.noise <= _MOST_NOISE:
         raise InputError("noise", f"0 to {_MOST_NOISE:g}", how.noise, "0.01 is one per cent")
     if name == "uncond":
-        return Task(name, plane, None, None, 1.0, False, {})
+        shape = volume.shape if shape is None and volume is not None else shape
+        if shape is None:
+            raise InputError("shape", "that of the volume to generate", "none", "pass a shape")
+        return uncond(shape, plane)
     if volume is None:
         raise InputError("volume", f"one to measure for the task {name}", "none", "pass --volume")
     slices = plane.slices_of(volume)
@@ -179,40 +103,12 @@ def simulate(name: str, volume: np.ndarray | None, shape: tuple[int, int, int], 
     }[name]
     operator, details = build(slices.shape, plane, how)
     measurement = operator.apply(slices)
-    task = measured(name, plane, operator, measurement, details)
+    problem = pose(name, plane, operator, measurement, details)
     if not how.noise:
-        return task
-    level = how.noise * task.sample_rms
+        return problem
+    level = how.noise * problem.sample_rms
     measurement = measurement + level * _noise(operator, measurement, how.seed)
-    return replace(task, measurement=measurement, details={**details, "noise": how.noise}, noise_level=level)
-
-
-def measured(name: str, plane: Plane, operator: LinearOperator, measurement: np.ndarray, details: Details) -> Task:
-    """The problem that a measurement poses.
-
-    Parameters
-    ----------
-    name : str
-        One of `TASKS`, not "uncond".
-    plane : Plane
-        The plane whose slices the operator measures.
-    operator : LinearOperator
-    measurement : array (n_slices, *operator.data_shape)
-    details : dict
-        For the run's record; what the task's default weights go by (acceleration, factor or views) is among them.
-
-    Returns
-    -------
-    Task
-        With no noise; `engine.problems.noise_level` says otherwise.
-    """
-    scale, renoise = 1.0, False
-    if isinstance(operator, ThickSlices):
-        # The published residual is taken between repeated slices, √factor longer than between single ones.
-        scale, renoise = float(np.sqrt(operator.factor)), operator.is_block_mean
-    sampled = measurement[measurement != 0]
-    rms = float(np.sqrt(np.mean(abs(sampled) ** 2, dtype=np.float64))) if sampled.size else 0.0
-    return Task(name, plane, operator, measurement, scale, renoise, details, sample_rms=rms)
+    return replace(problem, measurement=measurement, details={**details, "noise": how.noise}, noise_level=level)
 
 
 def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.ndarray:

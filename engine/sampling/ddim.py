@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
-import kernels
+from engine.parallel.stack import Stack
 from engine.sampling.noise import Noise, Phase
 from engine.sampling.posterior_mean import PosteriorMean
-from engine.sampling.sampler import State, groups_of
+from engine.sampling.sampler import State, update
 from engine.sampling.schedule import Levels
 
 
@@ -33,8 +34,6 @@ class Ddim:
         η, in [0, 1].
     noise_scale : float
         τ, in [0, 1].
-    group : int
-        Slices over which DPS takes norms.
 
     Source: Song et al., Denoising diffusion implicit models, ICLR 2021, for variance-exploding levels; Zhu et al.,
     Denoising diffusion models for plug-and-play image restoration, CVPRW 2023, for η of all noise instead of the
@@ -46,7 +45,6 @@ class Ddim:
     noise: Noise
     eta: float = 1.0
     noise_scale: float = 1.0
-    group: int = 6
 
     @property
     def sigmas(self) -> np.ndarray:
@@ -56,20 +54,16 @@ class Ddim:
     def n_estimates(self) -> int:
         return self.levels.n_steps
 
+    def init(self, x: Stack) -> State:
+        return State(x)
+
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
-        i = state.step
-        sigma, after = float(self.levels.sigmas[i]), self.levels.after(i)
-        decomposition, plane = self.posterior_mean.decomposition, self.posterior_mean.plane_at(i)
-        shape = decomposition.whole_shape(state.x)
-        x = decomposition.slices_of(state.x, plane)
-        found = self.posterior_mean(x, sigma, i, groups_of(plane.shape_of(shape)[0], self.group))
-        if found.plane != plane:
-            plane = found.plane
-            x = decomposition.slices_of(state.x, plane)
-        kept, new = after * (1 - self.eta**2) ** 0.5 / sigma, after * self.eta * self.noise_scale
-        z = self.noise.source(i, Phase.PREDICTOR, plane, shape, decomposition.entries(plane)) if new > 0 else None
-        x = kernels.sampler_update(x, found.x0, z, 1 - kept, new, found.pullback, found.weights)
-        return State(
-            decomposition.volume_of(x, plane), i + 1, state.residual if found.residual is None else found.residual
-        )
+        i, tau = state.step, self.noise_scale
+        sigma, after = self.levels[i], self.levels[i + 1]
+        x = state.x.to(self.posterior_mean.plane_at(i))
+        x0, pull = self.posterior_mean(x, sigma, i)
+        x = x.to(x0.plane)
+        kept, new = after * sqrt(1 - self.eta**2) / sigma, after * self.eta * tau
+        z = self.noise.like(x, i, Phase.PREDICTOR) if new > 0 else None
+        return state.next(update(x, x0, z, 1 - kept, new, pull), pull.residual)

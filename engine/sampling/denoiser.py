@@ -28,13 +28,31 @@ class Denoiser(ABC):
     function of x̂₀: it is asked for piece by piece, possibly from several threads at once, and the network's forward
     pass is never repeated for the backward one.
 
+    A context manager: at the end of a block it gives back what it holds.
+
     Attributes
     ----------
     device : Device
         Where its arrays live.
+    sigma_range : (float, float)
+        Noise levels on which the network was trained.
+    batch_size : int
+        Slices that go through the network together.
     """
 
     device: Device = CPU
+    sigma_range: tuple[float, float] = (0.0, float("inf"))
+    batch_size: int = 1
+
+    def __enter__(self) -> Denoiser:
+        return self
+
+    @final
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Give back threads and memory; may be called twice, and nothing else afterwards."""
 
     @final
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from enum import IntEnum
 from types import ModuleType
+from typing import final
 
 import numpy as np
 
 import kernels
+from engine.parallel.stack import Stack
 from engine.volume import Plane
 from kernels.arrays import library_of
 
@@ -69,11 +71,16 @@ class Noise(ABC):
         library : module
             numpy or cupy, of the result; what is replayed stays in its own.
         """
-        found = self.source(step, phase, plane, volume_shape, entries)
-        if isinstance(found, kernels.NoiseKey):
+        source = self.source(step, phase, plane, volume_shape, entries)
+        if isinstance(source, kernels.NoiseKey):
             ranges = _ranges(plane, volume_shape, entries)
-            return kernels.philox_slices(found, [len(r) for r in ranges], library)
-        return found
+            return kernels.philox_slices(source, [len(r) for r in ranges], library)
+        return source
+
+    @final
+    def like(self, x: Stack, step: int, phase: Phase) -> kernels.NoiseKey | np.ndarray:
+        """Return one draw for the slices of a stack, as `source`."""
+        return self.source(step, phase, x.plane, x.shape, x.entries)
 
 
 def _ranges(plane: Plane, volume_shape: tuple[int, int, int], entries: Entries) -> list[range]:

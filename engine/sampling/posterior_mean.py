@@ -1,16 +1,16 @@
-"""The estimate of the clean volume at one step: whose turn it is, and what the measurement adds."""
+"""The posterior mean x̂₀ at one step: the turns of the priors, and data consistency."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.parallel.decomposition import UNDIVIDED, Decomposition
+from engine.parallel.stack import Stack
 from engine.sampling.denoiser import Denoiser
 from engine.sampling.dps import Dps
+from engine.sampling.noise import Phase
 from engine.sampling.proximal import ProximalConsistency
 from engine.volume import Plane
 from kernels.arrays import library_of
@@ -26,35 +26,33 @@ class Prior:
     denoiser: Denoiser
     plane: Plane
 
+    def denoise(self, x: Stack, sigma: float) -> Stack:
+        """x̂₀ of a stack in the prior's plane."""
+        return x.of(self.denoiser.denoise(x.data, sigma))
+
 
 @dataclass(frozen=True)
-class Estimate:
-    """What is known of the clean slices.
+class Pull:
+    """What the measurement adds to a step beside x̂₀.
 
     Parameters
     ----------
-    plane : Plane
-        In whose slices x̂₀ is: that of the step, or where consistency is proximal the measured one.
-    x0 : float32 (n, h, w)
-        x̂₀, moved to the measurement where consistency is proximal.
-    pullback : float32 (n, h, w) or None
-        Direction of data consistency through the network; None where there is none.
-    weights : float32 (n,) or None
+    direction : float32 (n_own, h, w) or None
+        Of data consistency through the network, in the slices of x̂₀; None where there is none.
+    weights : float32 (n_own,) or None
         Its length for every slice.
     residual : float64 () or None
         ‖A x̂₀ − y‖₂ of the whole volume, of the network's x̂₀; None where nothing was compared.
     """
 
-    plane: Plane
-    x0: Any
-    pullback: Any = None
+    direction: Any = None
     weights: Any = None
     residual: Any = None
 
 
 @dataclass(frozen=True)
 class PosteriorMean:
-    """The product of slice priors: one after another, or their weighted sum, with data consistency.
+    """The product of slice priors, one after another or as their weighted sum, with data consistency.
 
     The score of a product of powers is the weighted sum of the scores, and so is x̂₀ = x + σ² score for weights that sum
     to one. Alternation takes one of the terms at a time.
@@ -62,25 +60,22 @@ class PosteriorMean:
     Parameters
     ----------
     priors : tuple of Prior
-        The first is the primary one, whose plane is measured.
+        The first is the primary one, of the plane that is measured.
     plan : int (n_steps,)
-        Which prior works at a step; `ALL` for the weighted sum.
+        The prior at work at a step; `ALL` for the weighted sum.
     shares : tuple of float
         Weights of the sum, one a prior; they sum to one.
-    guidance : Dps or None
-        Works where the primary prior does.
+    dps : Dps or None
+        Works on the primary prior's turns.
     consistency : ProximalConsistency or None
         Works at every step. Without either, the priors alone are sampled.
-    decomposition : Decomposition
-        Where the slices are.
     """
 
     priors: tuple[Prior, ...]
     plan: np.ndarray
     shares: tuple[float, ...]
-    guidance: Dps | None = None
+    dps: Dps | None = None
     consistency: ProximalConsistency | None = None
-    decomposition: Decomposition = UNDIVIDED
 
     @property
     def primary(self) -> Plane:
@@ -91,53 +86,48 @@ class PosteriorMean:
         """The plane in whose slices a step works."""
         return self.priors[max(0, int(self.plan[step]))].plane
 
-    def is_guided(self, step: int) -> bool:
-        """Whether a step's estimate comes with a gradient through the primary network."""
-        return self.guidance is not None and self.plan[step] in (0, ALL)
-
-    def __call__(self, x: Any, sigma: float, step: int, groups: Sequence[slice], noise: Any = None) -> Estimate:
+    def __call__(self, x: Stack, sigma: float, step: int, phase: Phase = Phase.PREDICTOR) -> tuple[Stack, Pull]:
         """Estimate the clean slices.
 
         Parameters
         ----------
-        x : float32 (n, h, w), C-contiguous, NumPy or CuPy
+        x : Stack
             In the plane of the step.
         sigma : float
         step : int
-        groups : sequence of slice
-            Of DPS, see there: of all slices.
-        noise : array (n, *operator.data_shape), optional
-            Of DPS, see there.
+        phase : Phase
+            Which of a step's estimates this is.
+
+        Returns
+        -------
+        x0 : Stack
+            x̂₀, with proximal consistency moved to the measurement, in the measured plane; else in that of the step.
+        pull : Pull
         """
         which = int(self.plan[step])
+        if which > 0:
+            x0, pull = self.priors[which].denoise(x, sigma), Pull()
+        elif self.dps is None:
+            x0, pull = self.priors[0].denoise(x, sigma), Pull()
+        else:
+            data, *terms = self.dps(self.priors[0].denoiser, x, sigma, step, phase)
+            x0, pull = x.of(data), Pull(*terms)
         if which == ALL:
-            return self._sum(x, sigma, groups, noise)
-        prior = self.priors[which]
-        if which == 0:
-            return self._moved(self._first(x, sigma, groups, noise), sigma)
-        return self._moved(Estimate(prior.plane, prior.denoiser.denoise(x, sigma)), sigma)
+            x0 = self._sum(x0, x, sigma)
+        return (x0, pull) if self.consistency is None else self._moved(x0, sigma)
 
-    def _first(self, x: Any, sigma: float, groups: Sequence[slice], noise: Any) -> Estimate:
-        """The primary prior's own estimate."""
-        denoiser = self.priors[0].denoiser
-        if self.guidance is None:
-            return Estimate(self.primary, denoiser.denoise(x, sigma))
-        return Estimate(self.primary, *self.guidance(denoiser, x, sigma, groups, noise))
-
-    def _sum(self, x: Any, sigma: float, groups: Sequence[slice], noise: Any) -> Estimate:
-        found = self._first(x, sigma, groups, noise)
-        x0 = np.float32(self.shares[0]) * found.x0
+    def _sum(self, first: Stack, x: Stack, sigma: float) -> Stack:
+        """The weighted sum of the primary prior's x̂₀ and those of all others."""
+        x0 = np.float32(self.shares[0]) * first.data
         for prior, share in zip(self.priors[1:], self.shares[1:], strict=True):
-            there = self.decomposition.between(x, self.primary, prior.plane)
-            other = prior.denoiser.denoise(there, sigma)
-            x0 += np.float32(share) * self.decomposition.between(other, prior.plane, self.primary)
-        return self._moved(replace(found, x0=x0), sigma)
+            x0 += np.float32(share) * prior.denoise(x.to(prior.plane), sigma).to(x.plane).data
+        return x.of(x0)
 
-    def _moved(self, found: Estimate, sigma: float) -> Estimate:
-        if self.consistency is None:
-            return found
-        moved, squared = self.consistency(self.decomposition.between(found.x0, found.plane, self.primary), sigma)
-        squared = self.decomposition.all_of(squared, self.primary)
+    def _moved(self, x0: Stack, sigma: float) -> tuple[Stack, Pull]:
+        """x̂₀ moved to the measurement."""
+        assert self.consistency is not None
+        x0 = x0.to(self.primary)
+        moved, squared = self.consistency(x0.data, sigma)
+        squared = x0.all_gather(squared)
         library = library_of(squared=squared)
-        residual = library.asarray(library.sqrt(squared.sum()))
-        return replace(found, plane=self.primary, x0=moved, residual=residual)
+        return x0.of(moved), Pull(residual=library.asarray(library.sqrt(squared.sum())))

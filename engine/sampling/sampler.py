@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+import kernels
 from engine.device import Device
+from engine.parallel.decomposition import UNDIVIDED, Decomposition
+from engine.parallel.stack import Stack
+from engine.sampling.posterior_mean import Pull
+from engine.volume import Plane
+from kernels.arrays import to_numpy
 
 
 @dataclass(frozen=True)
@@ -16,27 +23,51 @@ class State:
 
     Parameters
     ----------
-    x : float32 (d0, d1, d2)
-        NumPy or CuPy; the next state's is of the same library. Of several ranks, the part of each
-        (`engine.parallel.decomposition`).
+    x : Stack
+        In any plane.
     step : int
         The next step to do.
     residual : float64 () or None
         ‖A x̂₀ − y‖₂ when x̂₀ was last compared with y, where `x` is: reading it as a number waits for a GPU.
-    splitting : Splitting or None
-        Variables of ADMM that steps share, of methods that have them.
+    memory : mapping of str to array
+        Other arrays that the steps of a method share; empty for most.
     """
 
-    x: np.ndarray
-    step: int
-    residual: np.ndarray | None = None
-    splitting: Any = None
+    x: Stack
+    step: int = 0
+    residual: Any = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+    def next(self, x: Stack, residual: Any = None, memory: Mapping[str, Any] | None = None) -> State:
+        """The state after this step; what is None stays."""
+        return State(
+            x,
+            self.step + 1,
+            self.residual if residual is None else residual,
+            self.memory if memory is None else memory,
+        )
 
     def on(self, device: Device) -> State:
         """The same with its arrays on a device."""
         residual = None if self.residual is None else device.put(self.residual)
-        splitting = None if self.splitting is None else self.splitting.on(device)
-        return replace(self, x=device.put(self.x), residual=residual, splitting=splitting)
+        memory = {name: device.put(array) for name, array in self.memory.items()}
+        return replace(self, x=self.x.of(device.put(self.x.data)), residual=residual, memory=memory)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """NumPy's arrays for a file: on the root `x`, the whole volume, with `residual` and `memory`; all ranks take
+        part."""
+        residual = {} if self.residual is None else {"residual": self.residual}
+        volume = self.x.gathered()
+        arrays = {**residual, **self.memory} if volume is None else {"x": volume, **residual, **self.memory}
+        return {name: np.asarray(to_numpy(array)) for name, array in arrays.items()}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], step: int, plane: Plane, decomposition: Decomposition = UNDIVIDED
+    ) -> State:
+        """The state with these arrays, of `arrays`, and x in slices of a plane."""
+        memory = {name: array for name, array in arrays.items() if name not in ("x", "residual")}
+        return cls(Stack.scattered(arrays["x"], plane, decomposition), step, arrays.get("residual"), memory)
 
 
 class Sampler(Protocol):
@@ -48,13 +79,32 @@ class Sampler(Protocol):
 
     @property
     def n_estimates(self) -> int:
-        """How often a whole run asks its estimator."""
+        """Number of posterior means in a whole run."""
+
+    def init(self, x: Stack) -> State:
+        """Return the state before the first step."""
 
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
 
 
-def groups_of(n: int, size: int) -> list[slice]:
-    """Cut n slices into ⌈n/size⌉ consecutive groups of nearly equal length, longer ones first."""
-    parts = np.array_split(np.arange(n), -(-n // size))
-    return [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+def update(
+    x: Stack, x0: Stack, z: Any, a: Any, b: Any = None, pull: Pull | None = None, out: Stack | None = None
+) -> Stack:
+    """Return x + a (x̂₀ − x) + b z − pull in one pass (`kernels.sampler_update`).
+
+    Parameters
+    ----------
+    x, x0 : Stack
+        Of one plane.
+    z : NoiseKey, float32 (n_own, h, w) or None
+        Without it `b` is unused.
+    a, b : float, or float32 (n_own,)
+    pull : Pull or None
+        In the plane of `x`, where it has a direction.
+    out : Stack or None
+        Memory for the result; may be `x`.
+    """
+    direction, weights = (None, None) if pull is None else (pull.direction, pull.weights)
+    memory = None if out is None else out.data
+    return x.of(kernels.sampler_update(x.data, x0.data, z, a, b, direction, weights, memory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,13 +48,17 @@ class Schedule:
         if not 2 <= self.n_steps <= _MOST_STEPS:
             raise InputError("steps", f"2 to {_MOST_STEPS}", self.n_steps, "20 to 2000 are usual")
 
-    @property
+    @cached_property
     def sigmas(self) -> np.ndarray:
         """float64 (n_steps,): σ(t_i), the level that the network is told at each step."""
         t = np.linspace(1.0, _LAST_TIME, self.n_steps)
         return np.asarray(self.sigma_min * (self.sigma_max / self.sigma_min) ** t)
 
-    @property
+    def __getitem__(self, step: int) -> float:
+        """σ at a step."""
+        return float(self.sigmas[step])
+
+    @cached_property
     def variance_drops(self) -> np.ndarray:
         """float64 (n_steps,): G_i² = σ_j² − σ_{j−1}² with j = n_steps − 1 − i, by which the predictor lowers the
         variance.
@@ -93,15 +98,15 @@ class Levels:
     def __post_init__(self) -> None:
         Schedule(self.sigma_min, self.sigma_max, self.n_steps)
 
-    @property
+    @cached_property
     def sigmas(self) -> np.ndarray:
         """float64 (n_steps,)."""
         ends = self.sigma_max ** (1 / self.power), self.sigma_min ** (1 / self.power)
         return np.asarray(np.linspace(*ends, self.n_steps) ** self.power)
 
-    def after(self, step: int) -> float:
-        """The level that a step leads to."""
-        return float(self.sigmas[step + 1]) if step + 1 < self.n_steps else 0.0
+    def __getitem__(self, step: int) -> float:
+        """σ at the start of a step; zero after the last one."""
+        return float(self.sigmas[step]) if step < self.n_steps else 0.0
 
 
 def plan_of(n_priors: int, K: int | float, n_steps: int, seed: int) -> np.ndarray:

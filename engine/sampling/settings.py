@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.errors import InputError
+from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import ALL
 from engine.sampling.problem import InverseProblem
 from engine.sampling.schedule import Schedule, plan_of
@@ -142,6 +143,8 @@ class Settings:
         if settings.K is None:
             published = problem.published
             settings = replace(settings, K=published.K if published and self.sampler == "pc" else _K)
+        if self.guidance == "dps" and self.dps_weight is None and not self.stable:
+            settings = replace(settings, dps_weight=published_weight(problem, self.group, self.n_steps))
         if self.sampler == "pc":
             return settings
         # Without a measurement nothing but the noise makes details; gradients were tuned with all of it.

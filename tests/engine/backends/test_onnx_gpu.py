@@ -21,8 +21,8 @@ from engine.device import Device
 from engine.errors import InputError, Unavailable
 from engine.operators import MaskedFourier
 from engine.problems.tasks import Measurement, simulate
+from engine.sampling import Settings, reconstruct
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings, reconstruct
 from engine.volume import Plane
 from tests.devices import emulated_cupy
 
@@ -100,11 +100,11 @@ def test_a_reconstruction_is_that_of_the_cpu(device, tiny_bundles, name):
     volume = np.random.default_rng(0).random((SIDE,) * 3, dtype=np.float32)
     planes = [Plane.parse(p) for p in ("axial", "coronal")]
     bundles = [Bundle.open(tiny_bundles[p].folder) for p in ("axial", "coronal")]
-    task = simulate(name, volume, volume.shape, planes[0], Measurement(acceleration=2, views=9))
+    task = simulate(name, volume, planes[0], Measurement(acceleration=2, views=9))
     on_cpu = [Prior(OnnxDenoiser(b), p) for b, p in zip(bundles, planes, strict=True)]
     on_gpu = [Prior(OnnxGpuDenoiser(b, device, 5, provider=STAND_IN), p) for b, p in zip(bundles, planes, strict=True)]
-    expected = reconstruct(task, on_cpu, volume.shape, Settings(n_steps=4))
-    found = reconstruct(task, on_gpu, volume.shape, Settings(n_steps=4))
+    expected = reconstruct(task, on_cpu, Settings(n_steps=4))
+    found = reconstruct(task, on_gpu, Settings(n_steps=4))
     assert type(found.volume) is np.ndarray
     close(found.volume, expected.volume, 1e-4)
 

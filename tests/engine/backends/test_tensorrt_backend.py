@@ -24,9 +24,9 @@ from engine.device import Device
 from engine.errors import InputError, Unavailable
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
 from engine.problems.tasks import Measurement, simulate
+from engine.sampling import Settings, reconstruct
 from engine.sampling.noise import CounterNoise
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings, reconstruct
 from engine.volume import Plane
 from kernels import ParallelGeometry
 from tests.devices import emulated_cupy
@@ -280,7 +280,7 @@ def test_a_reconstruction_is_that_of_the_cpu(tiny_bundles, tmp_path, cupy, libra
     bundles = [Bundle.open(shutil.copytree(tiny_bundles[r].folder, tmp_path / r)) for r in roles]
     planes = [Plane.parse(role) for role in roles]
     how = Measurement(acceleration=2, factor=3, views=9)
-    task = simulate(name, None if name == "uncond" else volume, volume.shape, planes[0], how)
+    task = simulate(name, None if name == "uncond" else volume, planes[0], how, volume.shape)
     on_cpu = [Prior(OnnxDenoiser(b), p) for b, p in zip(bundles, planes, strict=True)]
     device = Device(cupy, 0)
     workspace = Workspace(device)
@@ -289,8 +289,8 @@ def test_a_reconstruction_is_that_of_the_cpu(tiny_bundles, tmp_path, cupy, libra
         for b, p in zip(bundles, planes, strict=True)
     ]
     seen = []
-    expected = reconstruct(task, on_cpu, volume.shape, settings)
-    found = reconstruct(task, on_gpu, volume.shape, settings, callback=lambda state, sigma: seen.append(type(state.x)))
+    expected = reconstruct(task, on_cpu, settings)
+    found = reconstruct(task, on_gpu, settings, callback=lambda state, sigma: seen.append(type(state.x.data)))
     # The state never leaves the device; the result does, and the task stays where it was.
     assert seen == [cupy.ndarray] * 4
     assert type(found.volume) is np.ndarray
@@ -305,9 +305,9 @@ def test_a_reconstruction_is_that_of_the_cpu(tiny_bundles, tmp_path, cupy, libra
 def test_two_devices_in_one_run_are_refused(opened, bundle):
     ours = Prior(opened(), Plane.parse("axial"))
     other = Prior(OnnxDenoiser(bundle), Plane.parse("coronal"))
-    task = simulate("uncond", None, (SIDE,) * 3, ours.plane, Measurement())
+    task = simulate("uncond", None, ours.plane, shape=(SIDE,) * 3)
     with pytest.raises(InputError, match=r"^auxiliary: expected an engine on cuda:0 .*, got one on cpu; open all"):
-        reconstruct(task, (ours, other), (SIDE,) * 3, Settings(n_steps=2), noise=CounterNoise(0))
+        reconstruct(task, (ours, other), Settings(n_steps=2), noise=CounterNoise(0))
 
 
 def test_numpy_arrays_are_refused(opened):

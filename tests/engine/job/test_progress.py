@@ -12,10 +12,13 @@ from PIL import Image
 
 from engine.job import results
 from engine.job.progress import Bar, Lines, Silent, progress_of
+from engine.parallel.stack import Stack
 from engine.run import main
 from engine.sampling.sampler import State
+from engine.volume import Plane
 
 SIDE = 16
+X = Stack(np.zeros((1, 1, 1), np.float32), Plane((0, 1, 2)), (1, 1, 1))
 STEPS = 3
 FIELDS = {
     "plan": {"lines"},
@@ -214,7 +217,7 @@ def test_a_name_gives_its_kind():
 
 def test_a_resumed_bar_starts_where_the_run_does(capsys):
     with progress_of("bar", 7, 4) as progress:
-        progress.after_step(State(np.zeros((1, 1, 1), np.float32), 5, None), 0.5)
+        progress.after_step(State(X, 5, None), 0.5)
     assert "4/7" in capsys.readouterr().err
 
 
@@ -223,5 +226,5 @@ def test_lines_are_written_at_once(monkeypatch):
     flushed = []
     monkeypatch.setattr("builtins.print", lambda text, flush=False: flushed.append((text, flush)))
     residual = np.float32(0.25)
-    Lines().after_step(State(np.zeros((1, 1, 1), np.float32), 3, residual), 0.5)
+    Lines().after_step(State(X, 3, residual), 0.5)
     assert flushed == [('{"event": "step", "step": 3, "sigma": 0.5, "residual": 0.25}', True)]

@@ -7,12 +7,13 @@ import pytest
 
 from engine.methods.dds import Dds
 from engine.methods.diffusion_mbir import DiffusionMbir
-from engine.methods.slice_tv import SliceTv, Splitting, jumps_adjoint, jumps_of, shrink
+from engine.methods.slice_tv import SliceTv, jumps_adjoint, jumps_of, no_splitting, shrink
 from engine.operators import MaskedFourier, ThickSlices
-from engine.problems.tasks import Task
+from engine.parallel.stack import Stack
 from engine.sampling.noise import CounterNoise, Phase
 from engine.sampling.posterior_mean import PosteriorMean, Prior
 from engine.sampling.predictor_corrector import PredictorCorrector
+from engine.sampling.problem import InverseProblem
 from engine.sampling.sampler import State
 from engine.sampling.schedule import Levels, Schedule
 from engine.volume import Plane
@@ -72,12 +73,12 @@ def test_one_iteration_is_that_of_admm():
     known = a.T @ parts(y).ravel() / tv.norm + tv.rho * d.T @ (z - u).ravel()
     expected = np.linalg.solve(a.T @ a + tv.rho * d.T @ d, known)
     before = x.copy(), z.copy(), u.copy()
-    moved, splitting, residual = tv(x, Splitting(z, u))
+    moved, splitting, residual = tv(x, {"z": z, "u": u})
     # Conjugate gradients stop at 1e-6 of their first residual, and the system's condition number is some tens.
     np.testing.assert_allclose(moved.ravel(), expected, atol=1e-4)
     jumps = jumps_of(moved) + u
-    np.testing.assert_allclose(splitting.z, shrink(jumps, tv.weight / tv.rho), atol=ROUNDING)
-    np.testing.assert_allclose(splitting.u, jumps - splitting.z, atol=ROUNDING)
+    np.testing.assert_allclose(splitting["z"], shrink(jumps, tv.weight / tv.rho), atol=ROUNDING)
+    np.testing.assert_allclose(splitting["u"], jumps - splitting["z"], atol=ROUNDING)
     assert float(residual) == pytest.approx(np.linalg.norm(tv.operator.apply(x) - tv.measurement), rel=1e-5)
     for old, new in zip(before, (x, z, u), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -86,28 +87,28 @@ def test_one_iteration_is_that_of_admm():
 def test_iterations_find_the_minimum():
     """The minimum's optimality: −Aᵀ(A x − y)/‖A‖² = w Dᵀ s with |s| ≤ 1, and s the sign of D x where that is not 0."""
     tv = thick(weight=0.05, n_conjugate=15)
-    x, splitting = np.zeros((N, H, W), np.float32), Splitting.of(np.zeros((N, H, W), np.float32))
+    x, splitting = np.zeros((N, H, W), np.float32), no_splitting(np.zeros((N, H, W), np.float32))
     first = objective(tv, x)
     for _ in range(200):
         x, splitting, _ = tv(x, splitting)
     assert objective(tv, x) < 0.5 * first
     # u is the multiplier: ρu lies in w ∂‖z‖₁.
-    signs = tv.rho * splitting.u / tv.weight
+    signs = tv.rho * splitting["u"] / tv.weight
     assert abs(signs).max() <= 1 + 1e-3
     gradient = tv.operator.adjoint(tv.operator.apply(x) - tv.measurement) / np.float32(tv.norm**2)
     np.testing.assert_allclose(gradient, -tv.weight * jumps_adjoint(signs), atol=1e-3)
-    large = abs(splitting.z) > 1e-2
+    large = abs(splitting["z"]) > 1e-2
     assert large.any() and not large.all()
-    np.testing.assert_allclose(signs[large], np.sign(splitting.z[large]), atol=1e-3)
+    np.testing.assert_allclose(signs[large], np.sign(splitting["z"][large]), atol=1e-3)
     # Away from a minimum of a convex function it rises.
     assert all(objective(tv, x + 1e-2 * normal(N, H, W, seed=i)) > objective(tv, x) for i in range(5))
 
 
 def test_a_single_slice_has_no_jumps():
     tv = thick(n=1, n_conjugate=5)
-    x, splitting, _ = tv(normal(1, H, W), Splitting.of(normal(1, H, W)))
+    x, splitting, _ = tv(normal(1, H, W), no_splitting(normal(1, H, W)))
     np.testing.assert_allclose(tv.operator.apply(x), tv.measurement, atol=ROUNDING)
-    assert splitting.z.shape == (0, H, W)
+    assert splitting["z"].shape == (0, H, W)
 
 
 def test_what_agrees_already_stays():
@@ -115,7 +116,7 @@ def test_what_agrees_already_stays():
     tv = thick(weight=0.0)
     x = np.ones((N, H, W), np.float32)
     tv = SliceTv(tv.operator, tv.operator.apply(x), 0.0, tv.rho, 5, tv.norm)
-    moved, _, residual = tv(x, Splitting.of(x))
+    moved, _, residual = tv(x, no_splitting(x))
     np.testing.assert_allclose(moved, x, atol=1e-6)
     assert float(residual) == pytest.approx(0, abs=1e-6)
 
@@ -127,7 +128,9 @@ def complete(weight: float = 0.0) -> tuple[np.ndarray, SliceTv]:
     """A volume, and what compares with all of its samples."""
     truth = normal(N, 8, 8, seed=3)
     operator = MaskedFourier(np.ones((8, 8), np.float32))
-    return truth, SliceTv.of(Task("csmri", AXIAL, operator, operator.apply(truth), 1.0, False, {}), weight, 1e-6, 5)
+    return truth, SliceTv.of(
+        InverseProblem(AXIAL, AXIAL.volume_shape(truth.shape), operator, operator.apply(truth)), weight, 1e-6, 5
+    )
 
 
 def samplers(tv: SliceTv, n_steps: int = 3) -> dict[str, Dds | DiffusionMbir]:
@@ -142,7 +145,7 @@ def samplers(tv: SliceTv, n_steps: int = 3) -> dict[str, Dds | DiffusionMbir]:
 
 def start(shape: tuple[int, int, int]) -> State:
     x = normal(*shape, seed=4)
-    return State(AXIAL.volume_of(x), 0, splitting=Splitting.of(x))
+    return State(Stack(x, AXIAL, AXIAL.volume_shape(x.shape)), memory=no_splitting(x))
 
 
 @pytest.mark.parametrize("name", ["dds", "diffusionmbir"])
@@ -151,22 +154,22 @@ def test_complete_data_without_total_variation_are_the_result(name):
     sampler, state = samplers(tv)[name], start(truth.shape)
     for _ in range(3):
         state = sampler.step(state)
-    np.testing.assert_allclose(AXIAL.slices_of(state.x), truth, atol=1e-4)
+    np.testing.assert_allclose(state.x.data, truth, atol=1e-4)
 
 
 def test_a_step_of_dds_is_its_formula():
     tv = thick()
     sampler, state = samplers(tv)["dds"], start((N, H, W))
-    x = AXIAL.slices_of(state.x)
+    x = state.x.data
     sigma, after = sampler.sigmas[:2]
     x0 = np.float32(0.3**2 / (0.3**2 + sigma**2)) * x
-    moved, splitting, _ = tv(x0, state.splitting)
+    moved, splitting, _ = tv(x0, state.memory)
     z = CounterNoise(0).draw(0, Phase.PREDICTOR, AXIAL, state.x.shape)
     part = 0.85 * np.sqrt(1 - (after / sigma) ** 2)
     expected = moved + after * (np.sqrt(1 - part**2) * (x - x0) / sigma + part * z)
     found = sampler.step(state)
-    np.testing.assert_allclose(AXIAL.slices_of(found.x), expected, atol=ROUNDING)
-    np.testing.assert_array_equal(found.splitting.u, splitting.u)
+    np.testing.assert_allclose(found.x.data, expected, atol=ROUNDING)
+    np.testing.assert_array_equal(found.memory["u"], splitting["u"])
     assert found.step == 1 and state.step == 0
 
 
@@ -178,20 +181,20 @@ def test_a_step_of_diffusionmbir_is_a_samples_step_moved():
         noisy = PredictorCorrector(
             inner.posterior_mean, inner.schedule, inner.noise, inner.group, inner.snr, predictor_noise=not is_last
         )
-        expected, splitting, _ = tv(AXIAL.slices_of(noisy.step(state).x), state.splitting)
+        expected, splitting, _ = tv(noisy.step(state).x.data, state.memory)
         state = sampler.step(state)
-        np.testing.assert_array_equal(AXIAL.slices_of(state.x), expected)
-        np.testing.assert_array_equal(state.splitting.z, splitting.z)
+        np.testing.assert_array_equal(state.x.data, expected)
+        np.testing.assert_array_equal(state.memory["z"], splitting["z"])
 
 
 @pytest.mark.parametrize("name", ["dds", "diffusionmbir"])
 def test_weight_brings_slices_together(name):
     def variation(weight: float) -> float:
         operator = ThickSlices((8, 8), 4, 1)
-        task = Task("mrzsr", AXIAL, operator, operator.apply(normal(N, 8, 8, seed=3)), 1.0, False, {})
+        task = InverseProblem(AXIAL, (8, 8, N), operator, operator.apply(normal(N, 8, 8, seed=3)))
         sampler, state = samplers(SliceTv.of(task, weight, 0.1, 5), 6)[name], start((N, 8, 8))
         for _ in range(6):
             state = sampler.step(state)
-        return float(abs(jumps_of(AXIAL.slices_of(state.x))).sum())
+        return float(abs(jumps_of(state.x.data)).sum())
 
     assert variation(0.1) < 0.8 * variation(0.0)

@@ -10,10 +10,10 @@ import sigpy
 
 from engine.methods import solve
 from engine.methods.least_squares import solve_least_squares
-from engine.methods.outcome import measured
 from engine.methods.wavelet import shifts_of, sparse_coefficients
-from engine.problems.tasks import Measurement, Task, simulate
-from engine.sampling.reconstruct import Settings
+from engine.problems.tasks import Measurement, simulate
+from engine.sampling import Settings
+from engine.sampling.problem import InverseProblem
 from engine.volume import Plane
 
 AXIAL = Plane.parse("axial")
@@ -25,8 +25,8 @@ def smooth(shape: tuple[int, int, int]) -> np.ndarray:
     return volume.astype(np.float32)
 
 
-def task_of(shape: tuple[int, int, int], acceleration: float = 3) -> Task:
-    return simulate("csmri", smooth(shape), shape, AXIAL, Measurement(acceleration=acceleration))
+def task_of(shape: tuple[int, int, int], acceleration: float = 3) -> InverseProblem:
+    return simulate("csmri", smooth(shape), AXIAL, Measurement(acceleration=acceleration))
 
 
 def test_the_minimum_is_found_where_the_transform_is_orthogonal():
@@ -36,7 +36,7 @@ def test_the_minimum_is_found_where_the_transform_is_orthogonal():
     first = np.ones(shape, np.float32)
     prox = sparse_coefficients(sigpy, shape, weight, "haar", repeat((0, 0, 0)))
     found = solve_least_squares(task, first, Settings(), sigpy, proxg=prox, alpha=1.0, max_iter=500).volume
-    operator, y = measured(task)
+    operator, y = task.measured()
     x, transform = AXIAL.slices_of(found), sigpy.linop.Wavelet(shape, wave_name="haar")
     gradient = operator.adjoint(operator.apply(x) - y) / np.float32(operator.norm() ** 2)
     signs, coefficients = -transform(gradient) / weight, transform(x)
@@ -65,7 +65,7 @@ def test_shifts_are_always_the_same_and_all_different():
 @pytest.mark.parametrize("shape", [(16, 16, 16), (15, 17, 13)])
 def test_a_smooth_volume_is_restored(shape):
     def error(method: str) -> float:
-        return float(np.linalg.norm(solve(method, task_of(shape), (), shape, Settings()).volume - smooth(shape)))
+        return float(np.linalg.norm(solve(method, task_of(shape), (), Settings()).volume - smooth(shape)))
 
     assert error("wavelet") < 0.7 * error("classical")
 
@@ -73,6 +73,6 @@ def test_a_smooth_volume_is_restored(shape):
 def test_units_do_not_change_what_is_found():
     shape = (16, 16, 16)
     # A power of two changes no rounding, which shifts would carry far in places where nothing is measured.
-    large = simulate("csmri", 128 * smooth(shape), shape, AXIAL, Measurement(acceleration=3))
-    one, other = (solve("wavelet", task, (), shape, Settings()).volume for task in (task_of(shape), large))
+    large = simulate("csmri", 128 * smooth(shape), AXIAL, Measurement(acceleration=3))
+    one, other = (solve("wavelet", task, (), Settings()).volume for task in (task_of(shape), large))
     np.testing.assert_array_equal(other / 128, one)

@@ -10,8 +10,10 @@ import pytest
 import kernels
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices, transforms
 from engine.operators.data_fidelity import PlainFidelity
+from engine.parallel.stack import Stack
 from engine.sampling.denoiser import Denoiser
 from engine.sampling.dps import Dps
+from engine.volume import Plane
 
 N = 5
 
@@ -252,16 +254,18 @@ def test_dps_stays_in_its_library(xp, to_numpy):
     # In the pieces that the guidance sees: a batch of another size may be rounded otherwise.
     measured = np.concatenate([to_numpy(operator.apply(xp.asarray(x[p]))) for p in (slice(0, 2), slice(2, N))])
     y[4] = measured[4]
-    groups = [slice(0, 3), slice(3, 4), slice(4, 5)]
-    guidance = Dps(operator, xp.asarray(y), 0.3, 1.5, stable=True)
-    x0, pullback, weights, residual = guidance(Identity(), xp.asarray(x), 1.0, groups)
+    plane = Plane((0, 1, 2))
+    stack = Stack(xp.asarray(x), plane, plane.volume_shape(x.shape))
+    groups = stack.groups(1)
+    guidance = Dps(operator, xp.asarray(y), 0.3, scale=1.5, stable=True, group=1)
+    x0, pullback, weights, residual = guidance(Identity(), stack, 1.0)
     for array, dtype in ((x0, np.float32), (pullback, np.float32), (weights, np.float32), (residual, np.float64)):
         assert isinstance(array, xp.ndarray)
         assert array.dtype == dtype
     difference = measured - y
     lengths = [1.5 * np.sqrt(norms(difference)[group].sum()) for group in groups]
     expected = [min(0.3 / length, guidance.limit) if length else 0 for length in lengths]
-    np.testing.assert_allclose(to_numpy(weights), np.repeat(expected, [3, 1, 1]), rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(weights), expected, rtol=1e-6)
     assert to_numpy(weights)[4] == 0
     assert residual.shape == ()
     assert float(residual) == pytest.approx(np.sqrt(norms(difference).sum()), rel=1e-6)

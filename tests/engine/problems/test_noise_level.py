@@ -12,7 +12,8 @@ from engine import demo
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.problems.noise_level import estimated, with_noise_level
-from engine.problems.tasks import Measurement, Task, simulate
+from engine.problems.tasks import Measurement, simulate
+from engine.sampling.problem import InverseProblem
 from engine.volume import NAMED_PLANES, Plane
 
 AXIAL, CORONAL = Plane(NAMED_PLANES["axial"]), Plane(NAMED_PLANES["coronal"])
@@ -29,9 +30,9 @@ def head() -> np.ndarray:
     return demo.volume().data
 
 
-def measure(head: np.ndarray, name: str, how: dict, noise: float) -> Task:
+def measure(head: np.ndarray, name: str, how: dict, noise: float) -> InverseProblem:
     plane = CORONAL if name == "mrzsr" else AXIAL
-    return simulate(name, head, head.shape, plane, Measurement(noise=noise, **how))
+    return simulate(name, head, plane, Measurement(noise=noise, **how))
 
 
 def smooth_stack(n: int = 12, side: int = 32) -> np.ndarray:
@@ -151,6 +152,6 @@ def test_levels_without_sense_are_refused(head, level):
 
 
 def test_tasks_without_a_measurement_are_refused():
-    task = simulate("uncond", None, (8, 8, 8), AXIAL, Measurement())
+    task = simulate("uncond", None, AXIAL, shape=(8, 8, 8))
     with pytest.raises(InputError, match=r"^noise-level: expected a task with a measurement, got uncond.*; drop"):
         with_noise_level(task, "estimate")

@@ -75,13 +75,13 @@ def refuse():
 
 
 def test_what_one_rank_refuses_all_refuse():
-    text = "volume: expected a file, got none; check the path"
+    complaint = InputError("volume", "a file", "none", "check the path")
     with pytest.raises(InputError) as caught:
-        Several([None, text]).agreed(lambda: 5)
-    assert str(caught.value) == f"{text} (rank 2 of 3)"
+        Several([None, complaint]).agreed(lambda: 5)
+    assert str(caught.value) == f"{complaint} (rank 2 of 3)"
     with pytest.raises(InputError) as caught:
-        Several([text, text]).agreed(refuse)
-    assert str(caught.value) == text
+        Several([complaint, complaint]).agreed(refuse)
+    assert str(caught.value) == str(complaint)
     with pytest.raises(InputError, match=r"^file: expected one .* \(rank 0 of 3\)$"):
         Several([None, None]).agreed(lambda: open("/nonexistent/file"))
     assert Several([None, None]).agreed(lambda: 5) == 5

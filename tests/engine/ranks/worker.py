@@ -16,9 +16,10 @@ from engine.backends.padding import PaddedDenoiser
 from engine.methods import solve
 from engine.parallel.communicator import MpiCommunicator
 from engine.parallel.slabs import SlabDecomposition
+from engine.parallel.stack import Stack
 from engine.problems.tasks import Measurement, simulate
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings
+from engine.sampling.settings import Settings
 from engine.volume import Plane
 
 PLANES = [Plane.parse(name) for name in ("axial", "coronal", "sagittal", "2,1,0", "1,2,0")]
@@ -45,26 +46,25 @@ SETTINGS = {
 THREE_PLANES = ("sum", "random turns")
 
 
-def check_layout(comm: MpiCommunicator) -> None:
+def check_decomposition(comm: MpiCommunicator) -> None:
     """Every change of planes, and every way to bring numbers together, against NumPy."""
     volume = np.random.default_rng(0).random((10, 7, 9)).astype(np.float32)
-    for home in PLANES:
-        decomposition = SlabDecomposition(comm, volume.shape, [home, *PLANES])
-        part = decomposition.part_of(volume)
-        assert decomposition.whole_shape(part) == volume.shape
-        for plane in PLANES:
-            stack = decomposition.slices_of(part, plane)
-            expected = plane.slices_of(volume)
-            assert stack.flags.c_contiguous
-            np.testing.assert_array_equal(stack, expected[decomposition.own(plane)])
-            np.testing.assert_array_equal(decomposition.volume_of(stack, plane), part)
-            for other in PLANES:
-                found = decomposition.between(stack, plane, other)
-                np.testing.assert_array_equal(found, other.slices_of(volume)[decomposition.own(other)])
-            numbers = expected.sum(axis=2, dtype=np.float64)
-            np.testing.assert_array_equal(decomposition.all_of(numbers[decomposition.own(plane)], plane), numbers)
-        whole = decomposition.gathered(part)
-        np.testing.assert_array_equal(whole, volume if comm.is_root else part)
+    decomposition = SlabDecomposition(comm, volume.shape, PLANES)
+    for plane in PLANES:
+        stack, expected = Stack.scattered(volume, plane, decomposition), plane.slices_of(volume)
+        assert stack.data.flags.c_contiguous
+        np.testing.assert_array_equal(stack.data, stack.own(expected))
+        for other in PLANES:
+            turned = stack.to(other)
+            assert (turned.plane, turned.n_slices) == (other, other.shape_of(volume.shape)[0])
+            np.testing.assert_array_equal(turned.data, turned.own(other.slices_of(volume)))
+        numbers = expected.sum(axis=2, dtype=np.float64)
+        np.testing.assert_array_equal(stack.all_gather(stack.own(numbers)), numbers)
+        whole = stack.gathered()
+        if comm.is_root:
+            np.testing.assert_array_equal(whole, volume)
+        else:
+            assert whole is None
     assert comm.largest(float(comm.rank)) == comm.size - 1
 
 
@@ -86,12 +86,12 @@ def check_runs(comm: MpiCommunicator, folders: list[Path]) -> int:
             continue
         # Axial slices do not show the axis along which slices are thick.
         ours = priors[1:] if task_name == "mrzsr" else priors if name in THREE_PLANES else priors[:2]
-        task = simulate(task_name, volume, volume.shape, ours[0].plane, how)
+        task = simulate(task_name, volume, ours[0].plane, how, volume.shape)
         settings = Settings(n_steps=3, **changes)
         decomposition = SlabDecomposition(comm, volume.shape, [prior.plane for prior in ours])
-        together = solve("tpdm", task, ours, volume.shape, settings, decomposition=decomposition)
+        together = solve("tpdm", task, ours, settings, decomposition=decomposition)
         if comm.is_root:
-            alone = solve("tpdm", task, ours, volume.shape, settings)
+            alone = solve("tpdm", task, ours, settings)
             message = f"{title}, {name}, {comm.size} ranks"
             np.testing.assert_array_equal(together.volume, alone.volume, err_msg=message)
             np.testing.assert_array_equal(together.residuals, alone.residuals, err_msg=message)
@@ -108,13 +108,13 @@ def check_projections(comm: MpiCommunicator, folders: list[Path]) -> None:
         Prior(PaddedDenoiser(NativeDenoiser(b, n_threads=1), b.divisor), Plane.parse(name))
         for b, name in zip(bundles, ("axial", "coronal"), strict=True)
     ]
-    task = simulate("svct", volume, volume.shape, priors[0].plane, TASKS["svct"])
+    task = simulate("svct", volume, priors[0].plane, TASKS["svct"])
     decomposition = SlabDecomposition(comm, volume.shape, [prior.plane for prior in priors])
     for name, changes in SETTINGS.items():
         settings = Settings(n_steps=3, **changes)
-        together = solve("tpdm", task, priors, volume.shape, settings, decomposition=decomposition)
+        together = solve("tpdm", task, priors, settings, decomposition=decomposition)
         if comm.is_root:
-            alone = solve("tpdm", task, priors, volume.shape, settings)
+            alone = solve("tpdm", task, priors, settings)
             np.testing.assert_array_equal(together.volume, alone.volume, err_msg=f"svct, {name}, {comm.size} ranks")
         comm.everyones(None)
 
@@ -122,7 +122,7 @@ def check_projections(comm: MpiCommunicator, folders: list[Path]) -> None:
 if __name__ == "__main__":
     kernels.set_threads(1)
     everybody = MpiCommunicator(MPI.COMM_WORLD)
-    check_layout(everybody)
+    check_decomposition(everybody)
     n = check_runs(everybody, [Path(word) for word in sys.argv[1:]])
     check_projections(everybody, [Path(word) for word in sys.argv[1:]])
     if everybody.is_root:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.operators import ThickSlices
+from engine.parallel.stack import Stack
 from engine.sampling.ddim import Ddim
 from engine.sampling.dps import Dps
 from engine.sampling.heun import Heun
@@ -32,8 +33,16 @@ def sampler_of(kind, levels, *, planes=(AXIAL, CORONAL), eta=0.0, mix_all=False,
     return kind(PosteriorMean(priors, plan, shares, **consistency), levels, CounterNoise(5), eta)
 
 
+def of(x):
+    return Stack.scattered(x, AXIAL)
+
+
+def volume(state):
+    return state.x.gathered()
+
+
 def run(sampler, x, n=None):
-    state = State(x, 0)
+    state = State(of(x))
     for _ in range(sampler.levels.n_steps if n is None else n):
         state = sampler.step(state)
     return state
@@ -57,7 +66,7 @@ def test_error_falls_with_the_order(kind, order):
     for n in (40, 80, 160):
         # The last step jumps to zero noise, which for the flow ends in the last x̂₀ instead: compare before it.
         levels = Levels(0.05, 20.0, n)
-        found = run(sampler_of(kind, levels), x, n - 1).x
+        found = volume(run(sampler_of(kind, levels), x, n - 1))
         errors.append(np.abs(found - flow(x, 20.0, 0.05)).max())
     for one, other in pairwise(errors):
         assert one / other == pytest.approx(2**order, rel=0.25)
@@ -70,14 +79,14 @@ def test_noise_levels_are_kept(kind, eta):
     shape, levels = (40, 40, 40), Levels(0.5, 20.0, 60)
     sampler = sampler_of(kind, levels, eta=eta)
     x = start(np.hypot(S, 20.0), shape)
-    state = State(x, 0)
+    state = State(of(x))
     for i in range(levels.n_steps - 1):
         state = sampler.step(state)
         expected = levels.sigmas[i + 1] ** 2
         # η = 1 takes x̂₀ for the truth, which lacks the variance that the noise has hidden: never more than the prior's.
-        assert expected * 0.95 < state.x.var() < (expected + S**2) * 1.05
+        assert expected * 0.95 < state.x.data.var() < (expected + S**2) * 1.05
     if eta == 0:
-        assert state.x.var() == pytest.approx(S**2 + levels.sigmas[-1] ** 2, rel=0.1)
+        assert state.x.data.var() == pytest.approx(S**2 + levels.sigmas[-1] ** 2, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", [Ddim, Heun])
@@ -86,10 +95,10 @@ def test_all_new_noise_is_the_plug_and_play_iteration(kind):
     sampler = sampler_of(kind, levels, eta=1.0)
     x = start(2.0)
     for i in range(2):
-        sigma, after = levels.sigmas[i], levels.after(i)
+        sigma, after = levels.sigmas[i], levels[i + 1]
         z = AXIAL.volume_of(sampler.noise.draw(i, Phase.PREDICTOR, AXIAL, SHAPE))
         expected = S**2 / (S**2 + sigma**2) * x + after * z
-        found = sampler.step(State(x, i)).x
+        found = volume(sampler.step(State(of(x), i)))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
         x = found
 
@@ -102,8 +111,8 @@ def test_less_noise_is_added_where_that_is_asked_for(kind, eta):
     found = {}
     for scale in (1.0, 0.25, 0.0):
         sampler = replace(sampler_of(kind, levels, eta=eta), noise_scale=scale)
-        found[scale] = sampler.step(State(x, 0)).x
-    new = levels.after(0) * eta * AXIAL.volume_of(sampler.noise.draw(0, Phase.PREDICTOR, AXIAL, SHAPE))
+        found[scale] = volume(sampler.step(State(of(x))))
+    new = levels[1] * eta * AXIAL.volume_of(sampler.noise.draw(0, Phase.PREDICTOR, AXIAL, SHAPE))
     for scale in (1.0, 0.25):
         np.testing.assert_allclose(found[scale] - found[0.0], scale * new, rtol=1e-4, atol=1e-5)
 
@@ -112,7 +121,7 @@ def test_less_noise_is_added_where_that_is_asked_for(kind, eta):
 def test_the_last_step_ends_in_the_estimate(kind):
     levels = Levels(0.1, 2.0, 5)
     x = start(0.5)
-    found = sampler_of(kind, levels).step(State(x, 4)).x
+    found = volume(sampler_of(kind, levels).step(State(of(x), 4)))
     np.testing.assert_allclose(found, S**2 / (S**2 + 0.1**2) * x, rtol=1e-5, atol=1e-6)
 
 
@@ -160,19 +169,20 @@ def test_a_second_slope_is_the_next_turns():
 def test_a_sum_of_equal_priors_is_one_of_them(planes):
     levels = Levels(0.1, 2.0, 5)
     x = start(2.0)
-    alone = run(sampler_of(Ddim, levels, planes=(AXIAL,)), x).x
-    np.testing.assert_allclose(run(sampler_of(Ddim, levels, planes=planes, mix_all=True), x).x, alone, atol=1e-5)
+    alone = volume(run(sampler_of(Ddim, levels, planes=(AXIAL,)), x))
+    mixed, turns = (volume(run(sampler_of(Ddim, levels, planes=planes, mix_all=m), x)) for m in (True, False))
+    np.testing.assert_allclose(mixed, alone, atol=1e-5)
     # A prior of single voxels does not know its plane.
-    np.testing.assert_allclose(run(sampler_of(Ddim, levels, planes=planes), x).x, alone, atol=1e-5)
+    np.testing.assert_allclose(turns, alone, atol=1e-5)
 
 
 def test_a_sum_weighs_by_shares():
     x = start(1.0)
     priors = (Prior(Gaussian(0.5), AXIAL), Prior(Gaussian(2.0), SAGITTAL))
     posterior_mean = PosteriorMean(priors, np.full(2, ALL), (0.25, 0.75))
-    found = posterior_mean(AXIAL.slices_of(x), 1.0, 0, [slice(0, 8)]).x0
+    found, _ = posterior_mean(of(x), 1.0, 0)
     expected = (0.25 * 0.25 / 1.25 + 0.75 * 4 / 5) * x
-    np.testing.assert_allclose(AXIAL.volume_of(found), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.gathered(), expected, rtol=1e-5, atol=1e-6)
     assert posterior_mean.plane_at(0) == AXIAL
 
 
@@ -194,7 +204,7 @@ def test_proximal_result_agrees_with_the_measurement_in_any_planes_turn(kind, et
         consistency=ProximalConsistency(operator, y),
     )  # fmt: skip
     state = run(sampler, start(2.0))
-    np.testing.assert_allclose(operator.apply(AXIAL.slices_of(state.x)), y, atol=1e-4)
+    np.testing.assert_allclose(operator.apply(state.x.to(AXIAL).data), y, atol=1e-4)
     assert float(state.residual) > 0
 
 
@@ -202,14 +212,14 @@ def test_proximal_result_agrees_with_the_measurement_in_any_planes_turn(kind, et
 def test_dps_lowers_the_residual(kind):
     truth = start(S)
     operator, y = thick(truth)
-    sampler = sampler_of(kind, Levels(0.01, 2.0, 30), guidance=Dps(operator, y, 0.5, stable=True))
-    without = replace(sampler, posterior_mean=replace(sampler.posterior_mean, guidance=None))
+    sampler = sampler_of(kind, Levels(0.01, 2.0, 30), dps=Dps(operator, y, 0.5, stable=True))
+    without = replace(sampler, posterior_mean=replace(sampler.posterior_mean, dps=None))
     x = start(2.0)
 
     def residual(x):
         return np.linalg.norm(operator.apply(AXIAL.slices_of(x)) - y)
 
-    assert residual(run(sampler, x).x) < 0.3 * residual(run(without, x).x)
+    assert residual(volume(run(sampler, x))) < 0.3 * residual(volume(run(without, x)))
 
 
 @pytest.mark.parametrize(("kind", "eta"), [(Ddim, 0.0), (Ddim, 1.0), (Heun, 0.3), (Heun, 0.0)])
@@ -219,17 +229,17 @@ def test_a_step_is_pure_and_the_same_in_every_library(xp, to_numpy, kind, eta):
     levels = Levels(0.1, 2.0, 4)
     ours = sampler_of(kind, levels, eta=eta, consistency=ProximalConsistency(operator, y))
     same = sampler_of(kind, levels, eta=eta, consistency=ProximalConsistency(operator, xp.asarray(y)))
-    state = State(start(2.0), 0)
-    there = replace(state, x=xp.asarray(state.x))
+    state = State(of(start(2.0)))
+    there = replace(state, x=state.x.of(xp.asarray(state.x.data)))
     for _ in range(levels.n_steps):
-        before = state.x.tobytes()
-        state.x.flags.writeable = False
+        before = state.x.data.tobytes()
+        state.x.data.flags.writeable = False
         after = ours.step(state)
-        assert state.x.tobytes() == before
-        assert after.x.tobytes() == ours.step(state).x.tobytes()
-        assert after.x.dtype == np.float32
+        assert state.x.data.tobytes() == before
+        assert after.x.data.tobytes() == ours.step(state).x.data.tobytes()
+        assert after.x.data.dtype == np.float32
         there = same.step(there)
-        assert isinstance(there.x, xp.ndarray)
+        assert isinstance(there.x.data, xp.ndarray)
         assert isinstance(there.residual, xp.ndarray)
-        np.testing.assert_allclose(to_numpy(there.x), after.x, atol=1e-5)
+        np.testing.assert_allclose(to_numpy(there.x.data), after.x.data, atol=1e-5)
         state = after

@@ -7,9 +7,10 @@ import pytest
 
 import kernels
 from engine.operators import LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.parallel.stack import Stack
 from engine.sampling.denoiser import CotangentOf, Denoiser
 from engine.sampling.dps import Dps
-from engine.sampling.sampler import groups_of
+from engine.volume import Plane
 
 SHAPE = (6, 6)
 N_PIXELS = SHAPE[0] * SHAPE[1]
@@ -58,15 +59,21 @@ def operator(request) -> LinearOperator:
     return request.param()
 
 
-def dps(operator: LinearOperator, y: np.ndarray, *, weight: float = 1.0, scale: float = 1.0, stable=False):
-    """The guidance, with its gradient put together from directions and weights."""
-    guidance = Dps(operator, y, weight, scale, stable)
+def of(x: np.ndarray) -> Stack:
+    plane = Plane((0, 1, 2))
+    return Stack(x, plane, plane.volume_shape(x.shape))
 
-    def call(*args) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        x0, pullback, weights, residual = guidance(*args)
+
+def dps(operator: LinearOperator, y: np.ndarray, *, weight: float | None = 1.0, noise=None, **options):
+    """The guidance, with its gradient put together from directions and weights; `noise` is e."""
+    renoise = None if noise is None else lambda *_: noise
+    guidance = Dps(operator, y, weight, renoise=renoise, **options)
+
+    def call(denoiser: Denoiser, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        x0, direction, weights, residual = guidance(denoiser, of(x), SIGMA)
         assert (weights.shape, weights.dtype) == (x0.shape[:1], np.float32)
         assert (residual.shape, residual.dtype) == ((), np.float64)
-        return x0, weights[:, None, None] * pullback, residual
+        return x0, weights[:, None, None] * direction, residual
 
     return call
 
@@ -99,8 +106,8 @@ def test_gradient_is_the_finite_difference_of_the_group_norms(operator, group, r
     denoiser, x, truth, weight, scale = LinearShrinkage(), stack(1), stack(2), 0.3, 1.5
     y = operator.apply(truth)
     noise = 0.3 * operator.apply(stack(3)) if renoised else None
-    groups = groups_of(N_SLICES, group)
-    x0, gradient, residual = dps(operator, y, weight=weight, scale=scale)(denoiser, x, SIGMA, groups, noise)
+    groups = of(x).groups(group)
+    x0, gradient, residual = dps(operator, y, weight=weight, scale=scale, group=group, noise=noise)(denoiser, x)
 
     A, B = dense(operator), denoiser.matrix.astype(np.float64)
     e = 0.0 if noise is None else flat(noise)
@@ -123,10 +130,9 @@ def test_gradient_is_the_finite_difference_of_the_group_norms(operator, group, r
 
 @pytest.mark.parametrize("piece", [1, 2, 3])
 def test_gradient_does_not_depend_on_the_denoisers_batches(operator, piece):
-    guidance, groups = dps(operator, operator.apply(stack(2)), scale=0.8), groups_of(N_SLICES, 2)
-    noise = operator.apply(stack(3))
-    whole = guidance(LinearShrinkage(), stack(1), SIGMA, groups, noise)
-    pieces = guidance(LinearShrinkage(piece), stack(1), SIGMA, groups, noise)
+    guidance = dps(operator, operator.apply(stack(2)), scale=0.8, group=2, noise=operator.apply(stack(3)))
+    whole = guidance(LinearShrinkage(), stack(1))
+    pieces = guidance(LinearShrinkage(piece), stack(1))
     # Products of other sizes may add in another order: a few roundings of float32.
     assert np.linalg.norm(pieces[1] - whole[1]) <= 1e-6 * np.linalg.norm(whole[1])
     assert pieces[2] == pytest.approx(whole[2], rel=1e-6)
@@ -135,8 +141,8 @@ def test_gradient_does_not_depend_on_the_denoisers_batches(operator, piece):
 def test_groups_change_only_the_length_of_each_slices_gradient():
     operator = fourier()
     y, x, denoiser = operator.apply(stack(2)), stack(1), LinearShrinkage()
-    together = dps(operator, y)(denoiser, x, SIGMA, groups_of(N_SLICES, N_SLICES))[1]
-    apart = dps(operator, y)(denoiser, x, SIGMA, groups_of(N_SLICES, 1))[1]
+    together = dps(operator, y, group=N_SLICES)(denoiser, x)[1]
+    apart = dps(operator, y, group=1)(denoiser, x)[1]
     norms = np.linalg.norm(flat(operator.apply(denoiser.denoise(x, SIGMA)) - y), axis=1)
     for i in range(N_SLICES):
         np.testing.assert_allclose(apart[i] * norms[i], together[i] * np.linalg.norm(norms), rtol=1e-4, atol=1e-4)
@@ -146,9 +152,7 @@ def test_groups_change_only_the_length_of_each_slices_gradient():
 
 def test_scale_is_a_factor_of_the_gradient_where_nothing_is_renoised(operator):
     y = operator.apply(stack(2))
-    one, three = (
-        dps(operator, y, scale=s)(LinearShrinkage(), stack(1), SIGMA, [slice(0, N_SLICES)]) for s in (1.0, 3.0)
-    )
+    one, three = (dps(operator, y, scale=s, group=N_SLICES)(LinearShrinkage(), stack(1)) for s in (1.0, 3.0))
     np.testing.assert_allclose(three[1], 3 * one[1], rtol=1e-5, atol=1e-6)  # float32
     assert three[2] == one[2]
 
@@ -156,7 +160,7 @@ def test_scale_is_a_factor_of_the_gradient_where_nothing_is_renoised(operator):
 def test_noise_equal_to_the_residual_leaves_no_gradient(operator):
     denoiser, x, y = LinearShrinkage(), stack(1), operator.apply(stack(2))
     noise = np.float32(2) * (operator.apply(denoiser.denoise(x, SIGMA)) - y)
-    _, gradient, residual = dps(operator, y, scale=2.0)(denoiser, x, SIGMA, groups_of(N_SLICES, 2), noise)
+    _, gradient, residual = dps(operator, y, scale=2.0, group=2, noise=noise)(denoiser, x)
     np.testing.assert_array_equal(gradient, 0)
     assert residual > 1
 
@@ -164,7 +168,7 @@ def test_noise_equal_to_the_residual_leaves_no_gradient(operator):
 def test_a_residual_of_zero_gives_a_gradient_of_zero(operator):
     denoiser, x = LinearShrinkage(), stack(1)
     y = operator.apply(denoiser.denoise(x, SIGMA))
-    _, gradient, residual = dps(operator, y)(denoiser, x, SIGMA, groups_of(N_SLICES, 2))
+    _, gradient, residual = dps(operator, y, group=2)(denoiser, x)
     np.testing.assert_array_equal(gradient, 0)
     assert residual == 0
 
@@ -173,23 +177,23 @@ def test_only_groups_without_residual_stay_where_they_are():
     operator, denoiser, x = fourier(), LinearShrinkage(), stack(1)
     y = operator.apply(denoiser.denoise(x, SIGMA))
     y[3:] += operator.apply(stack(4))[3:]
-    gradient = dps(operator, y)(denoiser, x, SIGMA, [slice(0, 3), slice(3, 5)])[1]
+    gradient = dps(operator, y, group=3)(denoiser, x)[1]
     np.testing.assert_array_equal(gradient[:3], 0)
     assert (np.abs(gradient[3:]).max(axis=(1, 2)) > 0).all()
 
 
 def test_stable_steps_are_gradient_steps_that_do_not_overshoot(operator):
     denoiser, x, y = LinearShrinkage(), stack(1), operator.apply(stack(2))
-    groups, scale = groups_of(N_SLICES, 2), 1.5
+    scale = 1.5
     A, B = scale * dense(operator), denoiser.matrix.astype(np.float64)
     residual = x.reshape(N_SLICES, -1).astype(np.float64) @ B.T @ A.T - scale * flat(y)
     # Gradient descent on ‖r‖²/2 with the step that lands on the minimum along A's largest singular direction.
     expected = residual @ A @ B / np.linalg.svd(A, compute_uv=False)[0] ** 2
-    far = dps(operator, y, weight=1e6, scale=scale, stable=True)(denoiser, x, SIGMA, groups)[1]
+    far = dps(operator, y, weight=1e6, scale=scale, stable=True, group=2)(denoiser, x)[1]
     # The norm of A comes from a power iteration, good to a part in a thousand or better here; squared.
     assert np.linalg.norm(far.reshape(N_SLICES, -1) - expected) <= 1e-2 * np.linalg.norm(expected)
-    near = dps(operator, y, weight=1e-3, scale=scale, stable=True)(denoiser, x, SIGMA, groups)[1]
-    np.testing.assert_array_equal(near, dps(operator, y, weight=1e-3, scale=scale)(denoiser, x, SIGMA, groups)[1])
+    near = dps(operator, y, weight=1e-3, scale=scale, stable=True, group=2)(denoiser, x)[1]
+    np.testing.assert_array_equal(near, dps(operator, y, weight=1e-3, scale=scale, group=2)(denoiser, x)[1])
 
 
 class Identity(Denoiser):
@@ -207,8 +211,9 @@ def test_adaptive_steps_lead_down_to_the_noise_and_no_further(operator, renoised
     """Along the gradient a slice's residual is least at the whole step; noise shortens it by its part of the norm."""
     x, y, scale, level = stack(1), operator.apply(stack(2)), 1.5, 0.03
     noise = 0.1 * operator.apply(stack(3)) if renoised else None
-    guidance = Dps(operator, y, None, scale, noise_level=level)
-    _, pullback, weights, _ = guidance(Identity(), x, SIGMA, groups_of(N_SLICES, 2), noise)
+    renoise = None if noise is None else lambda *_: noise
+    guidance = Dps(operator, y, None, scale=scale, noise_level=level, renoise=renoise)
+    _, pullback, weights, _ = guidance(Identity(), of(x), SIGMA)
 
     A, e = scale * dense(operator), 0.0 if noise is None else flat(noise)
     r = x.reshape(N_SLICES, -1).astype(np.float64) @ A.T - scale * flat(y) - e
@@ -228,7 +233,7 @@ def test_adaptive_steps_know_no_units(operator):
     for unit in (1e-3, 1.0, 1e4):
         y = np.asarray(np.float32(unit) * operator.apply(stack(2)))
         guidance = Dps(operator, y, None, noise_level=0.05 * unit)
-        _, pullback, weights, _ = guidance(LinearShrinkage(), np.float32(unit) * stack(1), SIGMA, [])
+        _, pullback, weights, _ = guidance(LinearShrinkage(), of(np.float32(unit) * stack(1)), SIGMA)
         steps.append(weights[:, None, None] * pullback / np.float32(unit))
     for other in steps[1:]:
         np.testing.assert_allclose(other, steps[0], rtol=1e-3, atol=1e-4)
@@ -238,7 +243,7 @@ def test_adaptive_steps_stay_where_the_residual_is_noise(operator):
     x, y = stack(1), operator.apply(stack(2))
     loud = float(np.abs(y).max()) * 10
     for measurement, level in ((y, loud), (operator.apply(x), 0.0)):
-        _, pullback, weights, _ = Dps(operator, measurement, None, noise_level=level)(Identity(), x, SIGMA, [])
+        _, pullback, weights, _ = Dps(operator, measurement, None, noise_level=level)(Identity(), of(x), SIGMA)
         np.testing.assert_array_equal(weights, 0)
         assert np.isfinite(pullback).all()
 

@@ -9,7 +9,6 @@ import pytest
 
 from engine.operators import ThickSlices
 from engine.sampling.noise import CounterNoise, Phase, ReplayNoise
-from engine.sampling.predictor_corrector import first_of_block
 from engine.volume import Plane
 from kernels import NoiseKey, philox_normal
 
@@ -45,14 +44,14 @@ def test_entries_of_a_draw_are_those_of_the_whole(xp, to_numpy, axes, axis, fact
     noise, plane = CounterNoise(5), Plane(axes)
     thick = ThickSlices(plane.shape_of(SHAPE)[1:], factor, axis)
     whole = noise.draw(3, Phase.CORRECTOR_MEASUREMENT, plane, SHAPE)
-    entries = first_of_block(thick)
+    entries = thick.first_entries
     drawn = noise.draw(3, Phase.CORRECTOR_MEASUREMENT, plane, SHAPE, entries, xp)
     assert drawn.shape == (len(whole), *thick.data_shape)
-    np.testing.assert_array_equal(to_numpy(drawn), thick.first_of_block(whole))
+    np.testing.assert_array_equal(to_numpy(drawn), whole[thick.first_entries])
     replayed = ReplayNoise(whole, whole[None, None].repeat(3, axis=1))
     got = replayed.draw(0, Phase.CORRECTOR_MEASUREMENT, plane, SHAPE, entries)
     assert got.flags.c_contiguous
-    np.testing.assert_array_equal(got, thick.first_of_block(whole))
+    np.testing.assert_array_equal(got, whole[thick.first_entries])
 
 
 def test_counter_noise_is_a_key_and_a_record_an_array():

@@ -12,12 +12,13 @@ from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
 from engine.backends.onnx import OnnxDenoiser
 from engine.operators import MaskedFourier, ThickSlices
+from engine.parallel.stack import Stack
 from engine.sampling.denoiser import CotangentOf, Denoiser
-from engine.sampling.dps import Dps
+from engine.sampling.dps import Dps, block_noise
 from engine.sampling.noise import CounterNoise, Noise, Phase, ReplayNoise
 from engine.sampling.posterior_mean import PosteriorMean, Prior
 from engine.sampling.predictor_corrector import PredictorCorrector
-from engine.sampling.sampler import State, groups_of
+from engine.sampling.sampler import State
 from engine.sampling.schedule import Schedule, plan_of
 from engine.volume import Plane
 
@@ -41,7 +42,7 @@ class Gaussian(Denoiser):
 def sampler_of(denoiser: Denoiser, schedule: Schedule, *, seed: int = 0, **options) -> PredictorCorrector:
     priors = (Prior(denoiser, AXIAL), Prior(denoiser, CORONAL))
     plan = plan_of(2, 2, schedule.n_steps, 0)
-    posterior_mean = PosteriorMean(priors, plan, (0.5, 0.5), options.pop("guidance", None))
+    posterior_mean = PosteriorMean(priors, plan, (0.5, 0.5), options.pop("dps", None))
     return PredictorCorrector(posterior_mean, schedule, options.pop("noise", None) or CounterNoise(seed), **options)
 
 
@@ -53,17 +54,11 @@ def run(sampler: PredictorCorrector, state: State) -> State:
 
 def start(shape: tuple[int, int, int], sigma_max: float, noise: Noise) -> State:
     normal = noise.draw(0, Phase.START, AXIAL, shape)
-    return State(AXIAL.volume_of(np.float32(sigma_max) * normal), 0)
+    return State(Stack(np.float32(sigma_max) * normal, AXIAL, shape))
 
 
-# --- groups
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 31, 32, 64])
-@pytest.mark.parametrize("size", [1, 2, 3, 6, 32, 100])
-def test_groups_are_those_of_array_split(n, size):
-    expected = [part.tolist() for part in np.array_split(np.arange(n), int(np.ceil(n / size)))]
-    assert [list(range(n))[group] for group in groups_of(n, size)] == expected
+def volume(state: State) -> np.ndarray:
+    return state.x.gathered()
 
 
 # --- the prior alone
@@ -78,7 +73,7 @@ SMALL_SNR = 0.05
 def unguided() -> np.ndarray:
     """A sample of the Gaussian prior by the full reverse diffusion, with the predictor's noise."""
     sampler = sampler_of(Gaussian(S), FINE, seed=4, snr=SMALL_SNR, predictor_noise=True)
-    return run(sampler, start((SIDE, SIDE, SIDE), FINE.sigma_max, sampler.noise)).x
+    return volume(run(sampler, start((SIDE, SIDE, SIDE), FINE.sigma_max, sampler.noise)))
 
 
 def test_sample_has_the_priors_mean_and_variance(unguided):
@@ -101,7 +96,7 @@ def test_voxels_of_the_sample_are_independent(unguided, axis):
 def test_published_predictor_without_noise_samples_too_narrowly():
     # The corrector is weaker still: one of the published ratio brings back most of the variance at low noise.
     sampler = sampler_of(Gaussian(S), FINE, seed=4, snr=0.01)
-    narrow = run(sampler, start((SIDE, SIDE, SIDE), FINE.sigma_max, sampler.noise)).x
+    narrow = volume(run(sampler, start((SIDE, SIDE, SIDE), FINE.sigma_max, sampler.noise)))
     # Without its noise the predictor contracts x by twice the right logarithm: a quarter of the variance is left here.
     assert narrow.var() < 0.5 * S**2
 
@@ -117,8 +112,8 @@ def test_guided_sample_follows_the_measurement_and_keeps_the_prior_elsewhere(ung
     y = operator.apply(AXIAL.slices_of(truth))
     # Steps as far as they may go without overshooting, so that the last primary turn arrives.
     guidance = Dps(operator, y, weight=10.0, stable=True)
-    sampler = sampler_of(Gaussian(S), FINE, seed=4, snr=SMALL_SNR, predictor_noise=True, guidance=guidance)
-    slices = AXIAL.slices_of(run(sampler, start(shape, FINE.sigma_max, sampler.noise)).x)
+    sampler = sampler_of(Gaussian(S), FINE, seed=4, snr=SMALL_SNR, predictor_noise=True, dps=guidance)
+    slices = run(sampler, start(shape, FINE.sigma_max, sampler.noise)).x.to(AXIAL).data
     seen = operator.apply(slices)
     n_blocks, spread = y.size, S / np.sqrt(factor)
 
@@ -203,21 +198,22 @@ def step_by_formula(x, i, schedule, s, noise, *, operator=None, y=None, weight=0
 def test_steps_are_those_of_the_formulas(task, group):
     noise, generator = CounterNoise(3), np.random.default_rng(5)
     n, h, w = AXIAL.shape_of(SHAPE)
-    operator = guidance = renoise = factor = y = None
+    operator = guidance = factor = y = None
     weight = 0.4
     truth = generator.standard_normal((n, h, w)).astype(np.float32)
     if task == "csmri":
         operator = MaskedFourier((generator.random((h, w)) < 0.5).astype(np.float32))
         y = operator.apply(truth)
-        guidance = Dps(operator, y, weight)
+        guidance = Dps(operator, y, weight, group=group)
     elif task == "mrzsr":
         factor = 3  # eight columns: two of them belong to no block
-        operator = renoise = ThickSlices((h, w), factor, axis=2)
+        operator = ThickSlices((h, w), factor, axis=2)
         y = operator.apply(truth)
-        guidance = Dps(operator, y, weight, scale=np.sqrt(factor))
-    sampler = sampler_of(Gaussian(S), COARSE, noise=noise, guidance=guidance, group=group, snr=0.16, renoise=renoise)
+        renoise = block_noise(noise, operator)
+        guidance = Dps(operator, y, weight, scale=np.sqrt(factor), group=group, renoise=renoise)
+    sampler = sampler_of(Gaussian(S), COARSE, noise=noise, dps=guidance, group=group, snr=0.16)
     state = start(SHAPE, COARSE.sigma_max, noise)
-    expected = state.x.astype(np.float64)
+    expected = volume(state).astype(np.float64)
     for i in range(COARSE.n_steps):
         expected = step_by_formula(
             expected, i, COARSE, S, noise, operator=operator, y=y, weight=weight, group=group, snr=0.16, factor=factor
@@ -225,7 +221,7 @@ def test_steps_are_those_of_the_formulas(task, group):
         state = sampler.step(state)
         assert state.step == i + 1
         # float32 against float64; at σ ≪ s the score (x̂₀ − x)/σ² has lost as many digits as x̂₀ agrees with x, three.
-        assert np.linalg.norm(state.x - expected) <= 1e-5 * np.linalg.norm(expected), i
+        assert np.linalg.norm(volume(state) - expected) <= 1e-5 * np.linalg.norm(expected), i
 
 
 class KnownDescent:
@@ -234,9 +230,9 @@ class KnownDescent:
     def __init__(self, xp):
         self.xp = xp
 
-    def __call__(self, denoiser, x, sigma, groups, noise=None):
-        x0 = denoiser.denoise(x, sigma)
-        weights = self.xp.asarray(np.linspace(0, 0.1, len(x), dtype=np.float32))
+    def __call__(self, denoiser, x, sigma, step, phase):
+        x0 = denoiser.denoise(x.data, sigma)
+        weights = self.xp.asarray(np.linspace(0, 0.1, len(x0), dtype=np.float32))
         return x0, -x0, weights, self.xp.asarray(np.float64(sigma))
 
 
@@ -245,15 +241,16 @@ def test_a_step_is_the_same_in_every_library(xp, to_numpy, predictor_noise):
     noise = CounterNoise(3)
     first = start(SHAPE, COARSE.sigma_max, noise)
     options = {"noise": noise, "group": 4, "predictor_noise": predictor_noise}
-    state, same = first, replace(first, x=xp.asarray(first.x))
+    state, same = first, replace(first, x=first.x.of(xp.asarray(first.x.data)))
     for i in range(COARSE.n_steps):
-        state = sampler_of(Gaussian(S), COARSE, guidance=KnownDescent(np), **options).step(state)
-        same = sampler_of(Gaussian(S), COARSE, guidance=KnownDescent(xp), **options).step(same)
-        assert isinstance(same.x, xp.ndarray)
+        state = sampler_of(Gaussian(S), COARSE, dps=KnownDescent(np), **options).step(state)
+        same = sampler_of(Gaussian(S), COARSE, dps=KnownDescent(xp), **options).step(same)
+        assert isinstance(same.x.data, xp.ndarray)
         assert isinstance(same.residual, xp.ndarray)
         assert float(same.residual) == COARSE.sigmas[i - i % 2]
         # The norms are summed in another order: a last bit of a step size, at most, which float32 hardly shows.
-        np.testing.assert_allclose(to_numpy(same.x), state.x, rtol=1e-6, atol=1e-7 * np.abs(state.x).max())
+        expected = state.x.data
+        np.testing.assert_allclose(to_numpy(same.x.data), expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
 
 
 def test_a_score_of_zero_moves_nothing():
@@ -262,7 +259,7 @@ def test_a_score_of_zero_moves_nothing():
             return x.copy()
 
     first = start(SHAPE, COARSE.sigma_max, CounterNoise(0))
-    np.testing.assert_array_equal(sampler_of(Same(S), COARSE).step(first).x, first.x)
+    np.testing.assert_array_equal(sampler_of(Same(S), COARSE).step(first).x.data, first.x.data)
 
 
 def test_nan_reaches_its_group_and_no_other():
@@ -273,7 +270,7 @@ def test_nan_reaches_its_group_and_no_other():
             return x0
 
     first = start(SHAPE, COARSE.sigma_max, CounterNoise(0))
-    slices = AXIAL.slices_of(sampler_of(Broken(S), COARSE, group=5).step(first).x)
+    slices = sampler_of(Broken(S), COARSE, group=5).step(first).x.data
     assert np.isnan(slices[5:]).all()
     assert np.isfinite(slices[:5]).all()
 
@@ -281,7 +278,7 @@ def test_nan_reaches_its_group_and_no_other():
 def test_residual_is_that_of_the_last_primary_turn():
     operator = ThickSlices(AXIAL.shape_of(SHAPE)[1:], 2, axis=2)
     y = operator.apply(np.ones(AXIAL.shape_of(SHAPE), np.float32))
-    sampler = sampler_of(Gaussian(S), COARSE, guidance=Dps(operator, y, 0.1))
+    sampler = sampler_of(Gaussian(S), COARSE, dps=Dps(operator, y, 0.1))
     first = start(SHAPE, COARSE.sigma_max, sampler.noise)
     assert first.residual is None
     primary = sampler.step(first)
@@ -290,15 +287,15 @@ def test_residual_is_that_of_the_last_primary_turn():
     auxiliary = sampler.step(primary)
     assert auxiliary.residual == primary.residual
     assert sampler.step(auxiliary).residual != primary.residual
-    unguided = replace(sampler, posterior_mean=replace(sampler.posterior_mean, guidance=None))
+    unguided = replace(sampler, posterior_mean=replace(sampler.posterior_mean, dps=None))
     assert run(unguided, first).residual is None
 
 
 def test_predictor_noise_is_the_reverse_diffusions():
     noise = CounterNoise(1)
     first = start(SHAPE, COARSE.sigma_max, noise)
-    without = sampler_of(Gaussian(S), COARSE, noise=noise).step(first).x
-    with_noise = sampler_of(Gaussian(S), COARSE, noise=noise, predictor_noise=True).step(first).x
+    without = volume(sampler_of(Gaussian(S), COARSE, noise=noise).step(first))
+    with_noise = volume(sampler_of(Gaussian(S), COARSE, noise=noise, predictor_noise=True).step(first))
     z = AXIAL.volume_of(noise.draw(0, Phase.PREDICTOR, AXIAL, SHAPE))
     # float32 at values of five.
     np.testing.assert_allclose(with_noise - without, np.sqrt(COARSE.variance_drops[0]) * z, rtol=1e-4, atol=1e-5)
@@ -308,19 +305,18 @@ def test_predictor_noise_is_the_reverse_diffusions():
 def test_a_step_changes_nothing_but_what_it_returns(predictor_noise):
     operator = ThickSlices(AXIAL.shape_of(SHAPE)[1:], 2, axis=2)
     y = operator.apply(np.ones(AXIAL.shape_of(SHAPE), np.float32))
-    sampler = sampler_of(
-        Gaussian(S), COARSE, guidance=Dps(operator, y, 0.1), renoise=operator, predictor_noise=predictor_noise
-    )
+    guidance = Dps(operator, y, 0.1, renoise=block_noise(CounterNoise(0), operator))
+    sampler = sampler_of(Gaussian(S), COARSE, dps=guidance, predictor_noise=predictor_noise)
     state = start(SHAPE, COARSE.sigma_max, sampler.noise)
     for _ in range(2):  # a primary and an auxiliary turn
-        before, measured = state.x.tobytes(), y.tobytes()
-        state.x.flags.writeable = False
+        before, measured = state.x.data.tobytes(), y.tobytes()
+        state.x.data.flags.writeable = False
         once, again = sampler.step(state), sampler.step(state)
-        assert state.x.tobytes() == before
+        assert state.x.data.tobytes() == before
         assert y.tobytes() == measured
-        assert once.x.tobytes() == again.x.tobytes()
-        assert once.x.dtype == np.float32
-        assert once.x.flags.c_contiguous
+        assert once.x.data.tobytes() == again.x.data.tobytes()
+        assert once.x.data.dtype == np.float32
+        assert once.x.data.flags.c_contiguous
         state = once
 
 
@@ -357,11 +353,14 @@ def test_the_recorded_reference_run_is_reproduced(reference_tiny, reference_prio
     plan = plan_of(2, int(theirs["K"]), n_steps, 0)
     np.testing.assert_array_equal(plan == 0, theirs["plan_primary"])
     operator = MaskedFourier(theirs["mask"])
-    guidance = Dps(operator, np.ascontiguousarray(theirs["measurement"][:, 0]), float(theirs["dps_weight"]))
+    group = int(theirs["group"])
+    y = np.ascontiguousarray(theirs["measurement"][:, 0])
+    guidance = Dps(operator, y, float(theirs["dps_weight"]), group=group)
     noise = ReplayNoise(theirs["init_noise"], theirs["noise"])
     posterior_mean = PosteriorMean((primary, auxiliary), plan, (0.5, 0.5), guidance)
-    sampler = PredictorCorrector(posterior_mean, schedule, noise, group=int(theirs["group"]), snr=float(theirs["snr"]))
-    state = run(sampler, State(theirs["init_noise"] * np.float32(schedule.sigma_max), 0))
-    error = np.linalg.norm(state.x - theirs["recon"]) / np.linalg.norm(theirs["recon"])
+    sampler = PredictorCorrector(posterior_mean, schedule, noise, group=group, snr=float(theirs["snr"]))
+    first = theirs["init_noise"] * np.float32(schedule.sigma_max)
+    state = run(sampler, State(Stack.scattered(first, primary.plane)))
+    error = np.linalg.norm(volume(state) - theirs["recon"]) / np.linalg.norm(theirs["recon"])
     # 5e-5 in fact: rounding of another graph, which twelve steps of guidance through it enlarge.
     assert error < 1e-3

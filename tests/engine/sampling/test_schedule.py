@@ -117,7 +117,7 @@ def test_levels_fall_in_equal_steps_of_a_root(power):
     np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-9)
     assert levels.sigmas[0] == pytest.approx(50.0)
     assert levels.sigmas[-1] == pytest.approx(0.01)
-    assert [levels.after(i) for i in range(12)] == [*levels.sigmas[1:], 0.0]
+    assert [levels[i + 1] for i in range(12)] == [*levels.sigmas[1:], 0.0]
 
 
 @pytest.mark.parametrize(("low", "high", "n"), [(0.0, 1.0, 5), (1.0, 1.0, 5), (0.1, math.inf, 5), (0.1, 1.0, 1)])

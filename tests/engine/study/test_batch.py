@@ -218,8 +218,8 @@ def test_what_a_run_refuses_is_refused_once(words, inputs, tmp_path, capsys, mor
 def test_inputs_have_to_match_something(tmp_path, capsys):
     line = refused(capsys, without_cluster(tmp_path / "*.nii.gz", tmp_path / "out"))
     assert line == (
-        f"inputs: expected files or folders, got nothing that matches '{tmp_path}/*.nii.gz'; check the pattern, and put "
-        "it in quotes"
+        f"inputs: expected files or folders, got nothing that matches '{tmp_path}/*.nii.gz'; check the pattern, and "
+        "put it in quotes"
     )
 
 
