@@ -27,7 +27,7 @@ from engine.methods import solve
 from engine.problems.tasks import Task, simulate
 from engine.report.metrics import per_plane
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import default_dps_weight
+from engine.sampling.reconstruction import default_dps_weight
 from engine.volume import NAMED_PLANES, Plane
 
 #: Raised by hand where the same settings no longer give the same result, or figures mean something else.

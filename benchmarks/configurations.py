@@ -11,7 +11,7 @@ from engine.errors import InputError
 from engine.job.options import PRESETS
 from engine.methods import METHODS
 from engine.problems.tasks import Measurement
-from engine.sampling.reconstruct import Settings
+from engine.sampling.reconstruction import Settings
 from engine.volume import NAMED_PLANES
 
 #: λ of the published sampler is searched for among these multiples of its default, in short runs: that

@@ -38,7 +38,7 @@ from engine.job.parser import build_parser
 from engine.methods import solve
 from engine.problems.tasks import Measurement, simulate
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings
+from engine.sampling.reconstruction import Settings
 from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 

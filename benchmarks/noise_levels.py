@@ -28,7 +28,7 @@ from engine.problems.noise_level import with_noise_level
 from engine.problems.tasks import Measurement, Task, simulate
 from engine.report.metrics import per_plane
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling.reconstruction import Settings, reconstruct
 from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 

@@ -33,7 +33,7 @@ from engine.cli import HelpFormatter
 from engine.problems.tasks import Measurement, simulate
 from engine.report.metrics import per_plane
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling.reconstruction import Settings, reconstruct
 from engine.versions import versions
 from engine.volume import NAMED_PLANES
 from networks import NCSNpp

@@ -38,7 +38,7 @@ from benchmarks.quality_report import Record
 from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.methods import METHODS
-from engine.sampling.reconstruct import Settings
+from engine.sampling.reconstruction import Settings
 from engine.versions import versions
 
 #: What the pictures show beside the truth.

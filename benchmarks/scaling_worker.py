@@ -29,7 +29,7 @@ from engine.problems.tasks import Measurement, simulate
 from engine.sampling.denoiser import Denoiser
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.proximal import ProximalConsistency
-from engine.sampling.reconstruct import Settings, reconstruct
+from engine.sampling.reconstruction import Settings, reconstruct
 from engine.volume import Plane
 
 NETWORK, CONSISTENCY, EXCHANGE, REDUCTION, WAITING = "network", "consistency", "exchange", "reduction", "waiting"

@@ -36,7 +36,7 @@ from engine.problems.tasks import Measurement, Task, simulate
 from engine.sampling.denoiser import CotangentOf, Denoiser
 from engine.sampling.noise import CounterNoise, Phase
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruct import Settings, sampler_of
+from engine.sampling.reconstruction import Settings, sampler_of
 from engine.sampling.sampler import State
 from engine.versions import versions
 from kernels import available_cores

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.backends.bundle import Bundle
-from engine.backends.native import NativeDenoiser
-from engine.backends.padding import PaddedDenoiser
+from engine.backends.priors import load_priors
 from engine.errors import InputError
 from engine.io.volumes import Volume, load_volume, resample
 from engine.sampling.posterior_mean import Prior
@@ -43,10 +41,8 @@ def volume() -> Volume:
 
 def prior(plane: str) -> Prior:
     """The shipped prior of a plane, axial, coronal or sagittal, on CPU cores, for slices of any size."""
-    bundle = Bundle.open(bundle_folder(plane))
-    if bundle.plane is None:
-        raise InputError("engine", f"a plane in the manifest of '{bundle.folder}'", "none", "install the package again")
-    return Prior(PaddedDenoiser(NativeDenoiser(bundle), bundle.divisor), bundle.plane)
+    (found,) = load_priors(bundle_folder(plane))
+    return found
 
 
 def priors() -> tuple[Prior, Prior]:

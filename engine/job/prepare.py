@@ -36,7 +36,7 @@ from engine.problems.noise_level import with_noise_level
 from engine.problems.tasks import Measurement
 from engine.sampling.posterior_mean import ALL, Prior
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import check_planes
+from engine.sampling.reconstruction import check_planes
 from engine.sampling.settings import Range, Settings
 from engine.volume import Plane
 

@@ -27,7 +27,7 @@ from engine.methods import METHODS
 from engine.report.metrics import per_plane
 from engine.report.page import Report, write_report
 from engine.report.preview import write_preview
-from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.reconstruction import Reconstruction
 from engine.versions import versions
 
 log = logging.getLogger("engine")

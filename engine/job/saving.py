@@ -20,7 +20,7 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from engine.job.statistics import Statistics
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
-from engine.sampling.reconstruct import Checkpoint
+from engine.sampling.reconstruction import Checkpoint
 from engine.sampling.sampler import State
 from kernels.arrays import to_numpy
 
@@ -196,7 +196,7 @@ class Saver:
             self._save(self._saved)
 
     def after_step(self, state: State, sigma: float) -> None:
-        """A `engine.sampling.reconstruct.Callback`: keep the state, and save it where its turn is."""
+        """A `engine.sampling.reconstruction.Callback`: keep the state, and save it where its turn is."""
         self._state = state
         self._residuals.append(state.residual)
         if self.every and state.step % self.every == 0:

@@ -10,7 +10,7 @@ from engine.methods import classical, dds, diffusion_mbir, total_variation, wave
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, reconstruct, trained_range
+from engine.sampling.reconstruction import Callback, Checkpoint, Reconstruction, reconstruct, trained_range
 from engine.sampling.settings import ANY, Range, Settings
 
 #: Settings that are read by several priors, by one, and by whatever walks down noise levels.

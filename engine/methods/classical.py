@@ -10,7 +10,7 @@ from scipy import ndimage
 from engine.methods.outcome import outcome_of
 from engine.operators import ThickSlices
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.settings import Settings
 
 

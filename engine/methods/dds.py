@@ -13,7 +13,7 @@ from engine.parallel.stack import Stack
 from engine.sampling.noise import CounterNoise, Noise, Phase
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction
+from engine.sampling.reconstruction import Callback, Checkpoint, Reconstruction
 from engine.sampling.sampler import State, update
 from engine.sampling.schedule import Levels
 from engine.sampling.settings import Range, Settings

@@ -14,7 +14,7 @@ from engine.sampling.noise import CounterNoise
 from engine.sampling.posterior_mean import PosteriorMean, Prior
 from engine.sampling.predictor_corrector import PredictorCorrector
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction
+from engine.sampling.reconstruction import Callback, Checkpoint, Reconstruction
 from engine.sampling.sampler import State
 from engine.sampling.schedule import Schedule
 from engine.sampling.settings import Range, Settings

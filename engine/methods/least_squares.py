@@ -11,7 +11,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.methods.outcome import outcome_of
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.settings import Settings
 
 

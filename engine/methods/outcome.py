@@ -10,7 +10,7 @@ import numpy as np
 from engine.sampling.noise import Noise
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Callback, Checkpoint, Reconstruction, walk
+from engine.sampling.reconstruction import Callback, Checkpoint, Reconstruction, walk
 from engine.sampling.sampler import Sampler
 from engine.sampling.settings import Settings
 

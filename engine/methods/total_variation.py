@@ -12,7 +12,7 @@ from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
 from engine.methods.outcome import weight_of
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Reconstruction
+from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.settings import Range, Settings
 
 #: Weights without scale, by task. Found on one head, Colin 27 at 3 mm, without noise: of 1e-3, 3e-4, 1e-4 and 3e-5

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, final
 
 import numpy as np
+import scipy.sparse.linalg
 
 from engine.device import Device
 from engine.operators.checks import IMAGE_AXES, check_stack
@@ -22,8 +25,9 @@ class LinearOperator(ABC):
     For all x and all y: Re⟨A x, y⟩ = Re⟨x, Aᵀ y⟩ up to rounding, where Aᵀ is `adjoint`: the exact transpose, no filter,
     no scaling, no inverse. For complex images it is the conjugate transpose, for real ones the real part of that.
 
-    Arrays are NumPy's or CuPy's; results are of the same library. A value that is no number gives results that are
-    none; a stack of no slices gives one of none.
+    Arrays are NumPy's or CuPy's; results are of the same library. NaN propagates; an empty stack gives an empty one.
+    A new operator is a class with `_apply` and `_adjoint`: norm, data fidelity, proximal map, composition (`A @ B`) and
+    a plain classical reconstruction follow from these, and faster ones may replace them.
 
     Parameters
     ----------
@@ -132,6 +136,39 @@ class LinearOperator(ABC):
             return library.zeros((0, *self.slice_shape), self.image_dtype)
         return self._classical(library.ascontiguousarray(y))
 
+    @final
+    def __matmul__(self, inner: LinearOperator) -> LinearOperator:
+        """A @ B: what A measures of the images that B makes."""
+        from engine.operators.composition import Composition
+
+        return Composition(self, inner)
+
+    @property
+    @final
+    def H(self) -> Callable[[Any], Any]:
+        """The adjoint as a function: A.H(y)."""
+        return self.adjoint
+
+    @final
+    def gram(self, x: Any) -> Any:
+        """Return AᵀA x, array (n, n_rows, n_columns) of `image_dtype`."""
+        return self.adjoint(self.apply(x))
+
+    @final
+    def as_scipy(self, n: int) -> scipy.sparse.linalg.LinearOperator:
+        """Return the same for SciPy's solvers: of flat vectors, a stack of n slices and its measurement."""
+        image_shape, data_shape = (n, *self.slice_shape), (n, *self.data_shape)
+
+        def matvec(x: np.ndarray) -> np.ndarray:
+            return np.asarray(self.apply(x.reshape(image_shape).astype(self.image_dtype))).ravel()
+
+        def rmatvec(y: np.ndarray) -> np.ndarray:
+            return np.asarray(self.adjoint(y.reshape(data_shape).astype(self.data_dtype))).ravel()
+
+        shape = (math.prod(data_shape), math.prod(image_shape))
+        dtype = np.result_type(self.data_dtype, self.image_dtype)
+        return scipy.sparse.linalg.LinearOperator(shape, matvec, rmatvec, dtype=dtype)
+
     def at(self, which: slice) -> LinearOperator:
         """Return the operator of a part of the stack."""
         return self
@@ -213,5 +250,6 @@ class LinearOperator(ABC):
     @abstractmethod
     def _adjoint(self, y: Any) -> Any: ...
 
-    @abstractmethod
-    def _classical(self, y: Any) -> Any: ...
+    def _classical(self, y: Any) -> Any:
+        """By default the adjoint, of the size of an image: Aᵀy / ‖A‖²."""
+        return self.adjoint(y) / np.float32(self.norm() ** 2 or 1)

@@ -2,7 +2,7 @@
 
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import Reconstruction, reconstruct
+from engine.sampling.reconstruction import Reconstruction, reconstruct
 from engine.sampling.settings import Settings
 
 __all__ = ["InverseProblem", "Prior", "Reconstruction", "Settings", "reconstruct"]

@@ -1,13 +1,13 @@
 """The demonstration: shipped priors on a head that they have never seen."""
 
 import doctest
+import importlib
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-import engine.sampling.reconstruct
 from engine import demo, run
 from engine.backends.bundle import Bundle
 
@@ -66,5 +66,6 @@ def test_the_demonstration_beats_zero_filling_by_3_db_in_every_plane(tmp_path):
     assert record["peak_memory_mb"] < 2000
 
 
-def test_docstring_examples_run():
-    assert doctest.testmod(engine.sampling.reconstruct, raise_on_error=True).attempted > 0
+@pytest.mark.parametrize("module", ["engine", "engine.sampling.reconstruction"])
+def test_docstring_examples_run(module):
+    assert doctest.testmod(importlib.import_module(module), raise_on_error=True).attempted > 0

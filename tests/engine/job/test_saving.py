@@ -9,7 +9,7 @@ from engine.errors import InputError
 from engine.job.saving import Saved, Saver, check_identity, load, save
 from engine.job.statistics import Statistics
 from engine.parallel.stack import Stack
-from engine.sampling.reconstruct import Checkpoint
+from engine.sampling.reconstruction import Checkpoint
 from engine.sampling.sampler import State
 from engine.volume import Plane
 

@@ -11,7 +11,7 @@ from engine.operators import MaskedFourier, Radon, ThickSlices
 from engine.problems.tasks import TASKS, Measurement, simulate
 from engine.sampling.noise import ReplayNoise
 from engine.sampling.problem import InverseProblem
-from engine.sampling.reconstruct import start_of
+from engine.sampling.reconstruction import start_of
 from engine.sampling.settings import Settings
 from engine.volume import Plane
 

@@ -128,11 +128,11 @@ def reconstruct(
     Four steps on the demonstration volume, far too few for a good picture:
 
     >>> from engine import demo
-    >>> from engine.problems import simulate
+    >>> from engine.problems import Measurement, simulate
     >>> from engine.sampling import Settings, reconstruct
     >>> head = demo.volume()
     >>> axial, coronal = demo.priors()
-    >>> problem = simulate("csmri", head.data, axial.plane, acceleration=4)
+    >>> problem = simulate("csmri", head.data, axial.plane, Measurement(acceleration=4))
     >>> result = reconstruct(problem, (axial, coronal), Settings(n_steps=4))
     >>> result.volume.shape
     (64, 64, 64)
