@@ -1,10 +1,9 @@
 """Linear measurement operators on stacks of slices."""
 
 from engine.operators.coil_fourier import CoilFourier
-from engine.operators.composition import Composition
 from engine.operators.data_fidelity import DataFidelity
 from engine.operators.fourier import MaskedFourier
-from engine.operators.linear_operator import LinearOperator
+from engine.operators.linear_operator import Composition, LinearOperator
 from engine.operators.radon import Radon
 from engine.operators.thick_slices import ThickSlices
 

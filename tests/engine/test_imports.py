@@ -27,6 +27,32 @@ ALLOWED = {
     ),
     "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
 }
+#: The rooms of `engine`, each with those below it that it may import; command lines stand on top.
+BASE = ("errors", "volume", "device")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "versions": (),
+    "cli": ("errors",),
+    "device": ("errors",),
+    "volume": ("errors",),
+    "operators": BASE,
+    "parallel": BASE,
+    "sampling": (*BASE, "operators", "parallel"),
+    "backends": (*BASE, "operators", "sampling"),
+    "methods": (*BASE, "operators", "parallel", "sampling"),
+    "io": (*BASE, "operators"),
+    "problems": (*BASE, "io", "operators", "sampling"),
+    "report": (*BASE, "io", "versions"),
+    "demo": (*BASE, "backends", "io", "sampling"),
+    "job": (
+        *(*BASE, "cli", "versions", "operators", "parallel", "sampling", "backends", "methods", "io", "problems"),
+        *("report", "demo"),
+    ),
+    "study": (*BASE, "cli", "versions", "parallel", "sampling", "backends", "io", "report", "job"),
+    "run": (*BASE, "cli", "parallel", "methods", "sampling", "job"),
+    "simulate": (*BASE, "cli", "operators", "sampling", "io", "problems", "demo", "job"),
+    "batch": (*BASE, "cli", "job", "study"),
+}
 #: Libraries that no file of a package may import, not even inside a function.
 FORBIDDEN = {
     "networks": ("onnx", "onnxruntime", "tensorrt", "cupy"),
@@ -68,6 +94,36 @@ def test_packages_import_only_what_lies_below_them(package):
         if within(name, PROJECT) and not within(name, (package, *ALLOWED[package]))
     ]
     assert wrong == []
+
+
+def room_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_module_of_the_engine_has_a_room():
+    rooms = {file.relative_to(ROOT / "engine").with_suffix("").parts[0] for file in modules_of("engine")} - {"__init__"}
+    assert rooms == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_those_below_them(room):
+    folder, file = ROOT / "engine" / room, ROOT / "engine" / f"{room}.py"
+    wrong = [
+        f"{module.relative_to(ROOT)} imports {name}"
+        for module in (sorted(folder.rglob("*.py")) if folder.is_dir() else [file])
+        for name in sorted(imports_of(module))
+        if within(name, ("engine",)) and room_of(name) not in (room, *ROOMS[room])
+    ]
+    assert wrong == []
+
+
+def test_no_room_is_above_itself():
+    """The rules themselves leave no way for a circle."""
+    below: dict[str, set[str]] = {}
+    while len(below) < len(ROOMS):
+        ready = [room for room, others in ROOMS.items() if room not in below and set(others) <= set(below)]
+        assert ready, "a circle"
+        below |= {room: set(ROOMS[room]) for room in ready}
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
