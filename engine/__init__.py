@@ -4,8 +4,9 @@ The public API, each name loaded when it is first asked for:
 
 >>> import engine
 >>> from engine import demo
+>>> from engine.problems import Measurement, simulate
 >>> head, priors = demo.volume(), demo.priors()
->>> problem = engine.simulate("csmri", head.data, priors[0].plane, engine.Measurement(acceleration=4))
+>>> problem = simulate("csmri", head.data, priors[0].plane, Measurement(acceleration=4))
 >>> result = engine.reconstruct(problem, priors, engine.Settings(n_steps=4))
 >>> result.volume.shape
 (64, 64, 64)
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from engine.backends.priors import load_priors
     from engine.errors import InputError
     from engine.io.volumes import load_volume, save_volume
-    from engine.problems import Measurement, csmri, mrzsr, simulate, svct, uncond
+    from engine.problems import csmri, mrzsr, svct, uncond
     from engine.sampling import InverseProblem, Prior, Reconstruction, Settings, reconstruct
     from engine.volume import Plane
 
@@ -28,7 +29,7 @@ _HOMES = {
     "engine.backends.priors": ("load_priors",),
     "engine.errors": ("InputError",),
     "engine.io.volumes": ("load_volume", "save_volume"),
-    "engine.problems": ("Measurement", "csmri", "mrzsr", "simulate", "svct", "uncond"),
+    "engine.problems": ("csmri", "mrzsr", "svct", "uncond"),
     "engine.sampling": ("InverseProblem", "Prior", "Reconstruction", "Settings", "reconstruct"),
     "engine.volume": ("Plane",),
 }
@@ -37,7 +38,6 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "InputError",
     "InverseProblem",
-    "Measurement",
     "Plane",
     "Prior",
     "Reconstruction",
@@ -48,7 +48,6 @@ __all__ = [
     "mrzsr",
     "reconstruct",
     "save_volume",
-    "simulate",
     "svct",
     "uncond",
 ]

@@ -89,6 +89,20 @@ def test_a_command_is_what_the_program_takes(path, words, tmp_path, monkeypatch,
         assert not any(tmp_path.iterdir())
 
 
+SCRIPTS = [(path, i, text) for path in LINKED for i, text in enumerate(blocks(path.read_text(), "python"))]
+
+
+@pytest.mark.parametrize(("path", "i", "text"), SCRIPTS, ids=[f"{path.stem}-{i}" for path, i, _ in SCRIPTS])
+def test_a_python_example_runs(path, i, text, tmp_path, monkeypatch):
+    pytest.importorskip("nilearn", reason="nilearn ships the demonstration's head")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, f"{path.name}, block {i}", "exec"), {"__name__": "example"})
+
+
+def test_python_examples_are_found():
+    assert {path.stem for path, _, _ in SCRIPTS} >= {"README", "python"}
+
+
 def test_the_geometry_of_the_page_loads(tmp_path):
     (text,) = blocks(PAGES["formats"].read_text(), "json")
     (tmp_path / "geometry.json").write_text(text)
