@@ -16,13 +16,13 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from engine.cli import HelpFormatter
+from engine import options
+from engine.cli import REFUSED, HelpFormatter, Stopped, exit_code, removing_if_empty, writing_to
 from engine.errors import InputError, in_one_line
 from engine.job import results
-from engine.job.parser import add_told
+from engine.job.options import Told
 from engine.job.progress import Silent
-from engine.job.saving import Stopped, stopped_by_signals
-from engine.run import no_room
+from engine.job.saving import stopped_by_signals
 from engine.study.cluster import Needs, connected
 from engine.study.pool import Pool
 from engine.study.progress import Bar, Lines
@@ -45,6 +45,7 @@ from engine.study.worker import Place
 
 log = logging.getLogger("engine")
 
+PROGRAM = "engine.batch"
 #: Exit code where volumes failed; the others are done.
 SOME_FAILED = 1
 
@@ -112,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how often a volume that lost its worker goes on with another one",
     )
-    add_told(parser.add_argument_group("progress"), "bar: volumes done; lines: JSON objects on standard output; none")
+    options.add_to(parser.add_argument_group("progress"), Told)
     return parser
 
 
@@ -121,35 +122,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level="ERROR" if args.quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
     shown: Silent = Lines(sys.stdout) if args.progress == "lines" and not args.quiet else Silent()
     out: Path = args.out.absolute()
-    made: list[Path] = []
-    try:
+
+    def body() -> int:
         needs = _checked(args)
         study = study_of(args.kind, words)
         volumes = volumes_of(inputs_of(args.inputs), out)
-        made = [folder for folder in (out, *out.parents) if not folder.exists()]
-        results.open_folder(out)
-        if not args.overwrite:
-            check_same(study, volumes)
-        return _study(args, needs, study, volumes, shown)
-    except InputError as error:
-        return _failed(shown, str(error))
-    except OSError as error:
-        return _failed(shown, str(no_room(out, error)))
-    except KeyboardInterrupt as error:
-        print("engine.batch: interrupted; called again, it goes on", file=sys.stderr)
-        return 128 + (error.signal_number if isinstance(error, Stopped) else 2)
-    finally:
-        # What was refused leaves no empty folder behind.
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        with writing_to(out), removing_if_empty(out):
+            results.open_folder(out)
+            if not args.overwrite:
+                check_same(study, volumes)
+            return _study(args, needs, study, volumes, shown)
 
-
-def _failed(shown: Silent, message: str) -> int:
-    message = in_one_line(message)
-    shown.say("error", {"message": message, "code": 2})
-    print(f"engine.batch: {message}", file=sys.stderr)
-    return 2
+    return exit_code(
+        PROGRAM,
+        body,
+        refused=lambda error: shown.say("error", {"message": in_one_line(error), "code": REFUSED}),
+        interrupted="interrupted; called again, it goes on",
+    )
 
 
 def _checked(args: argparse.Namespace) -> Needs:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engine import demo
-from engine.cli import HelpFormatter
+from engine.cli import HelpFormatter, exit_code, writing_to
 from engine.errors import InputError, in_one_line
 from engine.io.files import replacing
 from engine.io.measurements.fastmri import save_fastmri
@@ -128,26 +128,18 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        scan = open_simulated(args)
-        assert scan is not None
-        names = [args.plane] if args.plane else demo.ALL_PLANES
-        plane = next((p for p in map(Plane.parse, names) if not scan.unsuitable(p)), Plane.parse(names[0]))
-        problem = scan.problem(plane)
+    return exit_code("engine.simulate", lambda: _simulate(args))
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    scan = open_simulated(args)
+    assert scan is not None
+    names = [args.plane] if args.plane else demo.ALL_PLANES
+    plane = next((p for p in map(Plane.parse, names) if not scan.unsuitable(p)), Plane.parse(names[0]))
+    problem = scan.problem(plane)
+    with writing_to(args.out):
         args.out.parent.mkdir(parents=True, exist_ok=True)
         options = write(scan, problem, args.out)
-    except InputError as error:
-        print(f"engine.simulate: {in_one_line(error)}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            in_one_line(
-                f"engine.simulate: out: expected room and permission to write '{args.out}', got "
-                f"'{error.strerror or error}'; make room or choose another with --out"
-            ),
-            file=sys.stderr,
-        )
-        return 2
     print(in_one_line(f"{args.out}: {problem.name} {problem.details}"))
     print("python -m engine.run --task", problem.name, in_one_line(shlex.join(options)))
     return 0

@@ -1,162 +1,261 @@
-"""The settings that options of the command line ask for."""
+"""The options of a run beside the sampler's and the simulation's, each declared with its help and range."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from engine.errors import InputError
+import kernels
+from engine.backends.compiled import PRECISIONS
+from engine.backends.select import BACKENDS
 from engine.methods import METHODS
-from engine.sampling.settings import Settings
+from engine.options import option
+from engine.problems.acquisition import PHASES
+from engine.problems.tasks import TASKS
 
-#: Named settings.
-PRESETS: dict[str, dict[str, Any]] = {
-    "reference": {"sampler": "pc", "guidance": "dps", "n_steps": 2000, "stable": False},
-    "balanced": {"sampler": "ddim", "guidance": "proximal", "n_steps": 100, "noise_scale": 1.0},
-    "fast": {"sampler": "ddim", "guidance": "proximal", "n_steps": 20},
-}
-#: What a sampler runs with where no preset says otherwise.
-OF_SAMPLER: dict[str, dict[str, Any]] = {
-    "pc": {"guidance": "dps", "n_steps": 200},
-    "ddim": {"guidance": "proximal", "n_steps": 20},
-    "heun": {"guidance": "proximal", "n_steps": 20},
-}
-#: Settings that do nothing without another one: (name, the setting that it needs, its values).
-_NEEDS = (
-    ("eta", "sampler", ("ddim", "heun")),
-    ("noise_scale", "sampler", ("ddim", "heun")),
-    ("snr", "sampler", ("pc",)),
-    ("rho", "guidance", ("proximal",)),
-    ("dps_weight", "guidance", ("dps",)),
-    ("unlimited_steps", "guidance", ("dps",)),
-    ("alpha", "mix", ("sum",)),
-)
-#: Options that are settings of the same name.
-_SAME = (
-    *("guidance", "mix", "alpha", "K", "eta", "noise_scale", "rho", "sparsity_weight", "dps_weight", "group", "snr"),
-    *("sigma_min", "sigma_max"),
-)
-#: Options that some method does not read, and the settings by which `engine.methods` knows them.
-_SETS = {
-    **{"preset": "sampler", "sampler": "sampler", "steps": "n_steps", "unlimited_steps": "stable"},
-    **{name: name for name in _SAME},
-}
+ROLES = ("primary", "auxiliary", "tertiary")
+FORMATS = ("nifti", "npy", "tif", "dicom")
+PROGRESS = ("bar", "lines", "none")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+#: Options that name a measurement, and the task that it is of.
+FILES = {"thick": "mrzsr", "kspace": "csmri", "sinogram": "svct"}
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings that the options ask for.
-
-    Parameters
-    ----------
-    args : Namespace
-        Of `engine.job.parser.build_parser`.
-
-    Raises
-    ------
-    InputError
-        A value out of range, or an option that would have no effect.
-    """
-    method = METHODS[args.method]
-    _check_read(args)
-    if args.preset and args.sampler and PRESETS[args.preset]["sampler"] != args.sampler:
-        raise InputError(
-            "preset",
-            f"one of the sampler {args.sampler}",
-            f"{args.preset}, which runs {PRESETS[args.preset]['sampler']}",
-            "drop --preset or --sampler",
-        )
-    if args.preset:
-        fields = dict(PRESETS[args.preset])
-    else:
-        # Without a measurement the corrector is what makes two planes agree.
-        sampler = args.sampler or ("pc" if args.task == "uncond" else PRESETS["fast"]["sampler"])
-        fields = {"sampler": sampler, **OF_SAMPLER[sampler]}
-    if method.n_steps is not None:
-        fields["n_steps"] = method.n_steps
-    given = {"n_steps": args.steps, **{name: getattr(args, name) for name in _SAME}}
-    fields |= {name: value for name, value in given.items() if value is not None}
-    if args.unlimited_steps:
-        fields["stable"] = False
-    fields.setdefault("mix", Settings.mix)
-    if "sampler" in method.reads:
-        _check_effect(args, fields)
-    if args.noise_level not in (None, "known"):
-        _check_noise_level(args, fields)
-    return Settings(seed=args.seed, **fields)
+def _word_or_number(text: str) -> float | str:
+    """A number as such; anything else is for `engine.problems.noise_level` to judge."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
-def _is_adaptive(fields: Mapping[str, Any]) -> bool:
-    """Whether guidance is dps with an adaptive λ."""
-    return fields["guidance"] == "dps" and "dps_weight" not in fields and fields.get("stable", Settings.stable)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
-def _check_noise_level(args: argparse.Namespace, fields: dict[str, Any]) -> None:
-    """Refuse a noise level that nothing would read."""
-    without = None
-    if args.task == "uncond":
-        without = "a task with a measurement", args.task
-    elif "rho" not in METHODS[args.method].reads:
-        without = f"a method that reads it ({_readers('rho')})", args.method
-    elif fields["guidance"] == "dps" and not _is_adaptive(fields):
-        without = "guidance proximal, or dps with an adaptive λ", "dps with a fixed one"
-    elif args.rho is not None:
-        without = "no --rho beside it", f"{args.rho:g}"
-    if without:
-        expected, got = without
-        raise InputError("noise-level", expected, f"{got}, on which it has no effect", "drop --noise-level")
+@dataclass(frozen=True)
+class Call:
+    """What is to be done, and where."""
+
+    task: str = option("", "what is measured: k-space, thick slices, few CT views, or nothing", choices=TASKS)
+    out: Path | None = option(None, "folder for the results (default: runs/<task>)")
+    dry_run: bool = option(False, "check everything and show the plan, but do not sample")
+    config: Path | None = option(
+        None,
+        "YAML file whose keys are options, or the run.json of an earlier run, to repeat it; options beside it count "
+        "more",
+        metavar="FILE",
+    )
 
 
-def _is_given(args: argparse.Namespace, option: str) -> bool:
-    """Whether an option was: a number of zero is one, though it equals False."""
-    value = getattr(args, option)
-    return value is not None and value is not False
+@dataclass(frozen=True)
+class Simulated:
+    """The volume that is measured."""
+
+    volume: Path | None = option(
+        None,
+        "volume to measure: NIfTI, .npy, .npz, TIFF stack, DICOM series (a folder), or a folder of .npy or .tif slices "
+        "(default: the demonstration's head)",
+    )
+    stack_axis: int = option(
+        2, "axis of the volume along which a folder's slices, or a TIFF's pages, are stacked", choices=(0, 1, 2)
+    )
+    resample: float | None = option(None, "bring the volume to cubic voxels of this many mm beforehand", metavar="MM")
+    white: float | None = option(
+        None,
+        "intensity in the file's units that the priors see as 1 (default: estimated, the 99.5th percentile of tissue, "
+        "of the classical reconstruction where there is no volume)",
+        metavar="INTENSITY",
+    )
 
 
-def _readers(setting: str) -> str:
-    """The methods that read a setting."""
-    return ", ".join(name for name, method in METHODS.items() if setting in method.reads)
+@dataclass(frozen=True)
+class NoiseLevel:
+    noise_level: float | str | None = option(
+        None,
+        "noise that proximal guidance, or dps with an adaptive λ, expects in the measurement: known (that of --noise), "
+        "estimate (from the measurement), or a number in the unit of --noise (default: known; for a measurement from a "
+        "file estimate)",
+        parse=_word_or_number,
+        metavar="LEVEL",
+    )
 
 
-def _check_read(args: argparse.Namespace) -> None:
-    """Refuse options of the sampler that the method does not read.
+@dataclass(frozen=True)
+class Measured:
+    """A measurement from a file; `needs` names the file that an option describes."""
 
-    Raises
-    ------
-    InputError
-    """
-    for option, name in _SETS.items():
-        if not _is_given(args, option) or name in METHODS[args.method].reads:
-            continue
-        option = option.replace("_", "-")
-        raise InputError(
-            option,
-            f"a method that reads it ({_readers(name)})",
-            f"{args.method}, on which it has no effect",
-            f"drop --{option} or change --method",
-        )
+    thick: Path | None = option(
+        None,
+        "mrzsr: scan with thick slices, in any format of --volume; --factor, --thick-axis, --slice-profile and --gap "
+        "describe it",
+    )
+    kspace: Path | None = option(None, "csmri: HDF5 file in the layout of fastMRI or ISMRMRD, of one coil or several")
+    mask: Path | None = option(
+        None,
+        "kspace: .npy of samples taken, (columns,) or (rows, columns) (default: the file's own)",
+        needs=("kspace", ()),
+    )
+    coil_maps: Path | None = option(
+        None,
+        "kspace: .npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file (default: by "
+        "ESPIRiT)",
+        needs=("kspace", ()),
+    )
+    phase: str | None = option(
+        None,
+        "kspace: estimate the image's phase from the centre of k-space, or none for real images (default: estimate)",
+        choices=PHASES,
+        needs=("kspace", ()),
+    )
+    orientation: str | None = option(
+        None,
+        "kspace: directions in which slices, rows and columns count, three of R or L, A or P, S or I (default: the "
+        "file's own, else SPL)",
+        metavar="ABC",
+        needs=("kspace", ()),
+    )
+    sinogram: Path | None = option(None, "svct: .npy, .npz, .h5 or .tif of line integrals, (slices, views, bins)")
+    geometry: Path | None = option(
+        None, "sinogram: JSON file that describes beam, detector and image", needs=("sinogram", ())
+    )
 
 
-def _check_effect(args: argparse.Namespace, fields: Mapping[str, Any]) -> None:
-    """Refuse options of samplers that have no effect beside the others.
+@dataclass(frozen=True)
+class Networks:
+    """The priors, by role."""
 
-    Raises
-    ------
-    InputError
-    """
-    for name, other, values in _NEEDS:
-        if _is_given(args, name) and fields[other] not in values:
-            option = name.replace("_", "-")
-            raise InputError(
-                option,
-                f"{other} {' or '.join(values)}",
-                f"{fields[other]}, on which it has no effect",
-                f"drop --{option} or change --{other}",
-            )
-    if args.group is not None and fields["sampler"] != "pc" and (fields["guidance"] != "dps" or _is_adaptive(fields)):
-        raise InputError(
-            "group",
-            "the sampler pc, or the guidance dps with a fixed λ",
-            "neither, so that it has no effect",
-            "drop --group",
-        )
+    planes: tuple[str, ...] | None = option(
+        None,
+        "shipped priors to use, the primary one first, such as coronal,axial,sagittal (default: axial,coronal; mrzsr "
+        "coronal,axial)",
+        parse=_words,
+    )
+    primary: Path | None = option(None, "engine bundle of the primary plane (default: a shipped one)")
+    primary_plane: str | None = option(
+        None, "its plane, if the bundle does not know: axial, coronal, sagittal, or axes as 2,0,1"
+    )
+    auxiliary: Path | None = option(None, "engine bundle of the auxiliary plane (default: a shipped one)")
+    auxiliary_plane: str | None = option(None, "its plane, as above")
+    tertiary: Path | None = option(None, "engine bundle of the tertiary plane (default: none)")
+    tertiary_plane: str | None = option(None, "its plane, as above")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Method and preset, which choose among the sampler's settings."""
+
+    method: str = option(
+        "tpdm",
+        "tpdm: the product of perpendicular priors; single: the primary prior alone, slice by slice; dds, "
+        "diffusionmbir: that with total variation across slices; tv, wavelet: total variation or sparse wavelets, "
+        "without a network; classical: the task's classical reconstruction",
+        choices=tuple(METHODS),
+    )
+    preset: str | None = option(
+        None,
+        "reference: the published sampler, as slow as published; fast: the mean of the posterior, in few steps; "
+        "balanced: samples of it (default: fast, or that of --sampler)",
+        choices=("reference", "balanced", "fast"),
+    )
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files that a run leaves."""
+
+    samples: int = option(
+        1,
+        "runs with seeds from --seed on; their mean is the result, their standard deviation a map of its uncertainty",
+        low=1,
+        high=10_000,
+        remedy="8 show where results are uncertain",
+    )
+    format: str = option(
+        "nifti",
+        "of the volumes: nifti (.nii.gz), npy, tif, or dicom, a derived series in a folder",
+        choices=FORMATS,
+    )
+    keep_tags: tuple[str, ...] = option(
+        (),
+        "dicom: tags to copy from the series that was read, such as PatientID,StudyInstanceUID; no other that "
+        "identifies is",
+        parse=_words,
+        metavar="KEYWORDS",
+    )
+    no_report: bool = option(False, "do not write report.html")
+    preview_every: int = option(
+        0,
+        "show the state in preview.png meanwhile; 0: never",
+        low=0,
+        high=1_000_000,
+        remedy="leave it out for none",
+        metavar="STEPS",
+    )
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Long runs."""
+
+    save_every: int = option(
+        10,
+        "save the state in the folder of the results; 0: only when interrupted",
+        low=0,
+        high=1_000_000,
+        remedy="10 is usual",
+        metavar="STEPS",
+    )
+    resume: Path | None = option(
+        None,
+        "go on with the interrupted run in a folder, with its options, to the very same result",
+        metavar="FOLDER",
+    )
+    overwrite: bool = option(False, "start anew where an interrupted run could be resumed")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes."""
+
+    backend: str = option(
+        "auto",
+        "what runs the networks; auto: the fastest that runs here, the plan says which and why",
+        choices=BACKENDS,
+    )
+    device: str = option("auto", "auto, cpu, cuda, or cuda:N for the N-th GPU")
+    precision: str | None = option(
+        None, "arithmetic of the networks (default: the most exact one that is built)", choices=PRECISIONS
+    )
+    batch_size: int | None = option(
+        None,
+        "slices that go through a network together; does not change the result (default: 1 or 2 on a CPU; on a GPU the "
+        "size that the graphs were optimised for)",
+        low=1,
+        high=4096,
+        remedy="leave it out for the backend's own",
+    )
+    threads: int | None = option(
+        None,
+        "worker threads on a CPU (default: all cores)",
+        low=1,
+        high=1024,
+        remedy=f"leave it out for all {kernels.available_cores()} cores",
+    )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a program says while it works."""
+
+    progress: str = option(
+        "bar",
+        "bar; lines: JSON objects on standard output, for machines, one a step; none",
+        choices=PROGRESS,
+    )
+    log_level: str = option("warning", "least important messages on standard error", choices=LOG_LEVELS)
+    quiet: bool = option(False, "no progress, errors only")
+
+
+#: All that `engine.job.prepare` checks for ranges.
+CHECKED = (Results, Survival, Machine)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from engine import demo
+from engine import demo, options
 from engine.backends.bundle import Bundle
 from engine.backends.engines import Engines
 from engine.backends.padding import PaddedDenoiser, padded_shape
@@ -23,8 +23,8 @@ from engine.errors import InputError
 from engine.io.measurements.kspace import load_kspace
 from engine.io.measurements.sinogram import load_sinogram
 from engine.io.volumes import load_volume, resample_isotropic
-from engine.job.options import settings_of
-from engine.job.parser import ROLES
+from engine.job.choices import settings_of
+from engine.job.options import CHECKED, FILES, ROLES, Measured
 from engine.methods import METHODS, check
 from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCommunicator
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -44,9 +44,6 @@ log = logging.getLogger("engine")
 
 #: Beyond this ratio to the size it was trained on, a network sees anatomy at a scale that it does not know.
 _FAR_FROM_TRAINED = 1.5
-#: Options that name a measurement, the task that it is of, and what may describe it beside the task's own options.
-_FILES = {"thick": "mrzsr", "kspace": "csmri", "sinogram": "svct"}
-_DESCRIBES = {"kspace": ("mask", "coil_maps", "phase", "orientation"), "sinogram": ("geometry",)}
 #: Options of the simulation, which a measurement from a file does without.
 _SIMULATES = ("volume", "resample", "acceleration", "coils", "views", "noise")
 
@@ -105,7 +102,9 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     InputError
         Anything that would fail later.
     """
-    _check_numbers(args)
+    for group in CHECKED:
+        for one in options.declared(group):
+            options.check_value(one, getattr(args, one.destination))
     comm, engines = comm or SerialCommunicator(), engines or Engines()
     n_threads = args.threads or (None if comm.size == 1 else comm.n_threads)
     if n_threads:
@@ -164,21 +163,6 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     )
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
-    limits = {
-        "batch_size": (1, 4096, "leave it out for the backend's own"),
-        "threads": (1, 1024, f"leave it out for all {kernels.available_cores()} cores"),
-        "samples": (1, 10_000, "8 show where results are uncertain"),
-        "save_every": (0, 1_000_000, "10 is usual"),
-        "preview_every": (0, 1_000_000, "leave it out for none"),
-    }
-    for name, (low, high, remedy) in limits.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            bound = f"at least {low}" if value < low else f"at most {high}"
-            raise InputError(f"{name.replace('_', '-')}", bound, value, remedy)
-
-
 def open_scan(args: argparse.Namespace) -> Acquisition | None:
     """Read what a run starts from; None for a grid that the priors' own size gives.
 
@@ -224,21 +208,22 @@ def open_simulated(args: argparse.Namespace) -> Acquisition | None:
 
 def _kind(args: argparse.Namespace) -> str | None:
     """Which kind of measurement is given."""
-    kinds = [name for name in _FILES if getattr(args, name) is not None]
+    kinds = [name for name in FILES if getattr(args, name) is not None]
     kind = kinds[0] if kinds else None
     if len(kinds) > 1:
-        raise InputError(f"{kinds[1]}", "one measurement", f"--{kinds[0]} too", "give one of them")
-    if kind is not None and args.task != _FILES[kind]:
-        raise InputError(kind, f"the task {_FILES[kind]}, which it is measured for", args.task, "change --task")
-    for needed, names in _DESCRIBES.items():
-        for name in names:
-            if getattr(args, name) is not None and kind != needed:
-                option = name.replace("_", "-")
-                raise InputError(option, f"--{needed}, which it describes", "none", f"drop --{option}")
+        raise InputError(kinds[1], "one measurement", f"--{kinds[0]} too", "give one of them")
+    if kind is not None and args.task != FILES[kind]:
+        raise InputError(kind, f"the task {FILES[kind]}, which it is measured for", args.task, "change --task")
+    for one in options.declared(Measured):
+        if one.option.needs and getattr(args, one.destination) is not None and kind != one.option.needs[0]:
+            raise InputError(one.name, f"--{one.option.needs[0]}, which it describes", "none", f"drop --{one.name}")
     for name in _SIMULATES if kind else ():
         if args.given.get(name) is not None:
             raise InputError(
-                name, f"none beside --{kind}, which is measured already", f"{args.given[name]}", "drop one of them"
+                name,
+                f"none beside --{kind}, which is measured already",
+                args.given[name],
+                "drop one of them",
             )
     return kind
 

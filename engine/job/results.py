@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -86,6 +87,17 @@ def check_room(out: Path, job: Job, saves: bool) -> None:
         )
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that contradict each other.
+
+    Raises
+    ------
+    InputError
+    """
+    if args.keep_tags and args.format != "dicom":
+        raise InputError("keep-tags", "--format dicom", f"{args.format}, which has no tags", "drop --keep-tags")
+
+
 def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
     """Refuse what would fail only when results are written.
 
@@ -138,7 +150,7 @@ def write_results(
     options : dict
         That repeat the run, see `engine.job.configuration.options_of`.
     file_format : str
-        One of `engine.job.parser.FORMATS`.
+        One of `engine.job.options.FORMATS`.
     keep_tags : sequence of str
         Keywords of DICOM tags to copy from the series that was read.
     with_report : bool

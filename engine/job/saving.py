@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.cli import Stopped
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.job.statistics import Statistics
@@ -31,19 +32,6 @@ STATE_FILE = "state.npz"
 _FORMAT = 1
 #: Arrays that are none of the sampler's state.
 _OTHERS = ("header", "residuals", "mean", "squares")
-
-
-class Stopped(KeyboardInterrupt):
-    """The process was asked to end.
-
-    Parameters
-    ----------
-    signal_number : int
-    """
-
-    def __init__(self, signal_number: int):
-        super().__init__()
-        self.signal_number = signal_number
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import kernels
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.operators.thick_slices import PROFILES
+from engine.options import option
 from engine.problems.coil_maps import simulated
 from engine.problems.masks import poisson_disc
 from engine.problems.pose import Details, pose, uncond
@@ -27,40 +28,28 @@ TASKS = ("csmri", "mrzsr", "svct", "uncond")
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a task's measurement is simulated.
+    """How the measurement of a known volume is simulated; every field but the seed is an option of the same name."""
 
-    Parameters
-    ----------
-    acceleration : float
-        csmri: total k-space samples over those taken.
-    factor : int
-        mrzsr: thin slices from one thick one to the next.
-    thick_axis : int
-        mrzsr: axis of the volume along which slices are thick (2: from foot to head).
-    views : int or None
-        svct: angles over 180°; None is as sparse as published, 36 for 256 pixels and in proportion.
-    seed : int
-        Of the sampling mask.
-    coils : int
-        csmri: coils around the patient; 1 sees all alike.
-    slice_profile : str
-        mrzsr: "box" or "gaussian", see `engine.operators.ThickSlices`.
-    gap : float
-        mrzsr: thin slices, or parts of them, between thick ones.
-    noise : float
-        Standard deviation of the noise added to every sample (real and imaginary part each), as a part of the root mean
-        square of the measured samples.
-    """
-
-    acceleration: float = 4.0
-    factor: int = 4
-    thick_axis: int = 2
-    views: int | None = None
+    acceleration: float = option(4.0, "csmri: all k-space samples over those taken")
+    factor: int = option(
+        4, "mrzsr: thin slices from one thick one to the next (default: 4; with --thick what makes voxels cubic)"
+    )
+    thick_axis: int = option(
+        2,
+        "mrzsr: axis of the volume (0 to the right, 1 to the front, 2 to the top) along which slices are thick "
+        "(default: 2; with --thick that of the largest spacing)",
+        choices=(0, 1, 2),
+    )
+    views: int | None = option(None, "svct: angles over 180 degrees (default: 36 for 256 pixels, in proportion)")
     seed: int = 0
-    slice_profile: str = "box"
-    gap: float = 0.0
-    noise: float = 0.0
-    coils: int = 1
+    slice_profile: str = option("box", "mrzsr: profile of a thick slice across it", choices=PROFILES)
+    gap: float = option(
+        0.0, "mrzsr: thin slices, or parts of them, between thick ones; the rest of the factor is thickness"
+    )
+    noise: float = option(
+        0.0, "noise added to every sample of the measurement, as a part of the root mean square of the samples"
+    )
+    coils: int = option(1, "csmri: coils around the patient; 1 sees all alike")
 
 
 def simulate(

@@ -16,7 +16,8 @@ import numpy as np
 from engine.backends.bundle import MANIFEST
 from engine.errors import InputError
 from engine.job.configuration import options_of, parse
-from engine.job.parser import ROLES, build_parser
+from engine.job.options import ROLES
+from engine.job.parser import build_parser
 from engine.job.results import ENDINGS
 from engine.job.saving import STATE_FILE, short
 

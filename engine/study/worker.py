@@ -7,22 +7,20 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.backends.engines import Engines
+from engine.cli import Stopped, removing_if_empty, writing_to
 from engine.errors import InputError
 from engine.job import results
-from engine.job.configuration import options_of
+from engine.job.execution import begin, complaints, execute
 from engine.job.prepare import Job, describe, prepare
 from engine.job.progress import Silent
-from engine.job.saving import STATE_FILE, Saved, Stopped, check_identity, load
-from engine.job.statistics import Statistics
+from engine.job.saving import STATE_FILE, load
 from engine.parallel.communicator import SerialCommunicator
-from engine.run import Complaints, check_results, execute, no_room
 from engine.sampling.sampler import State
 from engine.study.cluster import library
 from engine.study.study import Study, Volume, record_of
@@ -79,7 +77,7 @@ class Worker:
     def plan(self, volume: Volume) -> tuple[str, InputError | None]:
         """What would be done with a volume, or why it cannot be."""
         try:
-            with self._warnings():
+            with complaints():
                 job, _ = self._prepared(volume)
                 return describe(job), None
         except InputError as error:
@@ -87,15 +85,13 @@ class Worker:
 
     def run(self, volume: Volume) -> Outcome:
         """Reconstruct a volume, to the end unless it is stopped; nothing is raised."""
-        is_new = not volume.folder.exists()
         try:
-            return self._run(volume)
+            with removing_if_empty(volume.folder):
+                return self._run(volume)
         except KeyboardInterrupt:
             return Outcome(STOPPED)
         except InputError as error:
             return Outcome(FAILED, str(error))
-        except OSError as error:
-            return Outcome(FAILED, str(no_room(volume.folder, error)))
         except MemoryError:
             return Outcome(
                 FAILED, "memory: expected room for the volume and its measurement, got none; have fewer --workers"
@@ -103,9 +99,6 @@ class Worker:
         except Exception as error:
             # A defect, but what it does to one volume is no reason to lose the others.
             return Outcome(FAILED, f"{type(error).__name__}: {error}", traceback.format_exc())
-        finally:
-            if is_new and volume.folder.is_dir() and not any(volume.folder.iterdir()):
-                volume.folder.rmdir()
 
     def stop(self) -> None:
         """Save the state after the current step, and take no other volume; called while another thread runs one."""
@@ -115,7 +108,7 @@ class Worker:
         self._stop.check()
         _forget_peak_memory()
         folder = volume.folder
-        with self._warnings() as warnings:
+        with complaints() as warnings, writing_to(folder):
             job, args = self._prepared(volume)
             if (record := record_of(folder)) is not None:
                 self._check_measurement(volume, job, record)
@@ -125,11 +118,8 @@ class Worker:
                 # Of a worker that was killed while it wrote.
                 if part.is_file():
                     part.unlink(missing_ok=True)
-            saved = Saved(options_of(args), job.identity, Statistics())
-            if (folder / STATE_FILE).exists():
-                saved = load(folder / STATE_FILE)
-                check_identity(saved.identity, job.identity)
-            results.check_room(folder, job, args.save_every > 0)
+            saved = load(folder / STATE_FILE) if (folder / STATE_FILE).exists() else None
+            saved = begin(args, job, folder, saved, SerialCommunicator())
             execute(job, args, folder, saved, self._stop, warnings, SerialCommunicator())
         record = record_of(folder)
         if record is None:
@@ -140,7 +130,7 @@ class Worker:
         args = self._study.args_for(volume)
         if args.threads is None:
             args.threads = self._n_threads
-        check_results(args)
+        results.check_options(args)
         job = prepare(args, SerialCommunicator(), self._engines)
         results.check_format(job, args.format, args.keep_tags)
         return job, args
@@ -153,16 +143,6 @@ class Worker:
                 "another",
                 "move them away, or start anew with --overwrite",
             )
-
-    @contextmanager
-    def _warnings(self) -> Iterator[list[str]]:
-        """What a run complains about, for its report."""
-        complaints = Complaints(logging.WARNING)
-        logging.getLogger("engine").addHandler(complaints)
-        try:
-            yield complaints.messages
-        finally:
-            logging.getLogger("engine").removeHandler(complaints)
 
 
 class _Stop(Silent):

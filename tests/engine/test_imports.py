@@ -28,9 +28,10 @@ ALLOWED = {
     "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
 }
 #: The rooms of `engine`, each with those below it that it may import; command lines stand on top.
-BASE = ("errors", "volume", "device")
+BASE = ("errors", "volume", "device", "options")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "options": ("errors",),
     "versions": (),
     "cli": ("errors",),
     "device": ("errors",),
