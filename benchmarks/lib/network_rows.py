@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.backends import BACKENDS, Problem
-from benchmarks.rows import Unavailable, load
-from benchmarks.workload import GROUP, Workload, batches_of, engine_calls
+from benchmarks.lib.backends import BACKENDS, Problem
+from benchmarks.lib.rows import Unavailable, load
+from benchmarks.lib.workload import GROUP, Workload, batches_of, engine_calls
 from engine.backends.bundle import Bundle
 from engine.operators import MaskedFourier
 
 EAGER, ENGINE = "eager", "engine"
 #: The row that all others are compared with: what the reference implementation runs.
 BASELINE = "eager float32"
-#: Variants of eager PyTorch, as `benchmarks.eager.prepare` reads them.
+#: Variants of eager PyTorch, as `benchmarks.lib.eager.prepare` reads them.
 _VARIANTS = ("float32", "channels-last", "compile", "bfloat16", "float16")
 #: Half precision is fast in this layout on tensor cores; together with compilation this is PyTorch at its best.
 _CUDA_VARIANTS = ("bfloat16, channels-last", "float16, channels-last", "bfloat16, channels-last, compile")
@@ -39,7 +39,7 @@ class Work:
     Parameters
     ----------
     calls : dict of str to callable
-        By the names in `benchmarks.workload.MEASURES`.
+        By the names in `benchmarks.lib.workload.MEASURES`.
     compile_seconds, compiled_bytes : float, int
         What this row compiled for itself, beyond the bundle.
     batch_size : callable or None
@@ -98,7 +98,7 @@ def _eager(variant: str) -> Callable[[Source, Workload, int], Work]:
         load("torch")
         if source.ckpt is None:
             raise Unavailable(source.reason)
-        calls, seconds = load("benchmarks.eager").prepare(variant, source.ckpt, workload, batch_size)
+        calls, seconds = load("benchmarks.lib.eager").prepare(variant, source.ckpt, workload, batch_size)
         passes = batches_of(workload.groups, batch_size)
         longest = max(groups[-1].stop - groups[0].start for groups in passes)
         return Work(calls, seconds, batch_size=lambda: longest)

@@ -83,6 +83,7 @@ class TorchDenoiser(Denoiser):
 
     def __init__(self, network: NCSNpp, batch_size: int):
         self.network, self.batch_size = network, batch_size
+        self.sigma_range = network.architecture.sigma_min, network.architecture.sigma_max
         self._place = next(network.parameters()).device
 
     def _parts(self, n: int) -> list[slice]:

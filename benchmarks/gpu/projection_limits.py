@@ -1,4 +1,4 @@
-"""Projections on a GPU beside the card's limits: ``python benchmarks/projection_limits.py``.
+"""Projections on a GPU beside the card's limits: ``python -m benchmarks.gpu.projection_limits``.
 
 Counts what the projections of one stack must do (sums of products, bytes from the nearest cache, bytes from memory) and
 says which share of the card's rates that is.
@@ -6,24 +6,16 @@ says which share of the card's rates that is.
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
 import sys
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks.measure import spread
-from benchmarks.operators import find_gpu, measure_copy
-from benchmarks.rows import Setting, load
-from engine.cli import HelpFormatter
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.machine import copy_rate, has_gpu, slug
+from benchmarks.lib.measure import spread
+from benchmarks.lib.rows import Setting, load
 
 #: Single-precision units of a multiprocessor, the same on every card since compute capability 8.6; 64 before.
 _UNITS = {(7, 5): 64, (8, 0): 64}
@@ -32,21 +24,13 @@ _CACHE_BYTES = 128
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/projection_limits.py",
-        description="Time projections on a GPU beside the card's limits.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("gpu/projection_limits", "Time projections on a GPU beside the card's limits.")
     parser.add_argument("--slices", type=int, default=256, help="slices in the stack")
     parser.add_argument("--size", type=int, default=256, help="side of the slices")
     parser.add_argument("--views", type=int, default=256, help="views over half a turn")
     parser.add_argument("--repeats", type=int, default=20, help="timed turns, at least 2")
-    parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file"
-    )
     args = parser.parse_args(argv)
-    gpu = find_gpu()
-    if gpu is None:
+    if not has_gpu():
         parser.error("expected a CUDA device that CuPy can use, got none; run it on a machine with an NVIDIA GPU")
 
     cupy = load("cupy")
@@ -58,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "adjoint": lambda: kernels.radon_adjoint(sinogram, geometry),
     }
     seconds = {name: spread(time_calls(cupy, call, args.repeats)) for name, call in calls.items()}
-    limits = limits_of(cupy, measure_copy(Setting(args.slices, args.size, args.views, 1, "cuda")))
+    limits = limits_of(cupy, copy_rate(Setting(args.slices, args.size, args.views, 1, "cuda")))
     # A sample is a sum of four products; a pixel of the adjoint one of as many products as rays touch it.
     n_samples = count_samples(geometry)
     n_entries = count_entries(geometry)
@@ -66,17 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         "forward": {"operations": 8.0 * n_samples * args.slices, "cache_bytes": 16.0 * n_samples * args.slices},
         "adjoint": {"operations": 2.0 * n_entries * args.slices, "cache_bytes": 4.0 * n_entries * args.slices},
     }
-    report: dict[str, Any] = {
-        "command": "python benchmarks/projection_limits.py " + " ".join(argv if argv is not None else sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "gpu": gpu,
-        "limits": limits,
-        "slices": args.slices,
-        "size": args.size,
-        "views": args.views,
-        "seconds": seconds,
-        "work": work,
-    }
+    sizes = {"slices": args.slices, "size": args.size, "views": args.views}
+    name = "gpu/projection_limits"
+    report = report_of(name, argv, device="cuda", limits=limits, **sizes, seconds=seconds, work=work)
     memory_bytes = 4.0 * (images.size + sinogram.size)
     for name, counted in work.items():
         counted["memory_bytes"] = memory_bytes
@@ -88,11 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{100 * counted[f'share_of_{kind}']:.0f} % of {kind}" for kind in ("operations", "cache", "memory")
         )
         print(f"{name}: {1e3 * median:.2f} ms; {shares}")
-    args.results.mkdir(parents=True, exist_ok=True)
-    where = re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower())
-    path = args.results / f"projection-limits-{where}-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print(f"written to {path}")
+    write(report, args.results, f"projection-limits-{slug(report['machine'])}")
     return 0
 
 

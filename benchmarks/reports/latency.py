@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hardware
-from benchmarks.network_rows import BASELINE, EAGER, ENGINE
-from benchmarks.workload import DENOISE, GUIDED, MEASURES
+from benchmarks.lib import machine
+from benchmarks.lib.network_rows import BASELINE, EAGER, ENGINE
+from benchmarks.lib.workload import DENOISE, GUIDED, MEASURES
 
 #: Plans that a volume's time is extrapolated to: number of steps, every second one guided.
 PLANS = {"published plan": 2000, "demonstration": 60}
@@ -19,7 +19,7 @@ def table(report: dict[str, Any]) -> str:
     size = report["workload"]["size"]
     lines = [
         f"{report['n_parameters'] / 1e6:.2f} million parameters, {n} slices of {size}², "
-        f"{hardware.title(report['machine'])}, {report['workload']['threads']} threads",
+        f"{machine.title(report['machine'])}, {report['workload']['threads']} threads",
         f"{'milliseconds a slice':34}{'batch':>6}" + "".join(f"{name:>28}" for name in MEASURES),
     ]
     for name, entry in report["rows"].items():
@@ -140,7 +140,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes[0, 0].invert_yaxis()
     figure.suptitle(
         f"{report['n_parameters'] / 1e6:.2f} million parameters, {report['workload']['size']}², "
-        f"{hardware.title(report['machine'])}, {report['date']}",
+        f"{machine.title(report['machine'])}, {report['date']}",
         fontsize=10,
     )
     figure.savefig(path, dpi=120, metadata={"Software": None})

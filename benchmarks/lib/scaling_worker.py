@@ -14,11 +14,8 @@ from unittest import mock
 
 import numpy as np
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks.scaling_model import Case
+from benchmarks.lib.scaling_model import Case
 from engine import demo
 from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
@@ -77,10 +74,10 @@ class Parts:
             mock.patch.object(ProximalConsistency, "__call__", self.timed(CONSISTENCY, ProximalConsistency.__call__)),
             mock.patch.multiple(
                 SlabDecomposition,
-                slices_of=self.timed(EXCHANGE, SlabDecomposition.slices_of),
-                volume_of=self.timed(EXCHANGE, SlabDecomposition.volume_of),
+                scatter=self.timed(EXCHANGE, SlabDecomposition.scatter),
+                gather=self.timed(EXCHANGE, SlabDecomposition.gather),
                 between=self.timed(EXCHANGE, SlabDecomposition.between),
-                all_of=self.timed(REDUCTION, SlabDecomposition.all_of),
+                all_gather=self.timed(REDUCTION, SlabDecomposition.all_gather),
             ),
         ):
             yield
@@ -100,7 +97,7 @@ def measured(case: Case, comm: MpiCommunicator, priors: tuple[Prior, ...], repea
     """Seconds of a step on this team, and its parts, from separate runs: watching them takes time."""
     shape = case.shape
     ours = tuple(reversed(priors)) if case.task == "mrzsr" else priors
-    task = simulate(case.task, head(shape), shape, ours[0].plane, Measurement(noise=0.01))
+    problem = simulate(case.task, head(shape), ours[0].plane, Measurement(noise=0.01))
     decomposition = SlabDecomposition(comm, shape, [prior.plane for prior in ours])
     settings = Settings(n_steps=case.n_steps)
     moments: list[float] = []
@@ -108,9 +105,8 @@ def measured(case: Case, comm: MpiCommunicator, priors: tuple[Prior, ...], repea
     def run() -> list[float]:
         moments.clear()
         reconstruct(
-            task,
+            problem,
             ours,
-            shape,
             settings,
             decomposition=decomposition,
             callback=lambda *_: moments.append(time.perf_counter()),

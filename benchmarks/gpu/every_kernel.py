@@ -1,4 +1,4 @@
-"""Every kernel on a GPU, on small arrays of awkward sizes: ``compute-sanitizer python benchmarks/every_kernel.py``.
+"""Every kernel on a GPU, on small arrays of awkward sizes: ``compute-sanitizer python -m benchmarks.gpu.every_kernel``.
 
 Under the sanitizer each launch takes a hundred times as long, and whole test suites far too long.
 """
@@ -6,13 +6,9 @@ Under the sanitizer each launch takes a hundred times as long, and whole test su
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import cupy
 import numpy as np
-
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import kernels
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices

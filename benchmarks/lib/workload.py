@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import load
+from benchmarks.lib.rows import load
 from engine.operators import MaskedFourier
+from engine.parallel.stack import Stack
 from engine.problems.masks import poisson_disc
 from engine.sampling.denoiser import Denoiser
 from engine.sampling.dps import Dps
 from engine.sampling.noise import CounterNoise
 from engine.sampling.posterior_mean import PosteriorMean, Prior
 from engine.sampling.predictor_corrector import PredictorCorrector
-from engine.sampling.sampler import State, groups_of
+from engine.sampling.sampler import State
 from engine.sampling.schedule import Schedule, plan_of
 from engine.volume import Plane
 
@@ -76,7 +77,7 @@ class Workload:
     @property
     def groups(self) -> list[slice]:
         """Slices over which norms are taken."""
-        return groups_of(self.n_slices, GROUP)
+        return self.stack(self.x).groups(GROUP)
 
     @cached_property
     def _clean(self) -> np.ndarray:
@@ -101,6 +102,11 @@ class Workload:
         """complex64 (n_slices, size, size): centred k-space of the clean slices."""
         return MaskedFourier(self.mask).apply(self._clean)
 
+    def stack(self, slices: Any) -> Stack:
+        """The slices as all those of a volume in the primary plane."""
+        n, size = self.n_slices, self.size
+        return Stack(slices, _PLANES[0], (size, size, n))
+
     def array(self, host: np.ndarray) -> Any:
         """The array where the engine wants it: NumPy's, or CuPy's on the current stream."""
         return load("cupy").asarray(host) if self.device == "cuda" else host
@@ -118,21 +124,22 @@ def batches_of(groups: Sequence[slice], batch_size: int) -> list[list[slice]]:
 
 def engine_calls(denoiser: Denoiser, operator: MaskedFourier, workload: Workload) -> dict[str, Callable[[], Any]]:
     """What is timed of a denoiser, by the names in `MEASURES`; the guided step returns x̂₀ and the gradient."""
-    x, sigma, groups = workload.array(workload.x), workload.sigma, workload.groups
-    guidance = Dps(operator, workload.array(workload.measurement), WEIGHT)
+    x, sigma = workload.stack(workload.array(workload.x)), workload.sigma
+    dps = Dps(operator, workload.array(workload.measurement), WEIGHT, group=GROUP)
     primary, auxiliary = _PLANES
     priors = (Prior(denoiser, primary), Prior(denoiser, auxiliary))
-    posterior_mean = PosteriorMean(priors, plan_of(2, 2, _N_STEPS, 0), (0.5, 0.5), guidance)
+    posterior_mean = PosteriorMean(priors, plan_of(2, 2, _N_STEPS, 0), (0.5, 0.5), dps)
     sampler = PredictorCorrector(posterior_mean, workload.schedule, CounterNoise(0), group=GROUP, snr=SNR)
-    volume = primary.volume_of(x)
+    # A step finds its volume in the slices of the other plane, and leaves it there for the next.
+    turned = x.to(auxiliary)
 
     def guided() -> tuple[Any, Any]:
-        x0, pullback, weights, _ = guidance(denoiser, x, sigma, groups)
+        x0, pullback, weights, _ = dps(denoiser, x, sigma)
         return x0, weights[:, None, None] * pullback
 
     return {
-        DENOISE: lambda: denoiser.denoise(x, sigma),
+        DENOISE: lambda: denoiser.denoise(x.data, sigma),
         GUIDED: guided,
-        PRIMARY: lambda: sampler.step(State(volume, workload.step)),
-        AUXILIARY: lambda: sampler.step(State(volume, workload.step + 1)),
+        PRIMARY: lambda: sampler.step(State(turned, workload.step)),
+        AUXILIARY: lambda: sampler.step(State(x, workload.step + 1)),
     }

@@ -1,19 +1,30 @@
-"""What a benchmark ran on, and how fast that multiplies matrices."""
+"""What a benchmark ran on, and how fast that multiplies matrices and copies."""
 
 from __future__ import annotations
 
+import platform
 import re
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import machine
-from benchmarks.rows import load
+from benchmarks.lib.measure import alternate, spread
+from benchmarks.lib.rows import Setting, load
+from kernels import available_cores
+
+#: Far larger than any cache of a GPU.
+_COPY_BYTES = 1 << 30
 
 
-def described(device: str) -> dict[str, Any]:
+def described(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, memory and, for "cuda", the GPU and its driver."""
-    found: dict[str, Any] = {**machine(), "memory_gb": _memory_gb(), "gpu": None}
+    found: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": available_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "memory_gb": _memory_gb(),
+        "gpu": None,
+    }
     if device == "cuda":
         runtime = load("cupy").cuda.runtime
         found["gpu"] = {
@@ -23,6 +34,22 @@ def described(device: str) -> dict[str, Any]:
             "cuda_of_driver": runtime.driverGetVersion(),
         }
     return found
+
+
+def has_gpu() -> bool:
+    """Whether CuPy can use a GPU here."""
+    try:
+        return bool(load("cupy").cuda.runtime.getDeviceCount())
+    # CuPy raises errors of its own where there is no driver or no device.
+    except Exception:
+        return False
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _driver() -> str | None:
@@ -78,6 +105,23 @@ def matrix_rate(device: str, dtype: str, seconds: float = 1.0) -> float:
     while sum(taken) < seconds:
         taken.append(product())
     return 2 * n**3 / min(taken)
+
+
+def copy_rate(setting: Setting) -> float:
+    """Bytes a second that the GPU reads and writes when it copies an array far larger than its caches.
+
+    Operators on stacks that fit a cache can exceed it.
+    """
+    cupy = load("cupy")
+    source = cupy.ones(_COPY_BYTES // 4, cupy.float32)
+    target = cupy.empty_like(source)
+
+    def copy() -> None:
+        for _ in range(10):
+            cupy.copyto(target, source)
+        setting.synchronize()
+
+    return 10 * 2 * _COPY_BYTES / spread(alternate({"copy": copy}, 10)["copy"])["median"]
 
 
 def _memory_gb() -> float | None:

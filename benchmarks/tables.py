@@ -1,4 +1,4 @@
-"""Put the newest results into the tables of README and docs: ``python benchmarks/readme.py``."""
+"""Put the newest results into the tables of docs: ``python benchmarks/tables.py``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# The script is run by its path: the package that it belongs to lies one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import ROOT, measured
+from benchmarks.lib.command import RESULTS
+from benchmarks.lib.configurations import PROBLEMS, WITHOUT_NETWORK
+from benchmarks.reports import scaling as scaling_report
+from benchmarks.reports.latency import duration, milliseconds, reasons
+from benchmarks.reports.quality import SECONDS, WORST, number
 
-from benchmarks import measured, scaling_report
-from benchmarks.configurations import PROBLEMS, WITHOUT_NETWORK
-from benchmarks.latency_report import duration, milliseconds, reasons
-from benchmarks.quality_report import SECONDS, WORST, number
-
-HERE = Path(__file__).resolve().parent
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
 
 
 def newest(pattern: str) -> tuple[Path, dict[str, Any]]:
     """The last result file by date, which its name ends in."""
-    path = max(HERE.glob(f"results/{pattern}"), key=lambda p: p.stem[-10:])
+    path = max(RESULTS.glob(pattern), key=lambda p: p.stem[-10:])
     return path, json.loads(path.read_text())
 
 
@@ -78,7 +76,7 @@ def latency_table() -> str:
 
 def _newest_latency() -> list[tuple[Path, dict[str, Any]]]:
     """The last report of every network and machine, which the file's name gives before the date."""
-    found = {path.stem[:-11]: path for path in sorted(HERE.glob("results/latency-*.json"), key=lambda p: p.stem[-10:])}
+    found = {path.stem[:-11]: path for path in sorted(RESULTS.glob("latency-*.json"), key=lambda p: p.stem[-10:])}
     return [(path, json.loads(path.read_text())) for _, path in sorted(found.items())]
 
 
@@ -147,7 +145,7 @@ def quality_table(name: str = "quality", rivals: tuple[str, ...] = ("pc", "fast-
         lines.append(f"| {PROBLEMS[claim['problem']].title} | {' | '.join(cells)} |")
     foot = f"PSNR of the worst of three planes, and time on {report['threads']} of"
     machine = f"{report['machine']['cores']} cores ({report['machine']['processor']})"
-    picture = f"![PSNR of the worst plane against seconds](benchmarks/results/{path.stem}.png)"
+    picture = f"![PSNR of the worst plane against seconds](../benchmarks/results/{path.stem}.png)"
     return "\n".join([*lines, f"\n{foot} {machine}; {_source(path, report)}\n\n{picture}"])
 
 
@@ -249,7 +247,7 @@ def generation_table() -> str:
         f"Distance from `{head}`, {seeds}: Wasserstein distance of intensities (white is 1), and mean difference of "
         f"log₁₀ power in three bands of spatial frequency; {_source(path, report)}"
     )
-    picture = f"![Histograms, spectra and planes of generated volumes](benchmarks/results/{path.stem}.png)"
+    picture = f"![Histograms, spectra and planes of generated volumes](../benchmarks/results/{path.stem}.png)"
     return "\n".join([*lines, f"\n{foot}\n\n{picture}"])
 
 
@@ -287,7 +285,7 @@ def _quality(entry: dict[str, Any] | None) -> str:
 
 
 def _source(path: Path, report: dict[str, Any]) -> str:
-    return f"`{report['command'].strip()}`, {report['date']}, [figures](benchmarks/results/{path.name})."
+    return f"`{report['command'].strip()}`, {report['date']}, [figures](../benchmarks/results/{path.name})."
 
 
 def fill(text: str, name: str, table: str) -> str:
@@ -300,12 +298,12 @@ def fill(text: str, name: str, table: str) -> str:
 
 #: Files with tables, and what fills each table.
 FILES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
+    "docs/benchmarks.md": {
         "demo table": demo_table,
-        "latency table": latency_table,
-        "operator table": operator_table,
         "quality table": quality_table,
+        "latency table": latency_table,
         "step table": step_table,
+        "operator table": operator_table,
     },
     "docs/quality.md": {
         "second head table": lambda: quality_table("second-head"),
@@ -322,11 +320,10 @@ FILES: dict[str, dict[str, Callable[[], str]]] = {
 
 def main() -> int:
     for name, tables in FILES.items():
-        path = HERE.parent / name
+        path = ROOT / name
         text = path.read_text()
         for table, make in tables.items():
-            # Links start from the file's folder.
-            text = fill(text, table, make().replace("](benchmarks/", f"]({'../' * name.count('/')}benchmarks/"))
+            text = fill(text, table, make())
         path.write_text(text)
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.configurations import PROBLEMS, WITHOUT_NETWORK
+from benchmarks.lib.configurations import PROBLEMS, WITHOUT_NETWORK
 
 #: One finished cell: the names of its volume, problem and configuration, its seed, and what the store keeps of it.
 Record = dict[str, Any]

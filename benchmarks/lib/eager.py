@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.rows import Unavailable
-from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, PRIMARY, SNR, WEIGHT, Workload, batches_of
+from benchmarks.lib.rows import Unavailable
+from benchmarks.lib.workload import AUXILIARY, DENOISE, GUIDED, PRIMARY, SNR, WEIGHT, Workload, batches_of
 from networks import NCSNpp, load_checkpoint
 
 #: (x (n, 1, h, w), sigma (n,)) to x̂₀.
@@ -81,7 +81,7 @@ class Eager:
         return x + drop * score - descent
 
     def calls(self, x: Tensor, workload: Workload) -> dict[str, Callable[[], Any]]:
-        """What is timed, as `benchmarks.workload.engine_calls`."""
+        """What is timed, as `benchmarks.lib.workload.engine_calls`."""
         sigma = torch.full((len(x),), workload.sigma, device=x.device)
         sigmas, drops = workload.schedule.sigmas, workload.schedule.variance_drops
         i = workload.step

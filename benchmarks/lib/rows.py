@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import alternate, spread
+from benchmarks.lib.measure import alternate, spread
 
 OURS = "ours"
 
@@ -209,8 +209,8 @@ def measure(operator: Operator, setting: Setting, repeats: int, copy_rate: float
     Returns
     -------
     dict
-        Entries by row: ``seconds`` (as `benchmarks.measure.spread`) or ``reason``, the other one None; figures derived
-        from the seconds; ``is_defect`` marks a reason that nobody foresaw.
+        Entries by row: ``seconds`` (as `benchmarks.lib.measure.spread`) or ``reason``, the other one None; figures
+        derived from the seconds; ``is_defect`` marks a reason that nobody foresaw.
     """
     calls: dict[str, Call] = {}
     rows: dict[str, dict[str, Any]] = {}

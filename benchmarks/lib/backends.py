@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.rows import Unavailable
+from benchmarks import ROOT
+from benchmarks.lib.rows import Unavailable
 from engine.backends.bundle import Bundle
 from engine.backends.compiled import PRECISIONS, Compiled, folders_of
 from engine.device import gpu
@@ -124,7 +125,7 @@ def _tensorrt(precision: str) -> Callable[[Problem], Opened]:
             # In a process of its own: what a compiler holds is no memory of the row's.
             done = subprocess.run(
                 [sys.executable, "-m", "export.build_engine", *command],
-                cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False,
+                cwd=ROOT, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode != 0:
                 said = done.stderr.strip().splitlines()

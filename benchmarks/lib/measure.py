@@ -1,14 +1,10 @@
-"""Times rows side by side in one process, and describes the machine."""
+"""Times rows side by side in one process."""
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-from kernels import available_cores
 
 
 def alternate(rows: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
@@ -35,15 +31,3 @@ def spread(values: list[float]) -> dict[str, float]:
     """Median, quartiles and minimum, in the values' unit."""
     low, median, high = statistics.quantiles(values, n=4)
     return {"median": median, "quartile_1": low, "quartile_3": high, "minimum": min(values), "n": len(values)}
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on: processor, usable cores, system."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return {"processor": model, "cores": available_cores(), "system": f"{platform.system()} {platform.machine()}"}

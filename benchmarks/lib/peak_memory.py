@@ -1,4 +1,4 @@
-"""Peak memory of one row of the latency benchmark, in a process of its own: ``python -m benchmarks.peak_memory SPEC``.
+"""Peak memory of one row of the latency benchmark, in a process of its own.
 
 Started by `benchmarks/latency.py`. Prints one line of JSON. A process has nothing of the other side: the engine's has
 no PyTorch, the baseline's has no ONNX Runtime; the line says whether that was so.
@@ -13,13 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import load
-from benchmarks.workload import AUXILIARY, PRIMARY, Workload
+from benchmarks import ROOT
+from benchmarks.lib.rows import load
+from benchmarks.lib.workload import AUXILIARY, PRIMARY, Workload
 
 #: Of the other side, by side.
 _FOREIGN = {"eager": ("onnxruntime", "tensorrt", "tensorrt_rtx"), "engine": ("torch",)}
 #: What each side is made of, by side; imported before memory is measured, where installed.
-_OWN = {"eager": ("benchmarks.eager",), "engine": ("onnxruntime",)}
+_OWN = {"eager": ("benchmarks.lib.eager",), "engine": ("onnxruntime",)}
 _REPEATS = 2
 
 
@@ -29,9 +30,9 @@ def measured(row: str, source: dict[str, str | None], workload: Workload, batch_
     Parameters
     ----------
     row : str
-        Name of one of `benchmarks.network_rows.rows_for`.
+        Name of one of `benchmarks.lib.network_rows.rows_for`.
     source : dict
-        Fields of `benchmarks.network_rows.Source`, paths as strings.
+        Fields of `benchmarks.lib.network_rows.Source`, paths as strings.
     workload : Workload
     batch_size : int
 
@@ -46,8 +47,8 @@ def measured(row: str, source: dict[str, str | None], workload: Workload, batch_
         # Seen from here, the card's memory before the process had any of it: its own look would take some.
         free, total = load("cupy").cuda.runtime.memGetInfo()
         spec["gpu_used_mb"] = (total - free) / 2**20
-    command = [sys.executable, "-m", "benchmarks.peak_memory", json.dumps(spec)]
-    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.lib.peak_memory", json.dumps(spec)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         return {"reason": f"process ended with status {done.returncode}: {said[-1] if said else 'no message'}"}
@@ -55,7 +56,7 @@ def measured(row: str, source: dict[str, str | None], workload: Workload, batch_
 
 
 def main(argv: list[str]) -> int:
-    from benchmarks.network_rows import Source, rows_for
+    from benchmarks.lib.network_rows import Source, rows_for
     from engine.cli import peak_memory_mb
 
     spec = json.loads(argv[0])

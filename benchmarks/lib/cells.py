@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 
 import kernels
-from benchmarks.configurations import Configuration, Problem
-from benchmarks.measure import machine
+from benchmarks.lib.configurations import Configuration, Problem
+from benchmarks.lib.machine import described
 from engine import demo
 from engine.backends.bundle import MANIFEST, Bundle
 from engine.backends.native import NativeDenoiser
 from engine.errors import InputError
 from engine.io.volumes import load_volume, resample
 from engine.methods import solve
-from engine.problems.tasks import Task, simulate
+from engine.problems import simulate
 from engine.report.metrics import per_plane
+from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruction import default_dps_weight
+from engine.sampling.problem import InverseProblem
 from engine.volume import NAMED_PLANES, Plane
 
 #: Raised by hand where the same settings no longer give the same result, or figures mean something else.
@@ -121,12 +122,11 @@ class Laboratory:
     def run(self, cell: Cell) -> tuple[dict[str, Any], np.ndarray | None]:
         """Reconstruct: what is kept of it, and the volume, None where it failed."""
         configuration, truth = cell.configuration, cell.truth.data
-        shape = (truth.shape[0], truth.shape[1], truth.shape[2])
         plane = Plane(NAMED_PLANES[configuration.measured_plane(cell.problem)])
-        task = simulate(cell.problem.task, truth, shape, plane, cell.problem.measurement(shape[0]))
+        problem = simulate(cell.problem.task, truth, plane, cell.problem.measurement(truth.shape[0]))
         settings = configuration.settings_for(cell.seed)
         if configuration.weight is not None:
-            weight = configuration.weight * default_dps_weight(task, settings)
+            weight = configuration.weight * published_weight(problem, settings.group, settings.n_steps)
             settings = type(settings)(**{**asdict(settings), "dps_weight": weight})
         priors = [self._prior(name)[0] for name in configuration.planes_for(cell.problem)]
         kernels.set_threads(self.n_threads)
@@ -135,20 +135,22 @@ class Laboratory:
         try:
             # What diverges is recorded as such below.
             with np.errstate(over="ignore", invalid="ignore"):
-                result = solve(configuration.method, task, priors, shape, settings)
+                result = solve(configuration.method, problem, priors, settings)
         except InputError as error:
             failure = str(error)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
         if failure is None:
-            failure, figures = measured(truth, result.volume, task)
+            failure, figures = measured(truth, result.volume, problem)
         if figures is not None:
             figures |= {"seconds": seconds, "cpu_seconds": cpu_seconds, "n_evaluations": result.n_evaluations}
             volume = result.volume
         kept = {"failure": failure, "figures": figures, "dps_weight": settings.dps_weight}
-        return {**kept, "date": date.today().isoformat(), "machine": machine()}, volume
+        return {**kept, "date": date.today().isoformat(), "machine": described()}, volume
 
 
-def measured(truth: np.ndarray, volume: np.ndarray, task: Task) -> tuple[str | None, dict[str, Any] | None]:
+def measured(
+    truth: np.ndarray, volume: np.ndarray, problem: InverseProblem
+) -> tuple[str | None, dict[str, Any] | None]:
     """Why there are no figures, or the figures of a reconstruction."""
     n_bad = int((~np.isfinite(volume)).sum())
     if n_bad:
@@ -158,8 +160,8 @@ def measured(truth: np.ndarray, volume: np.ndarray, task: Task) -> tuple[str | N
         "psnr_db": planes["psnr_db"],
         "worst_plane_psnr_db": min(planes[name]["psnr_db"] for name in NAMED_PLANES),
         "ssim": float(np.mean([planes[name]["ssim"] for name in NAMED_PLANES])),
-        "streaks": streaks(truth, volume, task.plane.slice_axis),
-        "data_residual": _residual(volume, task),
+        "streaks": streaks(truth, volume, problem.plane.slice_axis),
+        "data_residual": _residual(volume, problem),
     }
     wrong = [name for name, value in figures.items() if not math.isfinite(value)]
     if wrong:
@@ -187,11 +189,11 @@ def streaks(truth: np.ndarray, volume: np.ndarray, slice_axis: int) -> float:
     return energy[slice_axis] / within if within else 1.0
 
 
-def _residual(volume: np.ndarray, task: Task) -> float:
+def _residual(volume: np.ndarray, problem: InverseProblem) -> float:
     """‖A x − y‖ / ‖y‖."""
-    assert task.operator is not None and task.measurement is not None
-    difference = task.operator.apply(task.plane.slices_of(volume)) - task.measurement
-    return float(np.linalg.norm(difference.ravel()) / np.linalg.norm(task.measurement.ravel()))
+    operator, y = problem.measured()
+    difference = operator.apply(problem.plane.slices_of(volume)) - y
+    return float(np.linalg.norm(difference.ravel()) / np.linalg.norm(y.ravel()))
 
 
 class Store:
