@@ -21,8 +21,10 @@ from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.configuration import parse
 from engine.job.execution import begin, complaints, execute
+from engine.job.job import Job
 from engine.job.parser import build_parser
-from engine.job.prepare import Job, describe, prepare
+from engine.job.plan import describe
+from engine.job.prepare import prepare
 from engine.job.progress import Progress, progress_of
 from engine.job.saving import STATE_FILE, Saved, load, short, stopped_by_signals
 from engine.methods import METHODS

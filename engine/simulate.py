@@ -22,8 +22,8 @@ from engine.io.measurements.geometry import save_geometry
 from engine.io.measurements.kspace import KSpace
 from engine.io.measurements.sinogram import Sinogram, save_sinogram
 from engine.io.volumes import save_volume
+from engine.job.measured import open_simulated
 from engine.job.parser import add_simulation
-from engine.job.prepare import open_simulated
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
 from engine.problems.acquisition import Acquisition
 from engine.problems.pose import rms_of_samples

@@ -15,7 +15,7 @@ from engine.cli import Stopped, writing_to
 from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.configuration import options_of
-from engine.job.prepare import Job
+from engine.job.job import Job
 from engine.job.progress import Progress
 from engine.job.saving import STATE_FILE, Saved, Saver, check_identity
 from engine.job.statistics import Statistics

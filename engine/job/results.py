@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +21,8 @@ from engine.io.files import replacing
 from engine.io.volumes import save_volume
 from engine.io.volumes.dicom_files import is_series
 from engine.io.volumes.dicom_write import check_series, write_series
-from engine.job.prepare import Job, describe
+from engine.job.job import Job, digest_of
+from engine.job.plan import describe
 from engine.job.statistics import Statistics
 from engine.methods import METHODS
 from engine.report.metrics import per_plane
@@ -232,7 +232,7 @@ def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
 def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it cost."""
     truth = job.acquisition.truth
-    digest = None if truth is None else hashlib.sha256(np.ascontiguousarray(truth).tobytes()).hexdigest()
+    digest = None if truth is None else digest_of(truth)
     return {
         "options": options,
         "task": {"name": job.problem.name, **job.problem.details},

@@ -17,7 +17,9 @@ from engine.cli import Stopped, removing_if_empty, writing_to
 from engine.errors import InputError
 from engine.job import results
 from engine.job.execution import begin, complaints, execute
-from engine.job.prepare import Job, describe, prepare
+from engine.job.job import Job
+from engine.job.plan import describe
+from engine.job.prepare import prepare
 from engine.job.progress import Silent
 from engine.job.saving import STATE_FILE, load
 from engine.parallel.communicator import SerialCommunicator
