@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from engine.report.brainsprite import Drawn
 from engine.report.plots import plot
 from engine.report.viewers import Grid, Panel
 
@@ -40,7 +39,7 @@ def warning_box(warnings: Sequence[str]) -> str:
     return f'<div class="box warnings" role="note"><h3>Warnings</h3><ul>{items}</ul></div>'
 
 
-def viewers(panels: Sequence[Panel], drawn: Sequence[Drawn], grid: Grid) -> str:
+def viewers(panels: Sequence[Panel], mosaics: Sequence[str], grid: Grid) -> str:
     """The viewers, what moves their cut, and what has to be known to read them."""
     names = {"X": "sagittal", "Y": "coronal", "Z": "axial"}
     sliders = "".join(
@@ -52,9 +51,9 @@ def viewers(panels: Sequence[Panel], drawn: Sequence[Drawn], grid: Grid) -> str:
         '<label class="switch"><input type="checkbox" id="crosshair" checked> crosshair</label>'
         '<label class="switch wide"><input type="checkbox" id="large"> large</label>'
     )
-    figures = "".join(_viewer(panel, parts, grid) for panel, parts in zip(panels, drawn, strict=True))
+    figures = "".join(_viewer(*pair, grid) for pair in zip(panels, mosaics, strict=True))
     notes = [
-        "Click or drag in a plane, or move a slider: all viewers follow.",
+        "Click or drag in a plane, use arrow and page keys, or move a slider: all viewers follow.",
         "Radiological convention: the patient's right (R) is on the left of coronal and axial planes; "
         "in sagittal planes the front (A) is on the right.",
         "All grey volumes share one scale, from 0 (black) to white.",
@@ -68,7 +67,7 @@ def viewers(panels: Sequence[Panel], drawn: Sequence[Drawn], grid: Grid) -> str:
     )
 
 
-def _viewer(panel: Panel, drawn: Drawn, grid: Grid) -> str:
+def _viewer(panel: Panel, mosaic: str, grid: Grid) -> str:
     across, deep, _ = grid.shape
     ends = (("sagittal", "P", "A"), ("coronal", "R", "L"), ("axial", "R", "L"))
     planes = "".join(f"<span><b>{left}</b>{name}<b>{right}</b></span>" for name, left, right in ends)
@@ -77,9 +76,9 @@ def _viewer(panel: Panel, drawn: Drawn, grid: Grid) -> str:
         f'<figure class="viewer"><figcaption><h3>{escape(panel.title)}</h3>'
         f'<span class="note">{escape(panel.note)}</span></figcaption>'
         f'<div class="planes" style="grid-template-columns:{deep}fr {across}fr {across}fr">{planes}</div>'
-        f'<div class="screen"><canvas id="canvas-{panel.key}" role="img" '
-        f'aria-label="{escape(panel.title)}, three planes"><img id="sprite-{panel.key}" alt="" '
-        f'src="data:image/png;base64,{drawn.picture}"></canvas></div>'
+        f'<div class="screen"><canvas id="canvas-{panel.key}" role="img" tabindex="0" '
+        f'aria-label="{escape(panel.title)}, three planes; arrow keys and page keys move the cut"></canvas>'
+        f'<img id="sprite-{panel.key}" alt="" src="data:image/png;base64,{mosaic}"></div>'
         f'<div class="bar"><i style="background:linear-gradient(90deg,{panel.gradient})"></i>'
         f"<span>{bar}</span></div></figure>"
     )
