@@ -160,12 +160,12 @@ def add_to(group: argparse._ActionsContainer, cls: type, *, unset: bool = False,
 
 def values_of(cls: type, args: argparse.Namespace) -> dict[str, Any]:
     """What was given for a dataclass, by attribute: neither None nor a flag that is not set."""
-    found = {}
+    given = {}
     for one in declared(cls):
         value = getattr(args, one.destination)
         if value is not None and value is not False:
-            found[one.attribute] = not value if one.option.is_negated else value
-    return found
+            given[one.attribute] = not value if one.option.is_negated else value
+    return given
 
 
 def _plain_type(hint: Any) -> Any:

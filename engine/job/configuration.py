@@ -119,11 +119,11 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[
         if action.default is not argparse.SUPPRESS:
             action.default = nothing
     try:
-        found = vars(parser.parse_args(argv))
+        parsed = vars(parser.parse_args(argv))
     finally:
         for action, default, required in kept:
             action.default, action.required = default, required
-    return {name: value for name, value in found.items() if value is not nothing}
+    return {name: value for name, value in parsed.items() if value is not nothing}
 
 
 def _checked(parser: argparse.ArgumentParser, content: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -152,14 +152,14 @@ def _value(action: argparse.Action, key: str, value: Any, source: str) -> Any:
     if isinstance(value, (dict, bool)):
         raise InputError("config", f"one value for '{key}'", f"{value!r} in '{source}'", "write it as on the line")
     try:
-        found = action.type(str(value)) if callable(action.type) else str(value)
+        parsed = action.type(str(value)) if callable(action.type) else str(value)
     except (ValueError, TypeError) as error:
         kind = getattr(action.type, "__name__", "value")
         raise InputError("config", f"{kind} for '{key}'", f"{value!r} in '{source}'", "see --help") from error
-    if action.choices is not None and found not in action.choices:
+    if action.choices is not None and parsed not in action.choices:
         choices = ", ".join(map(str, action.choices))
         raise InputError("config", f"one of {choices} for '{key}'", f"{value!r} in '{source}'", "choose one")
-    return found
+    return parsed
 
 
 def _plain(value: Any) -> Any:

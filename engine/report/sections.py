@@ -22,14 +22,14 @@ def cards(metrics: Mapping[str, Mapping[str, Any]] | None) -> str:
     if not metrics:
         return ""
     ours = metrics[RESULT]
-    found = [
+    cards = [
         (f"{ours['psnr_db']:.1f} dB", "PSNR of the whole volume"),
         (f"{_mean_ssim(ours):.3f}", "SSIM, mean of three planes"),
     ]
     for name, figures in metrics.items():
         if name != RESULT:
-            found.append((f"{_signed(ours['psnr_db'] - figures['psnr_db'], 1)} dB", f"PSNR over {_words(name)}"))
-    return '<div class="cards">' + "".join(_card(*pair) for pair in found) + "</div>"
+            cards.append((f"{_signed(ours['psnr_db'] - figures['psnr_db'], 1)} dB", f"PSNR over {_words(name)}"))
+    return '<div class="cards">' + "".join(_card(*pair) for pair in cards) + "</div>"
 
 
 def warning_box(warnings: Sequence[str]) -> str:
@@ -204,11 +204,11 @@ def _card(figure: str, label: str) -> str:
 
 
 def _figures(figures: Mapping[str, Any]) -> dict[str, float]:
-    found = {"volume PSNR, dB": float(figures["psnr_db"])}
+    values = {"volume PSNR, dB": float(figures["psnr_db"])}
     for plane in _PLANES:
-        found[f"{plane} PSNR, dB"] = float(figures[plane]["psnr_db"])
-        found[f"{plane} SSIM"] = float(figures[plane]["ssim"])
-    return found
+        values[f"{plane} PSNR, dB"] = float(figures[plane]["psnr_db"])
+        values[f"{plane} SSIM"] = float(figures[plane]["ssim"])
+    return values
 
 
 def _mean_ssim(figures: Mapping[str, Any]) -> float:
