@@ -42,8 +42,6 @@ def check_stack(name: str, array: Any, axes: tuple[str, ...], shape: tuple[int |
         got = " and ".join(str(actual[i]) for i in wrong)
         remedy = _remedy(axes, shape, actual)
         raise ValueError(f"{name}: expected {expected}, got {got} in the shape {actual}; {remedy}")
-            f"{name}: expected {expected}, got {got} in the shape {actual}; {_remedy(axes, shape, actual)}"
-        )
     if array.dtype != dtype:
         loses_part = array.dtype.kind == "c" and np.dtype(dtype).kind != "c"
         remedy = (
