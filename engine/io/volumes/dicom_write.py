@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
 from engine.errors import InputError
-from engine.io.files import replacing
+from engine.io.files import replacing_folder
 from engine.io.volumes.dicom_files import first_header, read_dataset, reading
 from engine.io.volumes.dicom_frames import MAX_COSINE, MAX_POSITION_MM, MAX_SPACING_MM, MAX_TILT_DEG
 
@@ -90,34 +88,26 @@ def write_series(
     slope = format_number_as_ds((high - low) / _LEVELS or 1.0)
     _add_image(series, data, orientation, spacing, step, (slope, intercept))
     _keep(series, template, keep)
-    _check_target(folder)
-
-    part = folder.with_name(f".part{os.getpid()}-{folder.name}")
     n_slices = data.shape[2]
     n_digits = max(4, len(str(n_slices)))
     normal = np.cross(orientation[:3], orientation[3:])
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for k in range(n_slices):
-            position = origin + k * step
-            series.SOPInstanceUID = series.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid(None)
-            series.InstanceNumber = k + 1
-            series.ImagePositionPatient = _decimals(position)
-            series.SliceLocation = _decimals([position @ normal])
-            levels = np.rint((data[:, :, k].T.astype(np.float64) - float(intercept)) / float(slope))
-            series.PixelData = np.clip(levels, 0, _LEVELS).astype("<u2").tobytes()
-            series["PixelData"].VR = "OW"
-            with replacing(part / f"IM{k + 1:0{n_digits}d}.dcm") as temporary, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                series.save_as(temporary, enforce_file_format=True)
-        _put_in_place(part, folder)
+        with replacing_folder(folder, _check_target) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for k in range(n_slices):
+                position = origin + k * step
+                series.SOPInstanceUID = series.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid(None)
+                series.InstanceNumber = k + 1
+                series.ImagePositionPatient = _decimals(position)
+                series.SliceLocation = _decimals([position @ normal])
+                levels = np.rint((data[:, :, k].T.astype(np.float64) - float(intercept)) / float(slope))
+                series.PixelData = np.clip(levels, 0, _LEVELS).astype("<u2").tobytes()
+                series["PixelData"].VR = "OW"
+                series.save_as(part / f"IM{k + 1:0{n_digits}d}.dcm", enforce_file_format=True)
     except OSError as error:
         raise InputError(
             "folder", f"a place for {n_slices} files", f"'{error.strerror}' at '{folder}'", "choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_series(affine: np.ndarray, source: str | Path | None = None, keep: Sequence[str] = ()) -> None:
@@ -326,18 +316,3 @@ def _is_ours(path: Path) -> bool:
             return read_dataset(path, ["SOPClassUID"]).file_meta.get("ImplementationClassUID") == IMPLEMENTATION_UID
     except Exception:  # no DICOM, hence not ours
         return False
-
-
-def _put_in_place(part: Path, folder: Path) -> None:
-    """Rename `part` to `folder`; what was there goes once the new one is in place, or comes back."""
-    if not folder.exists():
-        os.replace(part, folder)
-        return
-    old = folder.with_name(f".old{os.getpid()}-{folder.name}")
-    os.replace(folder, old)
-    try:
-        os.replace(part, folder)
-    except BaseException:
-        os.replace(old, folder)
-        raise
-    shutil.rmtree(old)

@@ -668,7 +668,7 @@ def test_a_failed_exchange_brings_the_earlier_series_back(tmp_path, monkeypatch)
             raise OSError(5, "Input/output error")
         replace(a, b)
 
-    monkeypatch.setattr("engine.io.volumes.dicom_write.os.replace", fail)
+    monkeypatch.setattr("engine.io.files.os.replace", fail)
     with refused("Input/output error", name="folder"):
         write_series(out, volume(), np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and len(list(out.iterdir())) == 3
