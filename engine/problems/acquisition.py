@@ -10,7 +10,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.measurements.kspace import KSpace
 from engine.io.measurements.sinogram import Sinogram
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
 from engine.io.volumes.volume import WHITE_PERCENTILE, Volume
 from engine.operators import CoilFourier, MaskedFourier, Radon
 from engine.problems.coil_maps import espirit
@@ -42,7 +42,7 @@ class Scan:
         Where it came from.
     scale, offset : float
         Intensities times scale plus offset are in the file's units.
-    frame : Frame or None
+    orientation : Orientation or None
         How the file's axes lie in those of the volume; None: they are the same.
     truth : float32 (d0, d1, d2) or None
         What was measured, where that is known.
@@ -63,7 +63,7 @@ class Scan:
     source: str
     scale: float = 1.0
     offset: float = 0.0
-    frame: Frame | None = None
+    orientation: Orientation | None = None
     truth: np.ndarray | None = None
     slice_axis: int | None = None
     thick_axis: int | None = None
@@ -118,7 +118,7 @@ def of_volume(name: str, volume: Volume, how: Measurement) -> Scan:
         volume.source,
         volume.scale,
         volume.offset,
-        volume.frame,
+        volume.orientation,
         volume.data,
         thick_axis=how.thick_axis if name == "mrzsr" else None,
         knows_noise=True,
@@ -183,7 +183,15 @@ def of_thick(
         return measured("mrzsr", plane, operator, plane.slices_of(thick.data), details)
 
     return Scan(
-        "mrzsr", fine, thick.affine @ finer, task, thick.source, thick.scale, thick.offset, thick.frame, thick_axis=axis
+        "mrzsr",
+        fine,
+        thick.affine @ finer,
+        task,
+        thick.source,
+        thick.scale,
+        thick.offset,
+        thick.orientation,
+        thick_axis=axis,
     )
 
 
