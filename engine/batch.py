@@ -16,13 +16,11 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from engine.cli import HelpFormatter
+from engine.cli import HelpFormatter, Stopped, no_room, stopped_by_signals
 from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.parser import add_told
 from engine.job.progress import Silent
-from engine.job.saving import Stopped, stopped_by_signals
-from engine.run import no_room
 from engine.study.cluster import Needs, connected
 from engine.study.pool import Pool
 from engine.study.progress import Bar, Lines

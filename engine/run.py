@@ -19,13 +19,14 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from engine.cli import Stopped, no_room, stopped_by_signals
 from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.configuration import options_of, parse
 from engine.job.parser import build_parser
 from engine.job.prepare import Job, describe, prepare
 from engine.job.progress import Progress, progress_of
-from engine.job.saving import STATE_FILE, Saved, Saver, Stopped, check_identity, load, short, stopped_by_signals
+from engine.job.saving import STATE_FILE, Saved, Saver, check_identity, load, short
 from engine.job.statistics import Statistics
 from engine.methods import METHODS, solve
 from engine.parallel.communicator import Communicator, PartnerLost, SerialCommunicator, connect
@@ -142,16 +143,6 @@ def _writing(out: Path, do: Callable[[], None]) -> None:
         do()
     except OSError as error:
         raise no_room(out, error) from error
-
-
-def no_room(out: Path | None, error: OSError) -> InputError:
-    """What the system says against writing, as one sentence."""
-    return InputError(
-        "out",
-        f"room and permission to write in '{out}'",
-        f"'{error.strerror or error}'",
-        "make room or choose another with --out",
-    )
 
 
 class Complaints(logging.Handler):

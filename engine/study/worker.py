@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.backends.engines import Engines
+from engine.cli import Stopped, no_room
 from engine.errors import InputError
 from engine.job import results
 from engine.job.configuration import options_of
 from engine.job.prepare import Job, describe, prepare
 from engine.job.progress import Silent
-from engine.job.saving import STATE_FILE, Saved, Stopped, check_identity, load
+from engine.job.saving import STATE_FILE, Saved, check_identity, load
 from engine.job.statistics import Statistics
 from engine.parallel.communicator import SerialCommunicator
-from engine.run import Complaints, check_results, execute, no_room
+from engine.run import Complaints, check_results, execute
 from engine.sampling.sampler import State
 from engine.study.cluster import library
 from engine.study.study import Study, Volume, record_of
