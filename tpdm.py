@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name not in _EXTRAS:
             raise
         print(
-            f"tpdm: {name}: expected {error.name}, which it needs, found none; "
+            f"tpdm: {name}: expected {error.name}, which it needs, got none; "
             f"`pip install -c constraints.txt -e '.[{_EXTRAS[error.name]}]'`",
             file=sys.stderr,
         )

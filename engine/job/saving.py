@@ -16,6 +16,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.job.statistics import Statistics
+from engine.options import Options, option
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.sampling.reconstruction import Checkpoint
 from engine.sampling.sampler import State
@@ -28,6 +29,26 @@ STATE_FILE = "state.npz"
 _FORMAT = 1
 #: Arrays that are none of the sampler's state.
 _OTHERS = ("header", "residuals", "mean", "squares")
+
+
+@dataclass(frozen=True)
+class Survival(Options):
+    """How a run survives an interruption."""
+
+    save_every: int = option(
+        10,
+        low=0,
+        high=1_000_000,
+        metavar="STEPS",
+        help="save the state in the folder of the results; 0: only when interrupted",
+        remedy="10 is usual",
+    )
+    resume: Path | None = option(
+        None,
+        metavar="FOLDER",
+        help="go on with the interrupted run in a folder, with its options, to the very same result",
+    )
+    overwrite: bool = option(False, help="start anew where an interrupted run could be resumed")
 
 
 @dataclass(frozen=True)

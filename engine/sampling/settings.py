@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.errors import InputError
+from engine.options import Options, documented, option
 from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import ALL
 from engine.sampling.problem import InverseProblem
@@ -33,93 +34,112 @@ Range = tuple[float, float]
 ANY: Range = (0.0, float("inf"))
 
 
+@documented
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a run. The defaults are those of the preset "fast".
+class Settings(Options):
+    """Settings of a run. The defaults are those of the preset "fast"; None is resolved when a run starts."""
 
-    Parameters
-    ----------
-    sampler : str
-        "pc": the published predictor-corrector; "ddim", "heun": of first and second order.
-    guidance : str
-        "proximal": x̂₀ is moved to the measurement (`engine.sampling.proximal`); "dps": the published gradient
-        through the network (`engine.sampling.dps`).
-    n_steps : int
-        Noise levels; the published number is 2000.
-    K : int, float or None
-        How often the priors alternate, see `engine.sampling.schedule.turns`. None: 2, with pc that of the published
-        problem.
-    mix : str
-        "alternate": one prior a step; "sum": all at every step, their scores summed.
-    alpha : float
-        The primary prior's share of that sum, the rest being the others' in equal parts.
-    eta : float or None
-        ddim and heun: part of each step's noise that is new. None: 1 for ddim, 0 for heun.
-    noise_scale : float or None
-        ddim and heun: how much of that noise is added, while the network is told all of it. None: `NOISE_SCALE` for
-        ddim with a measurement and proximal guidance; else 1.
-    rho : float or None
-        proximal: weight of staying at x̂₀ in units of ‖A‖². None: from the noise of the measurement.
-    sparsity_weight : float or None
-        Of the methods tv, wavelet, dds and diffusionmbir: weight of the sparse term, without unit, see
-        `engine.methods`. None: the method's default for the task.
-    dps_weight : float or None
-        dps: λ. None: adaptive (`engine.sampling.dps.Dps`), or with `stable` False the published one
-        (`engine.sampling.dps.published_weight`).
-    group : int
-        Slices over which pc and dps take norms.
-    snr : float
-        pc: signal-to-noise ratio of the corrector.
-    stable : bool
-        Keep dps from overshooting (`engine.sampling.dps.Dps`); False is the published method to the letter.
-    seed : int
-        Of the noise and of a float K's draws.
-    sigma_min : float or None
-        Last noise level. None: the smallest on which all priors were trained.
-    sigma_max : float or None
-        First noise level. None: `START_LEVEL` for ddim and heun with a measurement, where the classical reconstruction
-        is near enough to start from; else the largest on which all priors were trained.
-    """
-
-    sampler: str = "ddim"
-    guidance: str = "proximal"
-    n_steps: int = 20
-    K: int | float | None = None
-    mix: str = "alternate"
-    alpha: float = 0.5
-    eta: float | None = None
-    noise_scale: float | None = None
-    rho: float | None = None
-    dps_weight: float | None = None
-    group: int = 6
-    snr: float = 0.16
-    stable: bool = True
-    seed: int = 0
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    sparsity_weight: float | None = None
+    sampler: str = option(
+        "ddim",
+        choices=SAMPLERS,
+        default_words="ddim; uncond pc",
+        help="pc: the published predictor-corrector; ddim, heun: first and second order",
+    )
+    guidance: str = option(
+        "proximal",
+        choices=GUIDANCE,
+        default_words="proximal; pc dps",
+        help="proximal: estimates are moved to the measurement; dps: gradients through the network, as published",
+    )
+    n_steps: int = option(20, name="steps", default_words="20", help="noise levels; the published number is 2000")
+    K: int | float | None = option(
+        None,
+        default_words="2; svct with pc 2.7",
+        help="integer: every K-th step is the auxiliary's; with a point: each step with probability 1/K",
+    )
+    mix: str = option("alternate", choices=MIXES, default_words="alternate", help="one prior a step, or the sum of all")
+    alpha: float = option(
+        0.5,
+        above=0,
+        below=1,
+        needs={"mix": ("sum",)},
+        default_words="0.5",
+        help="share of the primary prior, the others having equal parts of the rest",
+        remedy="0.5 weighs planes alike",
+    )
+    eta: float | None = option(
+        None,
+        low=0,
+        high=1,
+        needs={"sampler": ("ddim", "heun")},
+        default_words="ddim 1, heun 0, dds 0.85",
+        help="new part of each step's noise, 0 to 1; also read by the method dds",
+        remedy="1 makes all noise anew, 0 none",
+    )
+    noise_scale: float | None = option(
+        None,
+        low=0,
+        high=1,
+        needs={"sampler": ("ddim", "heun")},
+        default_words=f"ddim {NOISE_SCALE} with proximal guidance, else 1",
+        help="added part of that noise, 0 to 1, while the network is told all of it: 1 gives samples, less their mean",
+        remedy="1 adds the noise that is told",
+    )
+    rho: float | None = option(
+        None,
+        low=0,
+        needs={"guidance": ("proximal",)},
+        default_words="from the measurement's noise; 0 without",
+        help="weight of the estimate against the measurement, in units of the operator's squared norm",
+    )
+    dps_weight: float | None = option(
+        None,
+        low=0,
+        needs={"guidance": ("dps",)},
+        default_words="adaptive, from residual, operator and noise; with --unlimited-steps or --preset reference the "
+        "published one, carried over to size and steps",
+        help="step size λ of data consistency",
+    )
+    group: int = option(
+        6,
+        low=1,
+        default_words="6",
+        help="pc, dps with a fixed λ, diffusionmbir: slices over which norms are taken; changes the result",
+        remedy="the published value is 6",
+    )
+    snr: float = option(
+        0.16,
+        above=0,
+        high=1000,
+        needs={"sampler": ("pc",)},
+        default_words="0.16",
+        help="signal-to-noise ratio of the corrector; also read by the method diffusionmbir",
+        remedy="the published value is 0.16",
+    )
+    stable: bool = option(
+        True,
+        name="unlimited-steps",
+        needs={"guidance": ("dps",)},
+        help="let data consistency overshoot, as the published method may; for runs of thousands of steps",
+    )
+    seed: int = option(0, low=0, high=2**64 - 1, help="seed of noise and sampling mask", remedy="choose another")
+    sigma_min: float | None = option(None, above=0, default_words="the trained one", help="last noise level")
+    sigma_max: float | None = option(
+        None,
+        above=0,
+        default_words=f"{START_LEVEL} for ddim and heun with a measurement, else the largest trained one",
+        help="first noise level",
+    )
+    sparsity_weight: float | None = option(
+        None,
+        low=0,
+        default_words="one for each method and task",
+        help="tv, wavelet, dds, diffusionmbir: weight of total variation or wavelet coefficients against the "
+        "measurement, without unit",
+    )
 
     def __post_init__(self) -> None:
-        for name, choices in (("sampler", SAMPLERS), ("guidance", GUIDANCE), ("mix", MIXES)):
-            if getattr(self, name) not in choices:
-                raise InputError(name, f"one of {', '.join(choices)}", f"'{getattr(self, name)}'", "choose one")
-        if not 0 < self.alpha < 1:
-            raise InputError("alpha", "more than 0 and less than 1", self.alpha, "0.5 weighs planes alike")
-        if self.eta is not None and not 0 <= self.eta <= 1:
-            raise InputError("eta", "0 to 1", self.eta, "1 makes all noise anew, 0 none")
-        if self.noise_scale is not None and not 0 <= self.noise_scale <= 1:
-            raise InputError("noise-scale", "0 to 1", self.noise_scale, "1 adds the noise that is told")
-        for name in ("rho", "sparsity_weight", "dps_weight"):
-            value = getattr(self, name)
-            if value is not None and not (np.isfinite(value) and value >= 0):
-                remedy = "leave it out for the default"
-                raise InputError(name.replace("_", "-"), "a number of at least 0", value, remedy)
-        if self.group < 1:
-            raise InputError("group", "at least 1 slice", self.group, "the published value is 6")
-        if not 0 < self.snr <= 1000:
-            raise InputError("snr", "more than 0 and at most 1000", self.snr, "the published value is 0.16")
-        if not 0 <= self.seed < 2**64:
-            raise InputError("seed", "0 to 2^64 − 1", self.seed, "choose another")
+        super().__post_init__()
         # Both refuse values out of range.
         low = _SIGMA_MIN if self.sigma_min is None else self.sigma_min
         Schedule(low, max(_SIGMA_MAX, 2 * low) if self.sigma_max is None else self.sigma_max, self.n_steps)

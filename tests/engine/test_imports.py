@@ -31,27 +31,28 @@ ALLOWED = {
 BASE = ("errors", "volume", "device")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "options": ("errors",),
     "versions": (),
     "cli": ("errors",),
     "device": ("errors",),
     "volume": ("errors",),
     "operators": BASE,
     "parallel": BASE,
-    "sampling": (*BASE, "operators", "parallel"),
+    "sampling": (*BASE, "options", "operators", "parallel"),
     "backends": (*BASE, "operators", "sampling"),
     "methods": (*BASE, "operators", "parallel", "sampling"),
     "io": (*BASE, "operators"),
-    "problems": (*BASE, "io", "operators", "sampling"),
+    "problems": (*BASE, "options", "io", "operators", "sampling"),
     "report": (*BASE, "io", "versions"),
     "demo": (*BASE, "backends", "io", "sampling"),
     "job": (
-        *(*BASE, "cli", "versions", "operators", "parallel", "sampling", "backends", "methods", "io", "problems"),
-        *("report", "demo"),
+        *(*BASE, "options", "cli", "versions", "operators", "parallel", "sampling", "backends", "methods"),
+        *("io", "problems", "report", "demo"),
     ),
-    "study": (*BASE, "cli", "versions", "parallel", "sampling", "backends", "io", "report", "job"),
-    "run": (*BASE, "cli", "parallel", "methods", "sampling", "job"),
-    "simulate": (*BASE, "cli", "operators", "sampling", "io", "problems", "demo", "job"),
-    "batch": (*BASE, "cli", "job", "study"),
+    "study": (*BASE, "options", "cli", "versions", "parallel", "sampling", "backends", "io", "report", "job"),
+    "run": (*BASE, "cli", "parallel", "backends", "job"),
+    "simulate": (*BASE, "options", "cli", "operators", "sampling", "io", "problems", "demo", "job"),
+    "batch": (*BASE, "options", "cli", "job", "study"),
 }
 #: Libraries that no file of a package may import, not even inside a function.
 FORBIDDEN = {
