@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import InputError
-from engine.job.options import PRESETS
+from engine.job.choices import PRESETS
 from engine.methods import METHODS
 from engine.problems.tasks import Measurement
 from engine.sampling.reconstruction import Settings

@@ -33,7 +33,7 @@ from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
 from engine.cli import HelpFormatter
 from engine.errors import InputError
-from engine.job.options import settings_of
+from engine.job.choices import settings_of
 from engine.job.parser import build_parser
 from engine.methods import solve
 from engine.problems.tasks import Measurement, simulate

@@ -15,16 +15,16 @@ from engine.errors import InputError
 Group = TypeVar("Group")
 
 
-def option(default: Any = MISSING, **declared: Any) -> Any:
+def option(default: Any = MISSING, **details: Any) -> Any:
     """Declare a field of a dataclass as an option: its default, its `help`, and more of `Option`."""
-    return field(default=default, metadata={"option": declared})
+    return field(default=default, metadata={"option": details})
 
 
 class Options:
     """A dataclass with options among its fields, which refuses values out of range."""
 
     def __post_init__(self) -> None:
-        for one in options_of(type(self)):
+        for one in declared(type(self)):
             one.check(getattr(self, one.field))
 
 
@@ -180,7 +180,7 @@ _PARSED: dict[frozenset[Any], Any] = {
 }
 
 
-def options_of(group: type) -> Iterator[Option]:
+def declared(group: type) -> Iterator[Option]:
     """The options among a dataclass's fields, in order."""
     hints = get_type_hints(group)
     for one in dataclasses.fields(group):
@@ -194,7 +194,7 @@ def options_of(group: type) -> Iterator[Option]:
 def documented(group: type[Group]) -> type[Group]:
     """Write the help of a dataclass's options into its docstring."""
     entries = [
-        f"    {one.field} : {group.__annotations__[one.field]}\n        {one.described()}" for one in options_of(group)
+        f"    {one.field} : {group.__annotations__[one.field]}\n        {one.described()}" for one in declared(group)
     ]
     group.__doc__ = "\n".join([f"{group.__doc__}\n\n    Parameters\n    ----------", *entries, "    "])
     return group
@@ -213,7 +213,7 @@ def add_options(
         Defaults in words by field, where more is known of them here than the declaration says.
     """
     for group in groups:
-        for one in options_of(group):
+        for one in declared(group):
             one.add_to(parser, (default_words or {}).get(one.field, ""))
 
 
@@ -224,7 +224,7 @@ def is_given(value: Any) -> bool:
 
 def stated(group: type, args: argparse.Namespace) -> dict[str, Any]:
     """The arguments for the fields of a dataclass, without those that were left at None or False."""
-    keys = {one.field: one.key for one in options_of(group)}
+    keys = {one.field: one.key for one in declared(group)}
     values = {one: getattr(args, keys.get(one.name, one.name), None) for one in dataclasses.fields(group)}
     # The flag of a field that is true by default turns it off.
     return {one.name: not value if one.default is True else value for one, value in values.items() if is_given(value)}
@@ -247,7 +247,7 @@ def read(group: type[Group], args: argparse.Namespace, **more: Any) -> Group:
         A value out of range, or an option without effect.
     """
     values = {**vars(args), **more}
-    for one in options_of(group):
+    for one in declared(group):
         if is_given(args.given.get(one.key)):
             one.check_read(values)
     return group(**stated(group, args))

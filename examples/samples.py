@@ -12,7 +12,7 @@ import numpy as np
 
 from engine import demo
 from engine.io.volumes import save_volume
-from engine.job.options import PRESETS
+from engine.job.choices import PRESETS
 from engine.job.statistics import Statistics
 from engine.problems import acquisition
 from engine.problems.tasks import Measurement

@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.name not in _EXTRA:
             raise
         print(
-            f"build_engine: installation: expected the packages of the extra `export`, found no {error.name}; "
+            f"build_engine: installation: expected the packages of the extra `export`, got no {error.name}; "
             "`pip install -c constraints.txt -e '.[export]'`",
             file=sys.stderr,
         )

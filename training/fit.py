@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     if __name__ != "__main__" or error.name != "torch":
         raise
     print(
-        "training.fit: installation: expected the packages of the extra `train`, found no torch; "
+        "training.fit: installation: expected the packages of the extra `train`, got no torch; "
         "`pip install -c constraints.txt -e '.[train]'`",
         file=sys.stderr,
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cli import HelpFormatter
+from engine.job.choices import Choice, default_steps
 from engine.job.measurement import MeasuredFile, NoiseLevel, VolumeFile
-from engine.job.options import Choice, default_steps
 from engine.job.prepare import Machine
 from engine.job.priors import PriorFiles
 from engine.job.progress import Told

@@ -16,9 +16,9 @@ from engine.backends.engines import Engines
 from engine.backends.padding import PaddedDenoiser, padded_shape
 from engine.backends.select import BACKENDS, Request, Role
 from engine.device import n_gpus
+from engine.job.choices import settings_of
 from engine.job.job import Job
 from engine.job.measurement import noise_level_of, open_measurement
-from engine.job.options import settings_of
 from engine.job.priors import check_sizes, open_bundles
 from engine.job.results import Output
 from engine.methods import METHODS, check

@@ -12,7 +12,7 @@ from engine.errors import InputError
 #: The last time at which the network is evaluated; the published sampler stops short of t = 0.
 _LAST_TIME = 1e-5
 #: Far beyond what anyone waits for, and within what memory holds.
-_MOST_STEPS = 1_000_000
+MOST_STEPS = 1_000_000
 _LARGEST_K = 1e9
 
 
@@ -45,8 +45,8 @@ class Schedule:
                 f"{self.sigma_min:g} and {self.sigma_max:g}",
                 "swap or mend them",
             )
-        if not 2 <= self.n_steps <= _MOST_STEPS:
-            raise InputError("steps", f"2 to {_MOST_STEPS}", self.n_steps, "20 to 2000 are usual")
+        if not 2 <= self.n_steps <= MOST_STEPS:
+            raise InputError("steps", f"2 to {MOST_STEPS}", self.n_steps, "20 to 2000 are usual")
 
     @cached_property
     def sigmas(self) -> np.ndarray:

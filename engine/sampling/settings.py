@@ -11,7 +11,7 @@ from engine.options import Options, documented, option
 from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import ALL
 from engine.sampling.problem import InverseProblem
-from engine.sampling.schedule import Schedule, plan_of
+from engine.sampling.schedule import MOST_STEPS, Schedule, plan_of
 
 SAMPLERS = ("pc", "ddim", "heun")
 GUIDANCE = ("dps", "proximal")
@@ -51,7 +51,15 @@ class Settings(Options):
         default_words="proximal; pc dps",
         help="proximal: estimates are moved to the measurement; dps: gradients through the network, as published",
     )
-    n_steps: int = option(20, name="steps", default_words="20", help="noise levels; the published number is 2000")
+    n_steps: int = option(
+        20,
+        name="steps",
+        low=2,
+        high=MOST_STEPS,
+        default_words="20",
+        help="noise levels; the published number is 2000",
+        remedy="20 to 2000 are usual",
+    )
     K: int | float | None = option(
         None,
         default_words="2; svct with pc 2.7",

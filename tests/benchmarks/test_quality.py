@@ -14,7 +14,7 @@ from benchmarks import quality, quality_report, readme
 from benchmarks.cells import Laboratory, Store, measured, streaks
 from benchmarks.configurations import PROBLEMS, Configuration, at_steps, configurations, sweep
 from engine.errors import InputError
-from engine.job.options import PRESETS
+from engine.job.choices import PRESETS
 from engine.problems.tasks import simulate
 from engine.volume import NAMED_PLANES, Plane
 

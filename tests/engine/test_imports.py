@@ -28,7 +28,7 @@ ALLOWED = {
     "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
 }
 #: The rooms of `engine`, each with those below it that it may import; command lines stand on top.
-BASE = ("errors", "volume", "device")
+BASE = ("errors", "volume", "device", "options")
 ROOMS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "options": ("errors",),
@@ -38,21 +38,21 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "volume": ("errors",),
     "operators": BASE,
     "parallel": BASE,
-    "sampling": (*BASE, "options", "operators", "parallel"),
+    "sampling": (*BASE, "operators", "parallel"),
     "backends": (*BASE, "operators", "sampling"),
     "methods": (*BASE, "operators", "parallel", "sampling"),
     "io": (*BASE, "operators"),
-    "problems": (*BASE, "options", "io", "operators", "sampling"),
+    "problems": (*BASE, "io", "operators", "sampling"),
     "report": (*BASE, "io", "versions"),
     "demo": (*BASE, "backends", "io", "sampling"),
     "job": (
-        *(*BASE, "options", "cli", "versions", "operators", "parallel", "sampling", "backends", "methods"),
-        *("io", "problems", "report", "demo"),
+        *(*BASE, "cli", "versions", "operators", "parallel", "sampling", "backends", "methods", "io", "problems"),
+        *("report", "demo"),
     ),
-    "study": (*BASE, "options", "cli", "versions", "parallel", "sampling", "backends", "io", "report", "job"),
+    "study": (*BASE, "cli", "versions", "parallel", "sampling", "backends", "io", "report", "job"),
     "run": (*BASE, "cli", "parallel", "backends", "job"),
-    "simulate": (*BASE, "options", "cli", "operators", "sampling", "io", "problems", "demo", "job"),
-    "batch": (*BASE, "options", "cli", "job", "study"),
+    "simulate": (*BASE, "cli", "operators", "sampling", "io", "problems", "demo", "job"),
+    "batch": (*BASE, "cli", "job", "study"),
 }
 #: Libraries that no file of a package may import, not even inside a function.
 FORBIDDEN = {

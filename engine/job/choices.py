@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.methods import METHODS
-from engine.options import Options, option, options_of, read, stated
+from engine.options import Options, declared, option, read, stated
 from engine.sampling.settings import Settings
 
 #: Named settings.
@@ -70,7 +70,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     method = METHODS[choice.method]
     # The seed is the simulation's as well.
     given = {name: value for name, value in stated(Settings, args).items() if name != "seed"}
-    names = {one.name: one.field for one in options_of(Settings) if one.field in given}
+    names = {one.name: one.field for one in declared(Settings) if one.field in given}
     _check_method(choice.method, {**({"preset": "sampler"} if choice.preset else {}), **names})
     if choice.preset and args.sampler not in (None, PRESETS[choice.preset]["sampler"]):
         raise InputError(
@@ -115,7 +115,7 @@ def _readers(setting: str) -> str:
 def _check_effect(settings: Settings, given: Mapping[str, Any]) -> None:
     """Refuse settings that have no effect beside the others."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    for one in options_of(Settings):
+    for one in declared(Settings):
         if one.field in given:
             one.check_read(values)
     if "group" in given and settings.sampler != "pc" and (settings.guidance != "dps" or _is_adaptive(settings)):
