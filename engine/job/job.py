@@ -1,4 +1,4 @@
-"""A checked job: everything that a run needs."""
+"""A job: everything that a run needs, checked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.backends.bundle import Bundle
 from engine.backends.select import Selection
+from engine.methods import METHODS
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.problems.acquisition import Acquisition
 from engine.sampling.posterior_mean import Prior
@@ -35,6 +36,11 @@ class Job:
     decomposition: Decomposition = UNDIVIDED
     n_ranks: int = 1
 
+    @property
+    def n_steps(self) -> int:
+        """Steps of a sample; none for a method without a prior."""
+        return self.settings.n_steps if METHODS[self.method].n_priors != 0 else 0
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What has to be the same for the result to be the same, to the last bit."""
@@ -42,7 +48,7 @@ class Job:
         return {
             "task": self.problem.name,
             "method": self.method,
-            "shape": list(self.acquisition.shape),
+            "shape": list(self.problem.shape),
             "measurement": None if y is None else digest_of(y),
             "noise level": self.problem.noise_level,
             **{f"prior {role}": _key_of(bundle) for role, bundle in self.bundles.items()},
@@ -54,8 +60,12 @@ class Job:
 
 
 def digest_of(array: np.ndarray) -> str:
-    """SHA-256 of an array's bytes in C order, without a copy where they lie so."""
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
+    """SHA-256 of an array's values in C order, read where they are: a measurement may fill half of the memory."""
+    whole = hashlib.sha256()
+    for part in array:
+        # No copy of what is contiguous, and of anything else one of a part.
+        whole.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()
 
 
 def _key_of(bundle: Bundle) -> str:

@@ -8,13 +8,13 @@ from engine.sampling.posterior_mean import ALL
 
 
 def describe(job: Job) -> str:
-    """The plan as text."""
-    s, method = job.settings, METHODS[job.method]
-    source = "to be generated" if job.problem.operator is None else f"from {job.acquisition.source}"
-    details = [f"{name.replace('_', ' ')} {value}" for name, value in job.problem.details.items()]
+    """The plan, a line for each of task, volume, priors, method and machine."""
+    s, method, problem = job.settings, METHODS[job.method], job.problem
+    source = "to be generated" if problem.operator is None else f"from {job.acquisition.source}"
+    details = [f"{name.replace('_', ' ')} {value}" for name, value in problem.details.items()]
     lines = [
-        f"task       {', '.join([job.problem.name, *details])}",
-        f"volume     {'×'.join(map(str, job.acquisition.shape))} {source}",
+        f"task       {', '.join([problem.name, *details])}",
+        f"volume     {'×'.join(map(str, problem.shape))} {source}",
         *(
             f"{role:10} {prior.plane} ({job.bundles[role].folder})"
             for role, prior in zip(job.bundles, job.priors, strict=True)
@@ -28,13 +28,13 @@ def describe(job: Job) -> str:
         else:
             lines.append(f"sampler    {levels}")
     if job.n_samples > 1:
-        lines.append(f"samples    {job.n_samples}, of which mean and standard deviation")
+        lines.append(f"samples    {job.n_samples}, their mean and standard deviation")
     if "sparsity_weight" in method.reads:
         lines.append(f"sparsity   weight {s.sparsity_weight:g}")
     if method.n_priors != 0:
         lines.append(f"backend    {job.selection}")
     if job.n_ranks > 1:
-        n = job.acquisition.shape[job.problem.plane.slice_axis] / job.n_ranks
+        n = problem.shape[problem.plane.slice_axis] / job.n_ranks
         lines.append(f"ranks      {job.n_ranks}, each with about {n:.3g} slices and {job.n_threads or 'no'} threads")
     return "\n".join(lines)
 

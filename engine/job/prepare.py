@@ -4,70 +4,102 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 
 import kernels
 from engine import demo
+from engine.backends.bundle import Bundle
+from engine.backends.compiled import PRECISIONS
 from engine.backends.engines import Engines
 from engine.backends.padding import PaddedDenoiser, padded_shape
-from engine.backends.select import Request, Role
+from engine.backends.select import BACKENDS, Request, Role
 from engine.device import n_gpus
 from engine.job.choices import settings_of
 from engine.job.job import Job
-from engine.job.measured import noise_level_of, open_acquisition
-from engine.job.networks import bundles_of, check_size, fits, plane_of, trained_range
-from engine.job.options import CHECKED
+from engine.job.measurement import noise_level_of, open_measurement
+from engine.job.priors import check_sizes, open_bundles
+from engine.job.results import Output
 from engine.methods import METHODS, check
-from engine.options import check_value, declared
+from engine.options import Options, option, read
 from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCommunicator
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.parallel.slabs import SlabDecomposition
-from engine.problems.acquisition import of_nothing
+from engine.problems import acquisition
 from engine.problems.noise_level import with_noise_level
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruction import check_planes
+from engine.sampling.problem import InverseProblem
+from engine.sampling.settings import Settings
 
 log = logging.getLogger("engine")
 
 
+@dataclass(frozen=True)
+class Machine(Options):
+    """What a run works on."""
+
+    backend: str = option(
+        "auto",
+        choices=BACKENDS,
+        help="runner of the networks; auto: the fastest that runs here, the plan names it with the reason",
+    )
+    device: str = option("auto", help="auto, cpu, cuda, or cuda:N for the N-th GPU")
+    precision: str | None = option(
+        None,
+        choices=PRECISIONS,
+        default_words="the most exact one that is built",
+        help="arithmetic of the networks",
+    )
+    batch_size: int | None = option(
+        None,
+        low=1,
+        high=4096,
+        default_words="1 or 2 on a CPU; on a GPU the size for which the graphs were optimised",
+        help="slices that go through a network together; does not change the result",
+        remedy="leave it out for the backend's own",
+    )
+    threads: int | None = option(
+        None,
+        low=1,
+        high=1024,
+        default_words="all cores",
+        help="worker threads on a CPU",
+        remedy="leave it out for all cores",
+    )
+
+
 def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines: Engines | None = None) -> Job:
-    """Turn options, of `engine.job.configuration.parse`, into a job, on every process of a communicator.
+    """Turn options, of `engine.job.configuration.parse`, into a job, on every process of a team.
 
     Parameters
     ----------
     args : Namespace
     comm : Communicator, optional
     engines : Engines, optional
-        What earlier jobs of this process opened.
+        Bundles and denoisers of earlier jobs of this process.
 
     Raises
     ------
     InputError
         Anything that would fail later.
     """
-    for group in CHECKED:
-        for one in declared(group):
-            check_value(one, getattr(args, one.destination))
     comm, engines = comm or SerialCommunicator(), engines or Engines()
-    n_threads = args.threads or (None if comm.size == 1 else comm.n_threads)
+    machine, n_samples = read(Machine, args), read(Output, args).samples
+    n_threads = machine.threads or (None if comm.size == 1 else comm.n_threads)
     if n_threads:
         kernels.set_threads(n_threads)
-    measured = open_acquisition(args)
-    bundles = bundles_of(args, measured, engines)
-    planes = {role: plane_of(role, bundle, getattr(args, f"{role}_plane")) for role, bundle in bundles.items()}
-    check_planes(list(planes.values()))
+    measured = open_measurement(args)
+    bundles, planes = open_bundles(args, measured, engines)
     if measured is None:
         side = bundles["primary"].trained_size or demo.SIZE
-        measured = of_nothing((side, side, side), np.diag([demo.VOXEL_MM] * 3 + [1.0]))
-    shapes = {role: planes[role].shape_of(measured.shape)[1:] for role in bundles}
-    for role, bundle in bundles.items():
-        check_size(bundle, shapes[role])
-
+        measured = acquisition.of_nothing((side, side, side), np.diag([demo.VOXEL_MM] * 3 + [1.0]))
+    shapes = {role: plane.shape_of(measured.shape)[1:] for role, plane in planes.items()}
+    check_sizes(bundles, shapes)
     problem = measured.problem(planes["primary"])
     check(args.method, problem, len(bundles), comm.size)
-    settings = METHODS[args.method].resolved(settings_of(args), problem, trained_range(bundles.values()))
-    if args.samples > 1 and settings.noise_scale is not None and settings.noise_scale < 1:
+    settings = METHODS[args.method].resolved(settings_of(args), problem, _trained_range(bundles))
+    if n_samples > 1 and settings.noise_scale is not None and settings.noise_scale < 1:
         log.warning(
             "samples with a noise scale of %g differ by less than is uncertain; --preset balanced draws real ones",
             settings.noise_scale,
@@ -75,22 +107,11 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     level = noise_level_of(args, measured)
     if problem.operator is not None and level is not None:
         problem = with_noise_level(problem, level)
-    roles = {
-        role: Role(
-            bundle,
-            padded_shape(shapes[role], bundle.divisor),
-            # What the primary network's guided steps compare with; proximal steps need none of the backend, and a
-            # graph that holds the operator holds it for the network's own size.
-            problem.operator
-            if role == "primary" and settings.guidance == "dps" and fits(shapes[role], bundle)
-            else None,
-        )
-        for role, bundle in bundles.items()
-    }
     # Last, because it may load graphs onto a GPU.
     gpu = comm.local_rank % max(1, n_gpus()) if comm.size > 1 else 0
     selection = engines.selection(
-        roles, Request(args.backend, args.precision, args.device, args.batch_size, n_threads, gpu)
+        _roles(bundles, shapes, problem, settings),
+        Request(machine.backend, machine.precision, machine.device, machine.batch_size, n_threads, gpu),
     )
     priors = tuple(
         Prior(PaddedDenoiser(selection.denoisers[role], bundle.divisor), planes[role])
@@ -101,7 +122,28 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     if isinstance(comm, MpiCommunicator):
         decomposition = SlabDecomposition(comm, measured.shape, [prior.plane for prior in priors], selection.device)
     return Job(
-        *(args.method, measured, problem, priors, bundles, settings, selection, n_threads, args.samples),
+        *(args.method, measured, problem, priors, bundles, settings, selection, n_threads, n_samples),
         decomposition,
         comm.size,
     )
+
+
+def _trained_range(bundles: dict[str, Bundle]) -> tuple[float, float]:
+    ranges = [bundle.sigma_range for bundle in bundles.values()]
+    return max(low for low, _ in ranges), min(high for _, high in ranges)
+
+
+def _roles(
+    bundles: dict[str, Bundle], shapes: dict[str, tuple[int, int]], problem: InverseProblem, settings: Settings
+) -> dict[str, Role]:
+    """What each denoiser has to do.
+
+    Guided steps of the primary network compare with the operator; proximal steps need none of the backend, and a graph
+    that holds the operator holds it for the network's own size.
+    """
+    roles = {}
+    for role, bundle in bundles.items():
+        padded = padded_shape(shapes[role], bundle.divisor)
+        is_guided = role == "primary" and settings.guidance == "dps" and padded == shapes[role]
+        roles[role] = Role(bundle, padded, problem.operator if is_guided else None)
+    return roles
