@@ -10,19 +10,17 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import TextIOBase
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from engine import options
-from engine.cli import REFUSED, HelpFormatter, Stopped, exit_code, removing_if_empty, writing_to
+from engine.cli import HelpFormatter, Stopped, exit_code, stopped_by_signals, writing_to
 from engine.errors import InputError, in_one_line
 from engine.job import results
-from engine.job.options import Told
-from engine.job.progress import Silent
-from engine.job.saving import stopped_by_signals
+from engine.job.progress import Silent, Told
+from engine.options import Options, add_options, option, read
 from engine.study.cluster import Needs, connected
 from engine.study.pool import Pool
 from engine.study.progress import Bar, Lines
@@ -45,9 +43,40 @@ from engine.study.worker import Place
 
 log = logging.getLogger("engine")
 
-PROGRAM = "engine.batch"
 #: Exit code where volumes failed; the others are done.
 SOME_FAILED = 1
+
+
+@dataclass(frozen=True)
+class Call(Options):
+    """A study, apart from the options of its runs."""
+
+    out: Path = option(
+        Path("runs/study"),
+        metavar="FOLDER",
+        help=f"folder of the study: a folder of results for each input, named like it, and {CSV} and {PARQUET} with a "
+        "row for each",
+    )
+    overwrite: bool = option(False, help="start anew, also what is finished")
+    dry_run: bool = option(False, help="check everything and show the plan, but do not sample")
+
+
+@dataclass(frozen=True)
+class Workers(Options):
+    """The workers of a study."""
+
+    ray: str = option(
+        "local",
+        metavar="{local,auto,ADDRESS}",
+        help="local: workers on this machine; auto: the running cluster of RAY_ADDRESS or of this machine; or where "
+        "the cluster is",
+    )
+    workers: int | None = option(
+        None, low=1, metavar="N", default_words="as many as have room", help="volumes at a time", remedy="leave it out"
+    )
+    retries: int = option(
+        3, low=0, metavar="N", help="attempts to go on with a volume that lost its worker", remedy="leave it out"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,106 +105,60 @@ def build_parser() -> argparse.ArgumentParser:
         default="volume",
         help="option that each input is for; it says the task where --task does not (a volume: csmri)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/study"),
-        metavar="FOLDER",
-        help=f"folder of the study: a folder of results for each input, named like it, and {CSV} and {PARQUET} with a "
-        "row for each",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="start anew, also what is finished")
-    parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan, but do not sample")
-    cluster = parser.add_argument_group("cluster")
-    cluster.add_argument(
-        "--ray",
-        default="local",
-        metavar="{local,auto,ADDRESS}",
-        help="local: workers on this machine; auto: the running cluster of RAY_ADDRESS or of this machine; or where "
-        "the cluster is",
-    )
-    cluster.add_argument("--cpus-per-volume", type=int, default=1, metavar="N", help="cores of a worker, and threads")
-    cluster.add_argument(
-        "--gpus-per-volume",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="1, or a part of one that several workers share; 0: workers see no GPU",
-    )
-    cluster.add_argument(
-        "--memory-per-volume", type=float, metavar="GB", help="set aside for a worker (default: not counted)"
-    )
-    cluster.add_argument("--workers", type=int, metavar="N", help="volumes at a time (default: as many as have room)")
-    cluster.add_argument(
-        "--retries",
-        type=int,
-        default=3,
-        metavar="N",
-        help="how often a volume that lost its worker goes on with another one",
-    )
-    options.add_to(parser.add_argument_group("progress"), Told)
+    add_options(parser, Call)
+    add_options(parser.add_argument_group("cluster"), Workers, Needs)
+    add_options(parser.add_argument_group("progress"), Told)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = build_parser().parse_known_args(argv)
+    args.given = vars(args)
     logging.basicConfig(level="ERROR" if args.quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
     shown: Silent = Lines(sys.stdout) if args.progress == "lines" and not args.quiet else Silent()
-    out: Path = args.out.absolute()
 
-    def body() -> int:
-        needs = _checked(args)
-        study = study_of(args.kind, words)
-        volumes = volumes_of(inputs_of(args.inputs), out)
-        with writing_to(out), removing_if_empty(out):
-            results.open_folder(out)
-            if not args.overwrite:
-                check_same(study, volumes)
-            return _study(args, needs, study, volumes, shown)
+    def tell(sentence: str) -> None:
+        shown.say("error", {"message": sentence, "code": 2})
 
     return exit_code(
-        PROGRAM,
-        body,
-        refused=lambda error: shown.say("error", {"message": in_one_line(error), "code": REFUSED}),
-        interrupted="interrupted; called again, it goes on",
+        "engine.batch", lambda: _checked(args, words, shown), told=tell, interrupted="called again, it goes on"
     )
 
 
-def _checked(args: argparse.Namespace) -> Needs:
-    """Refuse what is out of range, or missing on this machine."""
-    for name, low in (("cpus_per_volume", 1), ("workers", 1), ("retries", 0)):
-        value = getattr(args, name)
-        if value is not None and value < low:
-            raise InputError(f"{name.replace('_', '-')}", f"at least {low}", value, "leave it out")
-    if not 0 <= args.gpus_per_volume <= 1:
-        raise InputError(
-            "gpus-per-volume", "0 to 1, for a volume uses one GPU", f"{args.gpus_per_volume:g}", "choose 1"
-        )
-    memory_gb = args.memory_per_volume
-    if memory_gb is not None and not 0 < memory_gb < float("inf"):
-        raise InputError("memory-per-volume", "GB above 0", f"{memory_gb:g}", "leave it out to count none")
+def _checked(args: argparse.Namespace, words: Sequence[str], shown: Silent) -> int:
+    """Refuse what is wrong on this machine, and do the study."""
+    args.out = args.out.absolute()
+    workers, needs = read(Workers, args), read(Needs, args)
     for library in ("ray", "pyarrow"):
         if importlib.util.find_spec(library) is None:
             raise InputError(
                 "batch", f"{library}, which it needs", "none", "`pip install -c constraints.txt -e '.[cluster]'`"
             )
-    return Needs(args.cpus_per_volume, args.gpus_per_volume, memory_gb)
-
-
-def _study(args: argparse.Namespace, needs: Needs, study: Study, volumes: list[Volume], shown: Silent) -> int:
-    """Do what is left of a study; return the exit code."""
-    out, started = args.out.absolute(), time.monotonic()
+    study = study_of(args.kind, words)
     device = study.options.get("device", "auto")
     if not needs.gpus and device.startswith("cuda"):
         raise InputError("gpus-per-volume", f"more than 0 for --device {device}", "0", "pass 1, or a part of one")
+    volumes = volumes_of(inputs_of(args.inputs), args.out)
+    with results.new_folder(args.out), writing_to(args.out):
+        results.open_folder(args.out)
+        if not args.overwrite:
+            check_same(study, volumes)
+        return _study(args, workers, needs, study, volumes, shown)
+
+
+def _study(
+    args: argparse.Namespace, workers: Workers, needs: Needs, study: Study, volumes: list[Volume], shown: Silent
+) -> int:
+    """Do what is left of a study; return the exit code."""
+    out, started = args.out, time.monotonic()
     done = [] if args.overwrite else [volume for volume in volumes if is_done(study, volume)]
     to_do = [volume for volume in volumes if volume not in done]
     table = Table(out, _rows_of(out, done))
     if to_do or args.dry_run:
         # What Ray prints is for its own logs.
-        with redirect_stdout(_ToLog()), connected(args.ray, needs, args.workers) as room:
-            n_workers = min(room if args.ray == "local" else args.workers or room, len(to_do) or 1)
-            pool = Pool(study, needs, 1 if args.dry_run else n_workers, args.retries)
+        with redirect_stdout(_ToLog()), connected(workers.ray, needs, workers.workers) as room:
+            n_workers = min(room if workers.ray == "local" else workers.workers or room, len(to_do) or 1)
+            pool = Pool(study, needs, 1 if args.dry_run else n_workers, workers.retries)
             plan = ""
             if args.dry_run or not done:
                 plan = pool.plan(to_do or done, lambda volume, why: _is_about(study, volume, why))

@@ -1,18 +1,29 @@
-"""What the command lines share: how they end, and how they show their help."""
+"""What the command lines share: their help, their exit codes, their signals."""
 
 from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from engine.errors import InputError, in_one_line
 
-#: The user's input cannot be used.
+#: Exit code where the user has to change something.
 REFUSED = 2
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except those that say nothing: None, False and ()."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == ():
+            return action.help
+        return super()._get_help_string(action)
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,50 +41,55 @@ class Stopped(KeyboardInterrupt):
 
 def exit_code(
     program: str,
-    body: Callable[[], int],
+    body: Callable[[], int | None],
     *,
-    refused: Callable[[InputError], None] = lambda error: None,
-    interrupted: str = "interrupted",
+    told: Callable[[str], None] = lambda sentence: None,
+    interrupted: str = "",
 ) -> int:
-    """Run a command and return its exit code: its own, or that of what ended it. A defect shows its traceback.
+    """Run the body of a command; a refusal becomes one sentence on standard error.
+
+    A full disk is refused as well, for which `writing_to` names the folder, and so is a lack of memory. Everything else
+    is a defect, and keeps its traceback.
 
     Parameters
     ----------
     program : str
-        Begins the sentence on standard error.
+        For messages, such as "engine.run".
     body : function
-    refused : function
-        Told of a refusal as well.
+        Its exit code; None stands for 0.
+    told : function
+        Also hears the sentence, before it is printed.
     interrupted : str
-        What to say of an interrupt.
+        Advice for a user who interrupted the command.
+
+    Returns
+    -------
+    int
+        That of the body; 2 for a refusal, 128 and the signal's number for an interruption.
     """
     try:
-        return body()
+        return body() or 0
     except InputError as error:
-        return refuse(program, error, refused)
+        sentence = in_one_line(error)
+    except OSError as error:
+        sentence = in_one_line(no_room(error.filename, error))
     except MemoryError:
-        remedy = "give a smaller volume, or start it where there is more"
-        return refuse(program, InputError("memory", "room for volume and measurement", "none", remedy), refused)
-    except KeyboardInterrupt as stop:
-        print(f"{program}: {interrupted}", file=sys.stderr)
-        return 128 + (stop.signal_number if isinstance(stop, Stopped) else 2)
-
-
-def refuse(program: str, error: InputError, refused: Callable[[InputError], None] = lambda error: None) -> int:
-    """Say why an input cannot be used; return the exit code."""
-    refused(error)
-    print(f"{program}: {in_one_line(error)}", file=sys.stderr)
+        sentence = str(no_memory())
+    except KeyboardInterrupt as error:
+        print(f"{program}: interrupted" + (f"; {interrupted}" if interrupted else ""), file=sys.stderr)
+        return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGINT)
+    told(sentence)
+    print(f"{program}: {sentence}", file=sys.stderr)
     return REFUSED
 
 
 @contextmanager
 def writing_to(out: Path) -> Iterator[None]:
-    """Turn what the system says against writing into one sentence.
+    """Turn the system's complaints about writing into a refusal that names the results' place.
 
     Raises
     ------
     InputError
-        Instead of an OSError of the block.
     """
     try:
         yield
@@ -81,35 +97,63 @@ def writing_to(out: Path) -> Iterator[None]:
         raise no_room(out, error) from error
 
 
-def no_room(out: Path, error: OSError) -> InputError:
-    """What the system says against writing, as one sentence."""
+def no_room(out: Path | str | None, error: OSError) -> InputError:
+    """The system's complaint about writing as a refusal."""
+    where = "for the results" if out is None else f"in '{out}'"
     return InputError(
         "out",
-        f"room and permission to write in '{out}'",
+        f"room and permission to write {where}",
         f"'{error.strerror or error}'",
         "make room or choose another with --out",
     )
 
 
+def no_memory() -> InputError:
+    """A lack of memory as a refusal."""
+    return InputError(
+        "memory",
+        "room for the volume and its measurement",
+        "none",
+        "give a smaller volume, start fewer at a time, or choose a machine with more",
+    )
+
+
 @contextmanager
-def removing_if_empty(out: Path) -> Iterator[None]:
-    """Leave no empty folder behind, of those that do not exist yet."""
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+def stopped_by_signals(at_once: bool = True) -> Iterator[Callable[[], int]]:
+    """Let SIGINT and SIGTERM raise `Stopped` once, and be ignored from then on, so that a save is not cut short.
+
+    Only a program's main thread may handle signals; elsewhere nothing changes.
+
+    Parameters
+    ----------
+    at_once : bool
+        False: raise nothing, for whoever asks. Ranks have to stop after the same step.
+
+    Yields
+    ------
+    function
+        Returns the signal that came, 0 for none.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    came = [0]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        came[0] = number
+        if at_once:
+            raise Stopped(number)
+
     try:
-        yield
+        before = [signal.signal(number, stop) for number in numbers]
+    except ValueError:
+        yield lambda: 0
+        return
+    try:
+        yield lambda: came[0]
     finally:
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except those that say nothing, None, False and empty ones, and those that the text names."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, ()) or "(default" in (action.help or ""):
-            return action.help
-        return super()._get_help_string(action)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def peak_memory_mb() -> float:

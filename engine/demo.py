@@ -41,8 +41,8 @@ def volume() -> Volume:
 
 def prior(plane: str) -> Prior:
     """The shipped prior of a plane, axial, coronal or sagittal, on CPU cores, for slices of any size."""
-    (found,) = load_priors(bundle_folder(plane))
-    return found
+    (opened,) = load_priors(bundle_folder(plane))
+    return opened
 
 
 def priors() -> tuple[Prior, Prior]:

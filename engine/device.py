@@ -112,9 +112,9 @@ def gpu(number: int = 0) -> Device:
             "device", "an NVIDIA GPU", f"no usable one ({error})", "check `nvidia-smi`, or choose --device cpu"
         ) from error
     if number >= n_devices:
-        found = f"{n_devices} of them" if n_devices else "none"
+        count = f"{n_devices} of them" if n_devices else "none"
         raise Unavailable(
-            "device", f"an NVIDIA GPU of number {number}", found, "choose one that `nvidia-smi` lists, or --device cpu"
+            "device", f"an NVIDIA GPU of number {number}", count, "choose one that `nvidia-smi` lists, or --device cpu"
         )
     try:
         native_of(cupy)
@@ -147,10 +147,10 @@ def parse(text: str) -> int | None:
     """
     if text == "cpu":
         return None
-    found = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
-    if not found:
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", text)
+    if not match:
         raise InputError("device", "auto, cpu, cuda or cuda:N", f"'{text}'", "choose one of these")
-    return int(found[1] or 0)
+    return int(match[1] or 0)
 
 
 def address_of(array: Any) -> int:

@@ -1,72 +1,92 @@
-"""An option, declared once: a dataclass field from which parser, help, configuration key and checks follow."""
+"""Options, each declared once: fields of dataclasses, from which parser, help, checks and refusals follow."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
-import types
-import typing
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.errors import InputError
 
-_KEY = "option"
+Group = TypeVar("Group")
+
+
+def option(default: Any = MISSING, **details: Any) -> Any:
+    """Declare a field of a dataclass as an option: its default, its `help`, and more of `Option`."""
+    return field(default=default, metadata={"option": details})
+
+
+class Options:
+    """A dataclass with options among its fields, which refuses values out of range."""
+
+    def __post_init__(self) -> None:
+        for one in declared(type(self)):
+            one.check(getattr(self, one.field))
 
 
 @dataclass(frozen=True)
 class Option:
-    """What there is to know of an option beside its name, type and default.
+    """An option of a dataclass.
 
     Parameters
     ----------
+    field : str
+        Its name in the dataclass.
+    kinds : frozenset of type
+        Of its values, None left out.
+    default : object
+        MISSING for an option that has to be given.
     help : str
-    low, high : float or None
-        Ends of its range.
-    above, below : float or None
-        The same, but left out of the range.
+    name : str
+        On the command line and in files; else the field's, with dashes.
+    default_words : str
+        The default where it depends on other options: the command line then has None for it.
+    low, high : int or float, optional
+        Smallest and largest value.
+    above, below : int or float, optional
+        Bounds that are no values themselves.
     choices : tuple
+    needs : mapping of str to tuple of str
+        Other options or settings, and those of their values with which this one has an effect.
+    metavar : str, optional
     remedy : str
-        End of the sentence that refuses a value out of range.
-    needs : (str, tuple of str) or None
-        Another setting, and its values without which this one has no effect.
-    name : str or None
-        The option's, where it is not the field's with dashes.
-    parse : function or None
-        From text, where the field's type does not do.
-    metavar : str or None
-    is_negated : bool
-        A flag that sets the field to False.
+        For a value out of range.
     """
 
+    field: str
+    kinds: frozenset[Any]
+    default: Any
     help: str
+    name: str = ""
+    default_words: str = ""
     low: float | None = None
     high: float | None = None
     above: float | None = None
     below: float | None = None
     choices: tuple[Any, ...] = ()
-    remedy: str = "choose another"
-    needs: tuple[str, tuple[str, ...]] | None = None
-    name: str | None = None
-    parse: Callable[[str], Any] | None = None
+    needs: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     metavar: str | None = None
-    is_negated: bool = False
+    remedy: str = "leave it out for the default"
 
     @property
-    def has_range(self) -> bool:
-        return any(end is not None for end in (self.low, self.high, self.above, self.below))
+    def key(self) -> str:
+        """Its name among the arguments that were parsed."""
+        return self.name.replace("-", "_")
 
     @property
     def range(self) -> str:
-        """For a sentence: "0 to 1", "more than 0 and less than 1", "at least 1"."""
+        """The bounds in words; empty without any."""
         if self.low is not None and self.high is not None:
-            return f"{self.low:g} to {self.high:g}"
-        ends = (("at least", self.low), ("more than", self.above), ("at most", self.high), ("less than", self.below))
-        return " and ".join(f"{word} {end:g}" for word, end in ends if end is not None)
+            return f"{self.low} to {self.high}"
+        bounds = {"at least": self.low, "more than": self.above, "at most": self.high, "less than": self.below}
+        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
-    def allows(self, value: float) -> bool:
-        """Whether a number is finite and within the range."""
+    def holds(self, value: float) -> bool:
+        """Whether a number is finite and within the bounds."""
         return (
             math.isfinite(value)
             and (self.low is None or value >= self.low)
@@ -75,101 +95,159 @@ class Option:
             and (self.below is None or value < self.below)
         )
 
+    def check(self, value: Any) -> None:
+        """Refuse a value out of range, or none of the choices.
 
-def option(default: Any, help: str, **details: Any) -> Any:
-    """A field of a dataclass that is an option; see `Option`."""
-    return field(default=default, metadata={_KEY: Option(help, **details)})
+        Raises
+        ------
+        InputError
+        """
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise InputError(self.name, f"one of {', '.join(map(str, self.choices))}", f"'{value}'", "choose one")
+        if self.range and not isinstance(value, str) and not self.holds(value):
+            # A refused value may be infinite.
+            finite = "a finite number, " if float in self.kinds and self.high is None else ""
+            raise InputError(self.name, finite + self.range, value, self.remedy)
+
+    def check_read(self, values: Mapping[str, Any]) -> None:
+        """Refuse the option where it has no effect beside these values of others.
+
+        Raises
+        ------
+        InputError
+        """
+        for other, allowed in self.needs.items():
+            if values[other] in allowed:
+                continue
+            # "--kspace" stands for itself, "dps" for a value of --guidance.
+            flag = "" if allowed[0].startswith("--") else f"--{other.replace('_', '-')}"
+            expected = f"{flag} {' or '.join(allowed)}".lstrip()
+            remedy = f"drop --{self.name}" + (f" or change {flag}" if flag else "")
+            raise InputError(self.name, expected, f"{values[other]}, on which it has no effect", remedy)
+
+    def described(self, default_words: str = "") -> str:
+        """The help, after the names of its readers and before the default in words."""
+        readers = next(iter(self.needs.values()), ())
+        about = ", ".join(value.removeprefix("--") for value in readers) + ": " if readers else ""
+        default_words = default_words or self.default_words
+        return about + self.help + (f" (default: {default_words})" if default_words else "")
+
+    def add_to(self, parser: argparse._ActionsContainer, default_words: str = "") -> None:
+        """Add the option to a parser, or to a group of one."""
+        words: dict[str, Any] = {"help": self.described(default_words).replace("%", "%%")}
+        if bool in self.kinds:
+            parser.add_argument(f"--{self.name}", action="store_true", **words)
+            return
+        is_required = self.default is MISSING
+        parser.add_argument(
+            f"--{self.name}",
+            type=_PARSED[self.kinds],
+            choices=self.choices or None,
+            default=None if self.default_words or default_words or is_required else self.default,
+            required=is_required,
+            metavar=self.metavar,
+            **words,
+        )
 
 
-@dataclass(frozen=True)
-class Declared:
-    """An option with its field: the attribute, its name on a command line, type and default."""
-
-    attribute: str
-    name: str
-    type: Any
-    default: Any
-    option: Option
-
-    @property
-    def destination(self) -> str:
-        """Its attribute in parsed arguments."""
-        return self.name.replace("-", "_")
+def number(text: str) -> int | float:
+    """An integer without, a float with a point: K means different things for the two."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
-def declared(cls: type) -> Iterator[Declared]:
-    """The options of a dataclass, in order."""
-    hints = typing.get_type_hints(cls)
-    for one in fields(cls):
-        if _KEY in one.metadata:
-            details: Option = one.metadata[_KEY]
-            name = details.name or one.name.replace("_", "-")
-            yield Declared(one.name, name, hints[one.name], None if one.default is MISSING else one.default, details)
+def word_or_number(text: str) -> float | str:
+    """A number as such; a word is for the reader of the option to judge."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
-def check(value: Any) -> None:
-    """Refuse a dataclass one of whose options is out of range, or no choice; None is for the defaults.
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+_PARSED: dict[frozenset[Any], Any] = {
+    **{frozenset({kind}): kind for kind in (int, float, str, Path)},
+    frozenset({int, float}): number,
+    frozenset({float, str}): word_or_number,
+    frozenset({tuple}): words,
+}
+
+
+def declared(group: type) -> Iterator[Option]:
+    """The options among a dataclass's fields, in order."""
+    hints = get_type_hints(group)
+    for one in dataclasses.fields(group):
+        if "option" in one.metadata:
+            hint = hints[one.name]
+            kinds = {tuple} if get_origin(hint) is tuple else {*get_args(hint)} or {hint}
+            named = {"name": one.name.replace("_", "-"), **one.metadata["option"]}
+            yield Option(one.name, frozenset(kinds - {type(None)}), one.default, **named)
+
+
+def documented(group: type[Group]) -> type[Group]:
+    """Write the help of a dataclass's options into its docstring."""
+    entries = [
+        f"    {one.field} : {group.__annotations__[one.field]}\n        {one.described()}" for one in declared(group)
+    ]
+    group.__doc__ = "\n".join([f"{group.__doc__}\n\n    Parameters\n    ----------", *entries, "    "])
+    return group
+
+
+def add_options(
+    parser: argparse._ActionsContainer, *groups: type, default_words: Mapping[str, str] | None = None
+) -> None:
+    """Add all options of dataclasses to a parser, or to a group of one.
+
+    Parameters
+    ----------
+    parser : ArgumentParser or group
+    groups : dataclasses
+    default_words : mapping of str to str, optional
+        Defaults in words by field, where more is known of them here than the declaration says.
+    """
+    for group in groups:
+        for one in declared(group):
+            one.add_to(parser, (default_words or {}).get(one.field, ""))
+
+
+def is_given(value: Any) -> bool:
+    """Whether an option was: a number of zero is one, though it equals False."""
+    return value is not None and value is not False
+
+
+def stated(group: type, args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments for the fields of a dataclass, without those that were left at None or False."""
+    keys = {one.field: one.key for one in declared(group)}
+    values = {one: getattr(args, keys.get(one.name, one.name), None) for one in dataclasses.fields(group)}
+    # The flag of a field that is true by default turns it off.
+    return {one.name: not value if one.default is True else value for one, value in values.items() if is_given(value)}
+
+
+def read(group: type[Group], args: argparse.Namespace, **more: Any) -> Group:
+    """A dataclass with the values that were parsed.
+
+    Parameters
+    ----------
+    group : dataclass
+    args : Namespace
+        Of `engine.job.configuration.parse`.
+    more : object
+        Values that `needs` refer to, beside those of `args`.
 
     Raises
     ------
     InputError
-        Names the option.
+        A value out of range, or an option without effect.
     """
-    for one in declared(type(value)):
-        check_value(one, getattr(value, one.attribute))
-
-
-def check_value(one: Declared, value: Any) -> None:
-    """The same for a single value."""
-    details = one.option
-    if value is None:
-        return
-    if details.choices and value not in details.choices:
-        raise InputError(one.name, f"one of {', '.join(details.choices)}", f"'{value}'", details.remedy)
-    if details.has_range and isinstance(value, (int, float)) and not details.allows(value):
-        raise InputError(one.name, details.range, value, details.remedy)
-
-
-def add_to(group: argparse._ActionsContainer, cls: type, *, unset: bool = False, **defaults: Any) -> None:
-    """Add the options of a dataclass to a command line.
-
-    Parameters
-    ----------
-    group : argument group
-    cls : type
-    unset : bool
-        Whether options that are not given become None instead of the field's default, which is for others to fill in.
-    defaults
-        By attribute, instead of the field's.
-    """
-    for one in declared(cls):
-        details = one.option
-        default = defaults.get(one.attribute, None if unset else one.default)
-        if _plain_type(one.type) is bool:
-            group.add_argument(f"--{one.name}", action="store_true", help=details.help)
-            continue
-        group.add_argument(
-            f"--{one.name}",
-            default=default,
-            type=details.parse or _plain_type(one.type),
-            choices=details.choices or None,
-            metavar=details.metavar,
-            help=details.help,
-        )
-
-
-def values_of(cls: type, args: argparse.Namespace) -> dict[str, Any]:
-    """What was given for a dataclass, by attribute: neither None nor a flag that is not set."""
-    found = {}
-    for one in declared(cls):
-        value = getattr(args, one.destination)
-        if value is not None and value is not False:
-            found[one.attribute] = not value if one.option.is_negated else value
-    return found
-
-
-def _plain_type(hint: Any) -> Any:
-    """The type of an option's text: that of `X | None` is X."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    return hint
+    values = {**vars(args), **more}
+    for one in declared(group):
+        if is_given(args.given.get(one.key)):
+            one.check_read(values)
+    return group(**stated(group, args))

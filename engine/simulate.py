@@ -9,6 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from engine.io.measurements.geometry import save_geometry
 from engine.io.measurements.kspace import KSpace
 from engine.io.measurements.sinogram import Sinogram, save_sinogram
 from engine.io.volumes import save_volume
-from engine.job.parser import add_simulation
-from engine.job.prepare import open_simulated
+from engine.job.configuration import parse
+from engine.job.measurement import VolumeFile, simulated
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
+from engine.options import Options, add_options, option, read
 from engine.problems.acquisition import Acquisition
 from engine.problems.pose import rms_of_samples
-from engine.problems.tasks import TASKS
+from engine.problems.tasks import Measurement
 from engine.sampling.problem import InverseProblem
 from engine.volume import NAMED_PLANES, Plane
 
@@ -39,30 +41,34 @@ _SUFFIXES = {
 }
 
 
+@dataclass(frozen=True)
+class Call(Options):
+    """A simulation, apart from its details."""
+
+    task: str = option(choices=tuple(_SUFFIXES), help="measurement: k-space, thick slices or few CT views")
+    out: Path = option(
+        help="file to write: csmri .h5 (the layout of fastMRI), mrzsr .nii.gz, .npy or .tif, svct .npy, .h5 or .tif "
+        "with the geometry beside it in .json",
+    )
+    seed: int = option(0, low=0, high=2**64 - 1, help="seed of sampling mask and noise", remedy="choose another")
+    plane: str | None = option(
+        None,
+        choices=tuple(NAMED_PLANES),
+        default_words="axial; mrzsr one that shows the thick axis",
+        help="plane of the slices that are measured",
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine.simulate",
+        usage="%(prog)s --task {csmri,mrzsr,svct} --out FILE [OPTIONS]",
         description="Simulate a measurement of a volume, and write it to a file.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--task", choices=[task for task in TASKS if task != "uncond"], required=True, help="what is measured"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="file to write: csmri .h5 (the layout of fastMRI), mrzsr .nii.gz, .npy or .tif, svct .npy, .h5 or .tif "
-        "with the geometry beside it in .json",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling mask and noise")
-    parser.add_argument(
-        "--plane",
-        choices=tuple(NAMED_PLANES),
-        help="plane of the slices that are measured (default: axial; mrzsr one that shows the thick axis)",
-    )
-    add_simulation(parser.add_argument_group("volume and measurement"))
+    add_options(parser, Call)
+    add_options(parser.add_argument_group("volume and measurement"), VolumeFile, Measurement)
     return parser
 
 
@@ -97,7 +103,7 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
         assert axis is not None
         coarser = np.eye(4)
         coarser[axis, axis], coarser[axis, 3] = factor, (factor - 1) / 2
-        save_volume(out, scan.in_file_units(problem.plane.volume_of(y)), scan.affine @ coarser, scan.frame)
+        save_volume(out, scan.in_file_units(problem.plane.volume_of(y)), scan.affine @ coarser, scan.orientation)
         options = ["--thick", out, "--factor", factor, "--thick-axis", axis]
         if not operator.is_block_mean:
             options += ["--slice-profile", operator.profile, "--gap", operator.gap]
@@ -127,22 +133,19 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    return exit_code("engine.simulate", lambda: _simulate(args))
+    return exit_code("engine.simulate", lambda: _simulate(parse(build_parser(), argv)))
 
 
-def _simulate(args: argparse.Namespace) -> int:
-    scan = open_simulated(args)
-    assert scan is not None
-    names = [args.plane] if args.plane else demo.ALL_PLANES
+def _simulate(args: argparse.Namespace) -> None:
+    call, scan = read(Call, args), simulated(args)
+    names = [call.plane] if call.plane else demo.ALL_PLANES
     plane = next((p for p in map(Plane.parse, names) if not scan.unsuitable(p)), Plane.parse(names[0]))
     problem = scan.problem(plane)
-    with writing_to(args.out):
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        options = write(scan, problem, args.out)
-    print(in_one_line(f"{args.out}: {problem.name} {problem.details}"))
+    with writing_to(call.out):
+        call.out.parent.mkdir(parents=True, exist_ok=True)
+        options = write(scan, problem, call.out)
+    print(in_one_line(f"{call.out}: {problem.name} {problem.details}"))
     print("python -m engine.run --task", problem.name, in_one_line(shlex.join(options)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ _RUNTIME = (
 
 def versions(*others: str) -> dict[str, str]:
     """Of Python, of the packages that a run may use, and of `others`, as far as they are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in (*_RUNTIME, *others):
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -101,46 +101,46 @@ class Compiled:
         try:
             record = json.loads(path.read_text())
             version = record["format"]
-            found = cls(folder, record)
+            compiled = cls(folder, record)
             if version == FORMAT:
-                found._check_fields()
+                compiled._check_fields()
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(
                 "compiled", "a readable record", f"'{path}', which is damaged ({error!r})", f"{_build(bundle)}"
             ) from error
         if version != FORMAT:
-            raise InputError("compiled", f"format {FORMAT}", f"{version} in '{folder}'", f"{_build(bundle, found)}")
-        if found.bundle_identity != identity_of(bundle):
+            raise InputError("compiled", f"format {FORMAT}", f"{version} in '{folder}'", f"{_build(bundle, compiled)}")
+        if compiled.bundle_identity != identity_of(bundle):
             raise InputError(
                 "compiled",
                 f"graphs of the network in '{bundle.folder}'",
                 f"those of another one in '{folder}'",
-                f"{_build(bundle, found)}",
+                f"{_build(bundle, compiled)}",
             )
-        if folder.name != found.name:
+        if folder.name != compiled.name:
             raise InputError(
                 "compiled",
-                f"a folder with the name '{found.name}', which its record says",
+                f"a folder with the name '{compiled.name}', which its record says",
                 f"'{folder}'",
                 "rename it back",
             )
-        missing = [graph for graph in REQUIRED if graph not in found.graphs]
+        missing = [graph for graph in REQUIRED if graph not in compiled.graphs]
         if missing:
             raise InputError(
                 "compiled",
                 f"the graphs {', '.join(REQUIRED)}",
                 f"'{folder}' without {', '.join(missing)}",
-                f"{_build(bundle, found)}",
+                f"{_build(bundle, compiled)}",
             )
-        for graph in found.graphs:
-            if not found.file_of(graph).is_file():
+        for graph in compiled.graphs:
+            if not compiled.file_of(graph).is_file():
                 raise InputError(
                     "compiled",
-                    f"the file '{found.file_of(graph).name}' in '{folder}'",
+                    f"the file '{compiled.file_of(graph).name}' in '{folder}'",
                     "none",
-                    f"{_build(bundle, found)}",
+                    f"{_build(bundle, compiled)}",
                 )
-        return found
+        return compiled
 
     def _check_fields(self) -> None:
         """Read every field that a run takes, raising whatever their damage leads to."""
@@ -276,6 +276,6 @@ def build_command(bundle: Bundle, precision: str = "fp32", more: str = "") -> st
     return f"`python -m export.build_engine --bundle {bundle.folder} --backend tensorrt --precision {precision}{more}`"
 
 
-def _build(bundle: Bundle, found: Compiled | None = None) -> str:
-    precision = None if found is None else found.record.get("precision")
+def _build(bundle: Bundle, compiled: Compiled | None = None) -> str:
+    precision = None if compiled is None else compiled.record.get("precision")
     return f"compile it again with {build_command(bundle, precision if precision in PRECISIONS else PRECISIONS[0])}"

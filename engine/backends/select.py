@@ -201,11 +201,11 @@ def _why(request: Request, refused: list[tuple[str, InputError]]) -> str:
 def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str, Denoiser], str]:
     asked = PRECISIONS if request.precision is None else (request.precision,)
     compiled = {name: _precisions_of(role.bundle) for name, role in roles.items()}
-    have = [p for p in asked if all(p in found for found in compiled.values())]
+    have = [p for p in asked if all(p in built for built in compiled.values())]
     if not have:
         # What one prior has, the other should get.
-        precision = next((p for p in asked if any(p in found for found in compiled.values())), asked[0])
-        bundle = next(roles[name].bundle for name, found in compiled.items() if precision not in found)
+        precision = next((p for p in asked if any(p in built for built in compiled.values())), asked[0])
+        bundle = next(roles[name].bundle for name, built in compiled.items() if precision not in built)
         raise Unavailable(
             "backend",
             f"graphs compiled in {precision} below '{bundle.folder}'",
@@ -216,11 +216,11 @@ def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str,
     for precision in have:
         workspace = Workspace(device)
         try:
-            found: dict[str, Denoiser] = {
+            denoisers: dict[str, Denoiser] = {
                 name: _tensorrt_of(role, precision, request.batch_size, device, workspace)
                 for name, role in roles.items()
             }
-            return found, precision
+            return denoisers, precision
         except InputError as error:
             refused = refused or error
     assert refused is not None
@@ -272,10 +272,10 @@ def _native(roles: Roles, request: Request, device: Device) -> tuple[dict[str, D
                 reason,
                 "build the bundle again with `python -m export.build_engine`, or choose --backend onnx",
             )
-    found = _on_cpu(NativeDenoiser, roles, request)
+    opened = _on_cpu(NativeDenoiser, roles, request)
     for name, role in roles.items():
-        found[0][name].check_slice(role.slice_shape)
-    return found
+        opened[0][name].check_slice(role.slice_shape)
+    return opened
 
 
 def _onnx_cpu(roles: Roles, request: Request, device: Device) -> tuple[dict[str, Denoiser], str]:

@@ -177,8 +177,8 @@ class TensorRTDenoiser(GpuDenoiser):
             self._fused = fidelity, _fused_of(fidelity, self.device)
             for key in [key for key in self._programs if key[0].startswith("guided")]:
                 del self._programs[key]
-        found = self._fused[1]
-        if found is None or found.graph not in self.compiled.graphs or fidelity.n_slices != n:
+        fused = self._fused[1]
+        if fused is None or fused.graph not in self.compiled.graphs or fidelity.n_slices != n:
             return None
         if noise is not None:
             if isinstance(fidelity.operator, MaskedFourier):
@@ -186,8 +186,8 @@ class TensorRTDenoiser(GpuDenoiser):
                 return None
             fidelity.operator.check_data("noise", noise)
         # The numbers of thick slices that the graph was compiled for are not in the record.
-        takes = self._network(found.graph).takes
-        return found if all(takes(name, array.shape) for name, array in found.constants.items()) else None
+        takes = self._network(fused.graph).takes
+        return fused if all(takes(name, array.shape) for name, array in fused.constants.items()) else None
 
     def _network(self, graph: str) -> Network:
         if graph not in self._networks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from engine.errors import InputError
+from engine.options import is_given
 
 #: Of a file with options; a longer one is something else.
 _MAX_BYTES = 1 << 20
@@ -41,13 +41,18 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, base: Map
     InputError
         A file that cannot be read, an unknown option in it, or a value that the option does not take.
     """
-    given = _given(parser, argv)
+    required = [action for action in parser._actions if action.required]
+    for action in required:
+        action.required = False
+    # Defaults are set where nothing stands yet: what still stands afterwards was not given.
+    nothing = object()
+    blank = argparse.Namespace(**{action.dest: nothing for action in parser._actions})
+    given = {name: value for name, value in vars(parser.parse_args(argv, blank)).items() if value is not nothing}
     file = given.get("config")
     options = {} if file is None else _checked(parser, read(file), str(file))
     options = {**_checked(parser, base or {}, "the saved run"), **options, **given}
-    for action in parser._actions:
-        if action.dest in options:
-            action.required = False
+    for action in required:
+        action.required = action.dest not in options
     parser.set_defaults(**options)
     args = parser.parse_args(argv)
     args.given = options
@@ -55,11 +60,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, base: Map
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that a repetition needs, as JSON can hold them: those that were given and shape the result."""
+    """The options that a repetition needs, in types of JSON: those that were given and shape the result."""
     return {
         name.replace("_", "-"): _plain(value)
         for name, value in args.given.items()
-        if name not in _OF_CALL and value is not None and value is not False
+        if name not in _OF_CALL and is_given(value)
     }
 
 
@@ -107,25 +112,6 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """What the command line itself says."""
-    if {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv):
-        # Before defaults are taken away, which the help shows.
-        parser.parse_args(argv)
-    nothing = object()
-    kept = [(action, action.default, action.required) for action in parser._actions]
-    for action, _, _ in kept:
-        action.required = False
-        if action.default is not argparse.SUPPRESS:
-            action.default = nothing
-    try:
-        found = vars(parser.parse_args(argv))
-    finally:
-        for action, default, required in kept:
-            action.default, action.required = default, required
-    return {name: value for name, value in found.items() if value is not nothing}
-
-
 def _checked(parser: argparse.ArgumentParser, content: Mapping[str, Any], source: str) -> dict[str, Any]:
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     options = {}
@@ -152,14 +138,14 @@ def _value(action: argparse.Action, key: str, value: Any, source: str) -> Any:
     if isinstance(value, (dict, bool)):
         raise InputError("config", f"one value for '{key}'", f"{value!r} in '{source}'", "write it as on the line")
     try:
-        found = action.type(str(value)) if callable(action.type) else str(value)
+        parsed = action.type(str(value)) if callable(action.type) else str(value)
     except (ValueError, TypeError) as error:
         kind = getattr(action.type, "__name__", "value")
         raise InputError("config", f"{kind} for '{key}'", f"{value!r} in '{source}'", "see --help") from error
-    if action.choices is not None and found not in action.choices:
+    if action.choices is not None and parsed not in action.choices:
         choices = ", ".join(map(str, action.choices))
         raise InputError("config", f"one of {choices} for '{key}'", f"{value!r} in '{source}'", "choose one")
-    return found
+    return parsed
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One run from its checked job to its results, for the command line and for a study's workers."""
+"""One run from checked options to results, for the command line as for the workers of a study."""
 
 from __future__ import annotations
 
@@ -11,39 +11,83 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.backends.engines import Engines
 from engine.cli import Stopped, writing_to
 from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.configuration import options_of
-from engine.job.prepare import Job
+from engine.job.job import Job
+from engine.job.prepare import prepare
 from engine.job.progress import Progress
-from engine.job.saving import STATE_FILE, Saved, Saver, check_identity
+from engine.job.results import Output
+from engine.job.saving import STATE_FILE, Saved, Saver, Survival, check_identity, short
 from engine.job.statistics import Statistics
-from engine.methods import METHODS, solve
-from engine.parallel.communicator import Communicator, PartnerLost, SerialCommunicator
+from engine.methods import solve
+from engine.options import read
+from engine.parallel.communicator import Communicator, PartnerLost
+from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.sampler import State
 from kernels.arrays import to_numpy
 
 
-def begin(args: argparse.Namespace, job: Job, out: Path, saved: Saved | None, comm: Communicator) -> Saved:
-    """Where the run starts, having checked that it may, and that the folder can be written.
+@contextmanager
+def warnings_kept() -> Iterator[list[str]]:
+    """Yield a list that grows with the warnings of the engine, for the report."""
+    messages: list[str] = []
 
-    Parameters
-    ----------
-    args, job, out, comm
-        As for `execute`.
-    saved : Saved or None
-        The state to go on from.
+    class Kept(logging.Handler):
+        def emit(self, entry: logging.LogRecord) -> None:
+            messages.append(entry.getMessage())
+
+    handler = Kept(logging.WARNING)
+    logging.getLogger("engine").addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger("engine").removeHandler(handler)
+
+
+def checked_job(args: argparse.Namespace, comm: Communicator, engines: Engines) -> Job:
+    """The job of some options, with all that would fail later refused now, on all ranks alike.
 
     Raises
     ------
     InputError
-        A folder without permission or room, or a state of another run.
+    """
+    output = comm.agreed(lambda: read(Output, args))
+    comm.agreed(lambda: read(Survival, args))
+    job = comm.agreed(lambda: prepare(args, comm, engines))
+    _check_all_alike(job, comm)
+    comm.agreed(lambda: results.check_format(job, output))
+    return job
+
+
+def _check_all_alike(job: Job, comm: Communicator) -> None:
+    """Refuse ranks that would compute parts of different volumes."""
+    first, *others = comm.everyones(job.identity)
+    for rank, other in enumerate(others, start=1):
+        for key in {**first, **other}:
+            if first.get(key) != other.get(key):
+                raise InputError(
+                    "ranks",
+                    f"{key} of rank {rank} as on rank 0, {short(first.get(key))}",
+                    f"{short(other.get(key))}",
+                    "start all with the same options, and let all see the same files",
+                )
+
+
+def started(job: Job, args: argparse.Namespace, out: Path, resumed: Saved | None, comm: Communicator) -> Saved:
+    """The state from which a run starts, in a folder that can be written.
+
+    Raises
+    ------
+    InputError
+        Another run's state, an unfinished run in the folder, no permission or no room.
     """
     if comm.is_root:
         results.open_folder(out)
-    if saved is not None:
-        check_identity(saved.identity, job.identity)
+    if resumed is not None:
+        check_identity(resumed.identity, job.identity)
     elif comm.is_root and (out / STATE_FILE).exists() and not args.overwrite:
         raise InputError(
             "out",
@@ -53,7 +97,7 @@ def begin(args: argparse.Namespace, job: Job, out: Path, saved: Saved | None, co
         )
     if comm.is_root:
         results.check_room(out, job, args.save_every > 0)
-    return saved or Saved(options_of(args), job.identity, Statistics())
+    return resumed or Saved(options_of(args), job.identity, Statistics())
 
 
 def execute(
@@ -62,29 +106,29 @@ def execute(
     out: Path,
     saved: Saved,
     progress: Progress,
+    comm: Communicator,
     warnings: Sequence[str] = (),
-    comm: Communicator | None = None,
     signal_of: Callable[[], int] = lambda: 0,
 ) -> dict[str, Any]:
-    """Sample, then write what a run leaves.
+    """Sample, then write the results.
 
     Parameters
     ----------
     job : Job
     args : Namespace
-        What the command line says of results, saves and previews.
+        Of its options.
     out : Path
         A folder that can be written.
     saved : Saved
-        Where to start.
+        From `started`.
     progress : Progress
         Inside its context.
-    warnings : sequence of str
-        Grows with what the run complains about.
-    comm : Communicator, optional
+    comm : Communicator
         Processes that all make this call.
+    warnings : sequence of str
+        Grows with those of the run.
     signal_of : function
-        Which signal came and was put off, 0 for none: a team stops after the same step.
+        The signal that came and was put off, 0 for none: a team stops after the same step.
 
     Returns
     -------
@@ -93,90 +137,74 @@ def execute(
 
     Raises
     ------
+    InputError
+        No room for results, or a result that is not finite.
     KeyboardInterrupt
         Interrupted, and saved.
     PartnerLost
         The message names the rank and the last saved state.
     """
-    comm = comm or SerialCommunicator()
-    has_steps = METHODS[job.method].n_priors != 0
-    saver = Saver(out / STATE_FILE, saved, args.save_every if has_steps else 0, job.decomposition)
+    output, every = read(Output, args), read(Survival, args).save_every
+    saver = Saver(out / STATE_FILE, saved, every if job.n_steps else 0, job.decomposition)
 
     def after_step(state: State, sigma: float) -> None:
         saver.after_step(state, sigma)
         progress.after_step(state, sigma)
-        if args.preview_every and state.step % args.preview_every == 0:
+        if output.preview_every and state.step % output.preview_every == 0:
             x = state.x.gathered()
             if comm.is_root:
                 results.write_meanwhile(out, job, to_numpy(x))
         if comm.size > 1 and (number := int(comm.largest(signal_of()))):
             raise Stopped(number)
 
-    def writing(do: Callable[[], None]) -> None:
-        with writing_to(out):
-            do()
-
-    def save_and_say() -> None:
-        position = saver.interrupt() if has_steps else None
-        if position:
-            progress.say("saved", {"position": position, "path": str(saver.path)})
-            said = f"engine.run: stopped, saved {position}; go on with --resume {out}"
-            print(in_one_line(said), file=sys.stderr)
-
-    statistics, checkpoint, result = saved.statistics, saved.checkpoint, None
-    try:
-        comm.agreed(lambda: writing(saver.start))
-        while result is None or statistics.n < job.n_samples:
-            settings = replace(job.settings, seed=job.settings.seed + statistics.n)
-            result = solve(job.method, job.problem, job.priors, settings, after_step, checkpoint, job.decomposition)
-            checkpoint = None
-            if comm.is_root:
-                statistics = statistics.with_sample(result.volume, result.seconds)
-            else:
-                statistics = Statistics(statistics.n + 1)
-            if job.n_samples > 1:
-                progress.say("sample", {"number": statistics.n})
-                if statistics.n < job.n_samples:
-                    saver.after_sample(statistics)
-    except KeyboardInterrupt:
-        save_and_say()
-        raise
-    except PartnerLost as lost:
-        kept = f"{saver.position} is saved: go on with --resume {out}" if saver.position else "no step was saved"
-        raise PartnerLost(f"{lost} ended before its work was done; {kept}") from lost
-    if not comm.is_root:
-        return {}
-    try:
-        metrics = results.write_results(
-            *(out, job, result, statistics, saved.options, args.format, args.keep_tags, not args.no_report),
-            warnings=warnings,
-        )
-    except KeyboardInterrupt:
-        # All steps are done: going on is writing.
-        save_and_say()
-        raise
-    saver.finish()
+    with writing_to(out):
+        try:
+            result, statistics = _sampled(job, saved, saver, after_step, progress, comm)
+            if not comm.is_root:
+                return {}
+            # Interrupted here, all steps are done: going on is writing.
+            metrics = results.write_results(out, job, result, statistics, saved.options, output, warnings)
+        except KeyboardInterrupt:
+            position = saver.interrupt() if job.n_steps else None
+            if position:
+                progress.say("saved", {"position": position, "path": str(saver.path)})
+                said = f"engine.run: stopped, saved {position}; go on with --resume {out}"
+                print(in_one_line(said), file=sys.stderr)
+            raise
+        except PartnerLost as lost:
+            kept = f"{saver.position} is saved: go on with --resume {out}" if saver.position else "no step was saved"
+            raise PartnerLost(f"{lost} ended before its work was done; {kept}") from lost
+        saver.finish()
     progress.say("end", {"out": str(out), "metrics": metrics, "seconds": round(statistics.seconds, 3)})
     return metrics
 
 
-@contextmanager
-def complaints() -> Iterator[list[str]]:
-    """The warnings of a run, for its report."""
-    handler = _Complaints(logging.WARNING)
-    logging.getLogger("engine").addHandler(handler)
-    try:
-        yield handler.messages
-    finally:
-        logging.getLogger("engine").removeHandler(handler)
+def _sampled(
+    job: Job,
+    saved: Saved,
+    saver: Saver,
+    after_step: Callable[[State, float], None],
+    progress: Progress,
+    comm: Communicator,
+) -> tuple[Reconstruction, Statistics]:
+    """Draw the samples that are left; the last one, and the moments of all."""
+    statistics, checkpoint, result = saved.statistics, saved.checkpoint, None
+    comm.agreed(lambda: _written(saver))
+    while result is None or statistics.n < job.n_samples:
+        settings = replace(job.settings, seed=job.settings.seed + statistics.n)
+        result = solve(job.method, job.problem, job.priors, settings, after_step, checkpoint, job.decomposition)
+        checkpoint = None
+        if comm.is_root:
+            statistics = statistics.with_sample(result.volume, result.seconds)
+        else:
+            statistics = Statistics(statistics.n + 1)
+        if job.n_samples > 1:
+            progress.say("sample", {"number": statistics.n})
+            if statistics.n < job.n_samples:
+                saver.after_sample(statistics)
+    return result, statistics
 
 
-class _Complaints(logging.Handler):
-    """Keeps warnings for the report."""
-
-    def __init__(self, level: int):
-        super().__init__(level)
-        self.messages: list[str] = []
-
-    def emit(self, entry: logging.LogRecord) -> None:
-        self.messages.append(entry.getMessage())
+def _written(saver: Saver) -> None:
+    with writing_to(saver.path.parent):
+        saver.start()

@@ -1,14 +1,50 @@
-"""The command line of ``python -m engine.run``, from its declarations."""
+"""The command line of ``python -m engine.run``, made of the options that its parts declare."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
-from engine import options
 from engine.cli import HelpFormatter
-from engine.job.options import Call, Choice, Machine, Measured, Networks, NoiseLevel, Results, Simulated, Survival, Told
-from engine.problems.tasks import Measurement
+from engine.job.choices import Choice, default_steps
+from engine.job.measurement import MeasuredFile, NoiseLevel, VolumeFile
+from engine.job.prepare import Machine
+from engine.job.priors import PriorFiles
+from engine.job.progress import Told
+from engine.job.results import Output
+from engine.job.saving import Survival
+from engine.options import Options, add_options, option
+from engine.problems.tasks import TASKS, Measurement
 from engine.sampling.settings import Settings
+
+
+@dataclass(frozen=True)
+class Call(Options):
+    """A run, apart from its details."""
+
+    task: str = option(choices=TASKS, help="measurement: k-space, thick slices, few CT views, or nothing")
+    out: Path | None = option(None, default_words="runs/<task>", help="folder for the results")
+    dry_run: bool = option(False, help="check everything and show the plan, but do not sample")
+    config: Path | None = option(
+        None,
+        metavar="FILE",
+        help="YAML file whose keys are options, or the run.json of an earlier run, to repeat it; options beside it "
+        "count more",
+    )
+
+
+#: Options by the title of their group.
+GROUPS: dict[str, tuple[type, ...]] = {
+    "measurement simulated from a known volume": (VolumeFile, Measurement),
+    "noise in the measurement": (NoiseLevel,),
+    "measurement from a file": (MeasuredFile,),
+    "priors": (PriorFiles,),
+    "sampler": (Choice, Settings),
+    "results": (Output,),
+    "long runs": (Survival,),
+    "machine": (Machine, Told),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,26 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    options.add_to(parser, Call, task=None)
-    for action in parser._actions:
-        action.required = action.dest == "task"
-    add_simulation(parser.add_argument_group("measurement simulated from a known volume"))
-    options.add_to(parser.add_argument_group("noise in the measurement"), NoiseLevel)
-    options.add_to(parser.add_argument_group("measurement from a file"), Measured)
-    options.add_to(parser.add_argument_group("priors"), Networks)
-    sampler = parser.add_argument_group("sampler")
-    options.add_to(sampler, Choice)
-    options.add_to(sampler, Settings, unset=True, seed=Settings.seed)
-    options.add_to(parser.add_argument_group("results"), Results)
-    options.add_to(parser.add_argument_group("long runs"), Survival)
-    machine = parser.add_argument_group("machine")
-    options.add_to(machine, Machine)
-    options.add_to(machine, Told)
+    add_options(parser, Call)
+    for title, groups in GROUPS.items():
+        add_options(parser.add_argument_group(title), *groups, default_words={"n_steps": default_steps()})
     return parser
-
-
-def add_simulation(group: argparse._ArgumentGroup) -> None:
-    """Options of a simulated measurement, for all command lines that simulate."""
-    options.add_to(group, Simulated)
-    # With a scan of thick slices the last two follow from its voxels.
-    options.add_to(group, Measurement, factor=None, thick_axis=None)

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from engine.options import Options, option
 from engine.sampling.sampler import State
+
+PROGRESS = ("bar", "lines", "none")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True)
+class Told(Options):
+    """What a program says while it works."""
+
+    progress: str = option(
+        "bar", choices=PROGRESS, help="bar; lines: JSON objects on standard output, for machines; none"
+    )
+    log_level: str = option("warning", choices=LOG_LEVELS, help="least important messages on standard error")
+    quiet: bool = option(False, help="no progress, errors only")
 
 
 class Progress(Protocol):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import logging
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from engine.io.volumes import save_volume
 from engine.io.volumes.dicom_files import is_series
-from engine.io.volumes.dicom_write import check_series, write_series
-from engine.job.prepare import Job, describe
+from engine.job.job import Job, digest_of
+from engine.job.plan import describe
 from engine.job.statistics import Statistics
 from engine.methods import METHODS
+from engine.options import Options, option
 from engine.report.metrics import per_plane
 from engine.report.page import Report, write_report
 from engine.report.preview import write_preview
@@ -41,6 +41,53 @@ ENDINGS = {"nifti": ".nii.gz", "npy": ".npy", "tif": ".tif", "dicom": ""}
 _TURNS = "+PAT"
 #: Room that pictures, records and the report need, in bytes, beside the volumes.
 _SMALL_FILES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Output(Options):
+    """Results, and their files."""
+
+    samples: int = option(
+        1,
+        low=1,
+        high=10_000,
+        help="runs with seeds from --seed on; their mean is the result, their standard deviation a map of its "
+        "uncertainty",
+        remedy="8 show where results are uncertain",
+    )
+    format: str = option(
+        "nifti",
+        choices=tuple(ENDINGS),
+        help="of the volumes: nifti (.nii.gz), npy, tif, or dicom, a derived series in a folder",
+    )
+    keep_tags: tuple[str, ...] = option(
+        (),
+        metavar="KEYWORDS",
+        needs={"format": ("dicom",)},
+        help="tags to copy from the series that was read, such as PatientID,StudyInstanceUID; no other that identifies "
+        "is",
+    )
+    no_report: bool = option(False, help="do not write report.html")
+    preview_every: int = option(
+        0,
+        low=0,
+        high=1_000_000,
+        metavar="STEPS",
+        help="show the state in preview.png meanwhile; 0: never",
+        remedy="leave it out for none",
+    )
+
+
+@contextmanager
+def new_folder(out: Path, is_root: bool = True) -> Iterator[None]:
+    """Take away the empty folders that a run which ended early has made for its results."""
+    made = [folder for folder in (out, *out.parents) if is_root and not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def open_folder(out: Path) -> None:
@@ -70,7 +117,7 @@ def check_room(out: Path, job: Job, saves: bool) -> None:
     ------
     InputError
     """
-    n_bytes = 4 * int(np.prod(job.acquisition.shape))
+    n_bytes = 4 * int(np.prod(job.problem.shape))
     # Result, classical reconstruction, and with several samples a deviation; each replaces an older one, which stays
     # until it is complete.
     n_files = 2 + (job.problem.operator is not None) + (job.n_samples > 1)
@@ -87,33 +134,22 @@ def check_room(out: Path, job: Job, saves: bool) -> None:
         )
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Refuse options that contradict each other.
-
-    Raises
-    ------
-    InputError
-    """
-    if args.keep_tags and args.format != "dicom":
-        raise InputError("keep-tags", "--format dicom", f"{args.format}, which has no tags", "drop --keep-tags")
-
-
-def check_format(job: Job, file_format: str, keep_tags: Sequence[str]) -> None:
-    """Refuse what would fail only when results are written.
+def check_format(job: Job, output: Output) -> None:
+    """Refuse a format that would fail only when results are written.
 
     Raises
     ------
     InputError
         A volume that has no place in DICOM, or tags that cannot be kept.
     """
-    if file_format != "dicom":
+    if output.format != "dicom":
         return
     # The shape alone counts: all voxels are the same one.
-    data, affine = job.acquisition.shown(np.broadcast_to(np.float32(0), job.acquisition.shape))
+    data, affine = job.acquisition.shown(np.broadcast_to(np.float32(0), job.problem.shape))
     if job.acquisition.frame is not None:
         _, affine = job.acquisition.frame.file_of(data, affine)
     try:
-        check_series(affine, _series_of(job), keep_tags)
+        check_series(affine, _series_of(job), output.keep_tags)
     except InputError as error:
         named = {"keep": "keep-tags", "affine": "format", "source": "keep-tags"}
         argument = named.get(error.argument, error.argument)
@@ -132,9 +168,7 @@ def write_results(
     result: Reconstruction,
     statistics: Statistics,
     options: dict[str, Any],
-    file_format: str = "nifti",
-    keep_tags: Sequence[str] = (),
-    with_report: bool = True,
+    output: Output,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write volumes, metrics, pictures, record and report.
@@ -149,13 +183,9 @@ def write_results(
         Of all samples; their mean is what is written.
     options : dict
         That repeat the run, see `engine.job.configuration.options_of`.
-    file_format : str
-        One of `engine.job.options.FORMATS`.
-    keep_tags : sequence of str
-        Keywords of DICOM tags to copy from the series that was read.
-    with_report : bool
+    output : Output
     warnings : sequence of str
-        What the run complained about, for the report.
+        Of the run, for the report.
 
     Returns
     -------
@@ -169,19 +199,19 @@ def write_results(
             "result",
             "finite intensities",
             f"{int((~np.isfinite(volume)).sum())} others",
-            "go back to the defaults of what was set (weights, snr, noise levels)",
+            "go back to the defaults of weights, snr and noise levels",
         )
     deviation, classical, truth = statistics.deviation, job.problem.classical(), scan.truth
     classical_name = CLASSICAL.get(job.problem.name, "")
 
     def save(name: str, data: np.ndarray) -> None:
-        path = out / f"{name}{ENDINGS[file_format]}"
+        path = out / f"{name}{ENDINGS[output.format]}"
         data, affine = scan.shown(data)
-        if file_format != "dicom":
+        if output.format != "dicom":
             save_volume(path, data, affine, scan.frame)
             return
         data, affine = (data, affine) if scan.frame is None else scan.frame.file_of(data, affine)
-        write_series(path, data, affine, _series_of(job), keep_tags)
+        write_series(path, data, affine, _series_of(job), output.keep_tags)
 
     save("recon", scan.in_file_units(volume))
     if deviation is not None:
@@ -196,10 +226,10 @@ def write_results(
             write_json(out / "metrics.json", metrics)
             pictures = {"truth": truth, **pictures}
     write_preview(out / "preview.png", pictures, "truth" if "truth" in pictures else None, voxel_mm=scan.voxel_mm)
-    found = record(job, result, options, statistics.seconds)
-    write_json(out / "run.json", found)
-    if with_report:
-        content = Report(
+    content = record(job, result, options, statistics.seconds)
+    write_json(out / "run.json", content)
+    if not output.no_report:
+        report = Report(
             title=f"{job.problem.name} · {METHODS[job.method].title}",
             result=volume,
             affine=scan.affine,
@@ -208,15 +238,15 @@ def write_results(
             deviation=deviation,
             classical_title=classical_name.replace("_", " "),
             metrics=metrics or None,
-            residuals=found["residuals"],
+            residuals=content["residuals"],
             sigmas=result.sigmas.tolist(),
             plan=describe(job).splitlines(),
-            settings=found["settings"],
-            record=found,
+            settings=content["settings"],
+            record=content,
             command=f"python -m engine.run --config {shlex.quote(str(out / 'run.json'))}",
             warnings=warnings,
         )
-        write_report(out / "report.html", content)
+        write_report(out / "report.html", report)
     return metrics
 
 
@@ -232,11 +262,11 @@ def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
 def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it cost."""
     truth = job.acquisition.truth
-    digest = None if truth is None else hashlib.sha256(np.ascontiguousarray(truth).tobytes()).hexdigest()
+    digest = None if truth is None else digest_of(truth)
     return {
         "options": options,
         "task": {"name": job.problem.name, **job.problem.details},
-        "shape": list(job.acquisition.shape),
+        "shape": list(job.problem.shape),
         "volume": None
         if job.problem.operator is None
         else {

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
-from engine.cli import Stopped
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.job.statistics import Statistics
+from engine.options import Options, option
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.sampling.reconstruction import Checkpoint
 from engine.sampling.sampler import State
@@ -32,6 +29,26 @@ STATE_FILE = "state.npz"
 _FORMAT = 1
 #: Arrays that are none of the sampler's state.
 _OTHERS = ("header", "residuals", "mean", "squares")
+
+
+@dataclass(frozen=True)
+class Survival(Options):
+    """How a run survives an interruption."""
+
+    save_every: int = option(
+        10,
+        low=0,
+        high=1_000_000,
+        metavar="STEPS",
+        help="save the state in the folder of the results; 0: only when interrupted",
+        remedy="10 is usual",
+    )
+    resume: Path | None = option(
+        None,
+        metavar="FOLDER",
+        help="go on with the interrupted run in a folder, with its options, to the very same result",
+    )
+    overwrite: bool = option(False, help="start anew where an interrupted run could be resumed")
 
 
 @dataclass(frozen=True)
@@ -237,41 +254,3 @@ class Saver:
             # The result is worth more than the state: the run goes on, and the earlier state is still there.
             log.warning("the state at %s could not be saved (%s); an earlier one is kept", saved.position,
                         error.strerror or error)  # fmt: skip
-
-
-@contextmanager
-def stopped_by_signals(at_once: bool = True) -> Iterator[Callable[[], int]]:
-    """Let SIGINT and SIGTERM raise `Stopped` once, and be ignored from then on, so that a save is not cut short.
-
-    Only a program's main thread may handle signals; elsewhere nothing changes.
-
-    Parameters
-    ----------
-    at_once : bool
-        False: raise nothing, for whoever asks. Ranks have to stop after the same step.
-
-    Yields
-    ------
-    function
-        Returns the signal that came, 0 for none.
-    """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    came = [0]
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
-        came[0] = number
-        if at_once:
-            raise Stopped(number)
-
-    try:
-        before = [signal.signal(number, stop) for number in numbers]
-    except ValueError:
-        yield lambda: 0
-        return
-    try:
-        yield lambda: came[0]
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

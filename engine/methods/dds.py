@@ -73,7 +73,7 @@ class Dds:
         part = self.eta * (1 - (after / sigma) ** 2) ** 0.5
         kept, new = after * (1 - part**2) ** 0.5 / sigma, after * part
         z = self.noise.like(x, i, Phase.PREDICTOR) if new > 0 else None
-        # The noise that is kept is what x̂₀ was found from, not what x̂₀' would mean.
+        # The noise that is kept is that of the network's x̂₀, not of x̂₀'.
         x = update(x, x0, z, 1 - kept, new)
         return state.next(x.of(x.data + (moved - x0.data)), residual, splitting)
 

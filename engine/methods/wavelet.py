@@ -35,7 +35,7 @@ def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
     """Find argmin_x ½‖A x − y‖² / ‖A‖² + w·r·‖W x‖₁, see `engine.methods.least_squares.solve_least_squares`.
 
     W is an orthogonal wavelet transform of the volume, which is shifted at random, by another number of voxels at every
-    iteration: what is found should be sparse wherever the transform's grid lies. Without shifts that grid shows (a loss
+    iteration: the result should be sparse wherever the transform's grid lies. Without shifts that grid shows (a loss
     of 3.5 dB for acceleration 4).
 
     Source: Lustig, Donoho and Pauly, Sparse MRI: the application of compressed sensing for rapid MR imaging, 2007; Beck

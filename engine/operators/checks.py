@@ -30,17 +30,18 @@ def check_stack(name: str, array: Any, axes: tuple[str, ...], shape: tuple[int |
     ValueError
         Another rank, another size along an axis, which the message names, or another type.
     """
-    found = array.shape
-    if len(found) != len(axes):
+    actual = array.shape
+    if len(actual) != len(axes):
         raise ValueError(
-            f"{name}: expected {len(axes)} axes ({', '.join(axes)}), got {len(found)} in the shape {found}; give one "
+            f"{name}: expected {len(axes)} axes ({', '.join(axes)}), got {len(actual)} in the shape {actual}; give one "
             "entry a slice, in the layout of the plane that is measured"
         )
-    wrong = [i for i, size in enumerate(shape) if size not in (None, found[i])]
+    wrong = [i for i, size in enumerate(shape) if size not in (None, actual[i])]
     if wrong:
         expected = " and ".join(f"{shape[i]} {_count(axes[i], shape[i])} along axis {i}" for i in wrong)
-        got = " and ".join(str(found[i]) for i in wrong)
-        raise ValueError(f"{name}: expected {expected}, got {got} in the shape {found}; {_remedy(axes, shape, found)}")
+        got = " and ".join(str(actual[i]) for i in wrong)
+        remedy = _remedy(axes, shape, actual)
+        raise ValueError(f"{name}: expected {expected}, got {got} in the shape {actual}; {remedy}")
     if array.dtype != dtype:
         loses_part = array.dtype.kind == "c" and np.dtype(dtype).kind != "c"
         remedy = (
@@ -54,10 +55,10 @@ def _count(axis: str, n: int | None) -> str:
     return axis[:-1] if n == 1 else axis
 
 
-def _remedy(axes: tuple[str, ...], shape: tuple[int | None, ...], found: tuple[int, ...]) -> str:
-    others = [axis for axis, size, n in zip(axes[1:], shape[1:], found[1:], strict=True) if size not in (None, n)]
+def _remedy(axes: tuple[str, ...], shape: tuple[int | None, ...], actual: tuple[int, ...]) -> str:
+    others = [axis for axis, size, n in zip(axes[1:], shape[1:], actual[1:], strict=True) if size not in (None, n)]
     if not others:
         return "give one entry for each slice that is measured"
-    if None not in shape[1:] and sorted(found[1:]) == sorted(n for n in shape[1:] if n is not None):
+    if None not in shape[1:] and sorted(actual[1:]) == sorted(n for n in shape[1:] if n is not None):
         return f"put its axes into the order {', '.join(axes)}"
     return f"build the operator for its {' and '.join(others)}, or give what belongs to this one"

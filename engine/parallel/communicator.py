@@ -159,16 +159,16 @@ class MpiCommunicator(Communicator):
         self.n_threads = max(1, round(sum(1 / users[core] for core in cores)))
 
     def everyones(self, value: Any) -> list[Any]:
-        found: list[Any] = self._comm.allgather(value)
-        return found
+        values: list[Any] = self._comm.allgather(value)
+        return values
 
     def of_root(self, value: Any) -> Any:
         return self._comm.bcast(value, root=0)
 
     def largest(self, number: float) -> float:
-        found = np.empty(1)
-        self._wait(self._comm.Iallreduce(np.array([number], np.float64), found, op=self._mpi.MAX))
-        return float(found[0])
+        maximum = np.empty(1)
+        self._wait(self._comm.Iallreduce(np.array([number], np.float64), maximum, op=self._mpi.MAX))
+        return float(maximum[0])
 
     def concatenated(self, own: Any, counts: list[int]) -> Any:
         """All ranks' entries behind each other; `counts` of them each, NumPy's, C-contiguous."""

@@ -168,12 +168,12 @@ def _far_from_centre(mask: np.ndarray, y: np.ndarray) -> float:
 
 def _differences(y: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """Differences along every one of some axes, each with the deviation of a sample."""
-    found = y.astype(np.float64)
+    differences = y.astype(np.float64)
     for axis in axes:
         order = min(_ORDER, y.shape[axis] - 1)
         # Squares of binomial coefficients sum to this one.
-        found = np.diff(found, order, axis) / np.sqrt(comb(2 * order, order))
-    return found
+        differences = np.diff(differences, order, axis) / np.sqrt(comb(2 * order, order))
+    return differences
 
 
 def _deviation(values: np.ndarray) -> float:

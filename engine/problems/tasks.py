@@ -11,7 +11,7 @@ import kernels
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
 from engine.operators.thick_slices import PROFILES
-from engine.options import option
+from engine.options import Options, documented, option
 from engine.problems.coil_maps import simulated
 from engine.problems.masks import poisson_disc
 from engine.problems.pose import Details, pose, uncond
@@ -22,34 +22,70 @@ from engine.volume import Plane
 _MAX_VIEWS = 100_000
 _MAX_COILS = 64
 #: Times the root mean square of the samples: nothing but noise.
-_MOST_NOISE = 1000.0
+_MOST_NOISE = 1000
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """How the measurement of a known volume is simulated; every field but the seed is an option of the same name."""
+#: Options of a simulated measurement alone: one from a file says the same itself.
+_SIMULATED = {"source": ("--volume",)}
 
-    acceleration: float = option(4.0, "csmri: all k-space samples over those taken")
+
+@documented
+@dataclass(frozen=True)
+class Measurement(Options):
+    """How a task's measurement is simulated, or what thick slices from a file are; `seed` draws mask and noise."""
+
+    acceleration: float = option(
+        4.0, low=1, needs={"task": ("csmri",), **_SIMULATED}, help="all k-space samples over those taken"
+    )
     factor: int = option(
-        4, "mrzsr: thin slices from one thick one to the next (default: 4; with --thick what makes voxels cubic)"
+        4,
+        needs={"task": ("mrzsr",)},
+        default_words="4; with --thick what makes voxels cubic",
+        help="thin slices from one thick one to the next",
     )
     thick_axis: int = option(
         2,
-        "mrzsr: axis of the volume (0 to the right, 1 to the front, 2 to the top) along which slices are thick "
-        "(default: 2; with --thick that of the largest spacing)",
         choices=(0, 1, 2),
+        needs={"task": ("mrzsr",)},
+        default_words="2; with --thick that of the largest spacing",
+        help="axis of the volume (0 to the right, 1 to the front, 2 to the top) along which slices are thick",
     )
-    views: int | None = option(None, "svct: angles over 180 degrees (default: 36 for 256 pixels, in proportion)")
+    views: int | None = option(
+        None,
+        low=1,
+        high=_MAX_VIEWS,
+        needs={"task": ("svct",), **_SIMULATED},
+        default_words="36 for 256 pixels, in proportion",
+        help="angles over 180 degrees",
+        remedy="36 is usual for 256 pixels",
+    )
     seed: int = 0
-    slice_profile: str = option("box", "mrzsr: profile of a thick slice across it", choices=PROFILES)
+    slice_profile: str = option(
+        "box", choices=PROFILES, needs={"task": ("mrzsr",)}, help="profile of a thick slice across it"
+    )
     gap: float = option(
-        0.0, "mrzsr: thin slices, or parts of them, between thick ones; the rest of the factor is thickness"
+        0.0,
+        needs={"task": ("mrzsr",)},
+        help="thin slices between thick ones; the rest of the factor is thickness",
     )
     noise: float = option(
-        0.0, "noise added to every sample of the measurement, as a part of the root mean square of the samples"
+        0.0,
+        low=0,
+        high=_MOST_NOISE,
+        needs=_SIMULATED,
+        help="standard deviation of the noise added to every sample, real and imaginary part each, as a part of the "
+        "root mean square of the samples",
+        remedy="0.01 is one per cent",
     )
-    coils: int = option(1, "csmri: coils around the patient; 1 sees all alike")
+    coils: int = option(
+        1,
+        low=1,
+        high=_MAX_COILS,
+        needs={"task": ("csmri",), **_SIMULATED},
+        help="coils around the patient",
+        remedy="8 is usual",
+    )
 
 
 def simulate(
@@ -75,8 +111,6 @@ def simulate(
         The plane or the shape does not suit the task, or a setting is out of range.
     """
     how = how or Measurement()
-    if not 0 <= how.noise <= _MOST_NOISE:
-        raise InputError("noise", f"0 to {_MOST_NOISE:g}", how.noise, "0.01 is one per cent")
     if name == "uncond":
         shape = volume.shape if shape is None and volume is not None else shape
         if shape is None:
@@ -112,8 +146,6 @@ def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.n
 
 
 def _fourier(shape: Shape, plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
-    if not 1 <= how.coils <= _MAX_COILS:
-        raise InputError("coils", f"1 to {_MAX_COILS}", how.coils, "8 is usual")
     mask = poisson_disc(shape[1:], how.acceleration, how.seed)
     details: Details = {
         "acceleration": how.acceleration,
@@ -150,8 +182,6 @@ def thick_operator(shape: Shape, plane: Plane, how: Measurement) -> tuple[ThickS
     axis = plane.axes.index(how.thick_axis)
     if not 2 <= how.factor <= shape[axis]:
         raise InputError("factor", f"2 to {shape[axis]}", how.factor, "4 or 5 is usual")
-    if how.slice_profile not in PROFILES:
-        raise InputError("slice-profile", f"{' or '.join(PROFILES)}", f"'{how.slice_profile}'", "choose one of them")
     if not 0 <= how.gap < how.factor:
         raise InputError(
             "gap",
@@ -168,6 +198,4 @@ def thick_operator(shape: Shape, plane: Plane, how: Measurement) -> tuple[ThickS
 def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
     side = max(shape)
     views = max(1, round(36 * side / 256)) if how.views is None else how.views
-    if not 1 <= views <= _MAX_VIEWS:
-        raise InputError("views", f"1 to {_MAX_VIEWS}", views, "36 is usual for 256 pixels")
     return Radon(kernels.ParallelGeometry.from_views(side, views), shape), {"views": views}

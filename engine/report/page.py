@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,8 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.report import sections
-from engine.report.brainsprite import Drawn, draw
-from engine.report.style import SCRIPT, STYLE
+from engine.report.mosaic import mosaic
 from engine.report.viewers import Grid, Panel, middle_of_tissue, panels
-
-#: What brainsprite is told beside the volume: blurred like a light box instead of showing voxels as squares.
-_LOOK = {"smooth": True, "crosshair": True, "colorCrosshair": "rgba(96, 176, 255, 0.45)", "showLR": False}
 
 
 @dataclass(frozen=True)
@@ -94,29 +91,29 @@ def write_report(path: str | Path, content: Report) -> None:
     ------
     InputError
         A path of another kind, volumes of a rank other than 3 or of different shapes, NaN or infinite voxels, an
-        affine that is not finite and invertible, metrics without "reconstruction", a record that JSON cannot hold, or
-        no nilearn.
+        affine that is not finite and invertible, metrics without "reconstruction", or a record that JSON cannot hold.
     """
     path = Path(path)
     _check(path, content)
     affine = np.asarray(content.affine, dtype=np.float64)
     grid = Grid.of(content.result.shape, affine)
     shown = panels(grid, content.result, content.classical, content.classical_title, content.truth, content.deviation)
-    drawn = [draw(panel, grid) for panel in shown]
-    page = _page(content, grid, shown, drawn)
+    page = _page(content, grid, shown)
     with replacing(path) as temporary:
         # Names of files may hold what is no letter in any encoding.
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
-def _page(content: Report, grid: Grid, shown: Sequence[Panel], drawn: Sequence[Drawn]) -> str:
-    library = drawn[0].library
+def _page(content: Report, grid: Grid, shown: Sequence[Panel]) -> str:
+    style, script = (resources.files("engine.report").joinpath(name).read_text() for name in ("page.css", "viewer.js"))
+    cut = middle_of_tissue(next((panel for panel in shown if panel.key == "truth"), shown[0]).data)
+    viewers = [panel.key for panel in shown]
+    page_data = {"shape": list(grid.shape), "affine": grid.affine.tolist(), "cut": list(cut), "viewers": viewers}
     # As data, which no browser runs; the sign that could end the element is written as its code.
-    data = json.dumps(_page_data(grid, shown, drawn)).replace("<", "\\u003c")
-    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (library, SCRIPT))
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+    data = json.dumps(page_data).replace("<", "\\u003c")
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_digest(script)}'"
     body = [
-        sections.viewers(shown, drawn, grid),
+        sections.viewers(shown, [mosaic(panel) for panel in shown], grid),
         sections.metrics_table(content.metrics),
         sections.convergence(content.residuals, content.sigmas),
         sections.plan_table(content.plan),
@@ -132,31 +129,18 @@ def _page(content: Report, grid: Grid, shown: Sequence[Panel], drawn: Sequence[D
             # Else a browser asks a server for an icon.
             '<link rel="icon" href="data:,">',
             f"<title>{escape(content.title)}</title>",
-            f"<style>{STYLE}</style>\n</head>\n<body>",
+            f"<style>{style}</style>\n</head>\n<body>",
             f"<header><h1>{escape(content.title)}</h1>",
             f'<p class="muted">{escape(_summary(content))}</p>',
             sections.cards(content.metrics),
             sections.warning_box(content.warnings),
             "</header>\n<main>",
             *filter(None, body),
-            "</main>\n<footer>For research, not for diagnosis. Viewers: brainsprite (MIT licence), from nilearn."
-            "</footer>",
+            "</main>\n<footer>For research, not for diagnosis.</footer>",
             f'<script type="application/json" id="page-data">{data}</script>',
-            f"<script>{library}</script>",
-            f"<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            f"<script>{script}</script>\n</body>\n</html>\n",
         ]
     )
-
-
-def _page_data(grid: Grid, shown: Sequence[Panel], drawn: Sequence[Drawn]) -> dict[str, Any]:
-    cut = middle_of_tissue(next((panel for panel in shown if panel.key == "truth"), shown[0]).data)
-    viewers = []
-    for panel, parts in zip(shown, drawn, strict=True):
-        # The picture is opaque: it needs nothing below it.
-        settings = {name: value for name, value in parts.settings.items() if name not in ("overlay", "numSlice")}
-        names = {"canvas": f"canvas-{panel.key}", "sprite": f"sprite-{panel.key}"}
-        viewers.append({**settings, **_LOOK, **names})
-    return {"shape": list(grid.shape), "affine": grid.affine.tolist(), "cut": list(cut), "viewers": viewers}
 
 
 def _digest(script: str) -> str:

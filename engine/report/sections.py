@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from engine.report.brainsprite import Drawn
 from engine.report.plots import plot
 from engine.report.viewers import Grid, Panel
 
@@ -23,14 +22,14 @@ def cards(metrics: Mapping[str, Mapping[str, Any]] | None) -> str:
     if not metrics:
         return ""
     ours = metrics[RESULT]
-    found = [
+    cards = [
         (f"{ours['psnr_db']:.1f} dB", "PSNR of the whole volume"),
         (f"{_mean_ssim(ours):.3f}", "SSIM, mean of three planes"),
     ]
     for name, figures in metrics.items():
         if name != RESULT:
-            found.append((f"{_signed(ours['psnr_db'] - figures['psnr_db'], 1)} dB", f"PSNR over {_words(name)}"))
-    return '<div class="cards">' + "".join(_card(*pair) for pair in found) + "</div>"
+            cards.append((f"{_signed(ours['psnr_db'] - figures['psnr_db'], 1)} dB", f"PSNR over {_words(name)}"))
+    return '<div class="cards">' + "".join(_card(*pair) for pair in cards) + "</div>"
 
 
 def warning_box(warnings: Sequence[str]) -> str:
@@ -40,7 +39,7 @@ def warning_box(warnings: Sequence[str]) -> str:
     return f'<div class="box warnings" role="note"><h3>Warnings</h3><ul>{items}</ul></div>'
 
 
-def viewers(panels: Sequence[Panel], drawn: Sequence[Drawn], grid: Grid) -> str:
+def viewers(panels: Sequence[Panel], mosaics: Sequence[str], grid: Grid) -> str:
     """The viewers, what moves their cut, and what has to be known to read them."""
     names = {"X": "sagittal", "Y": "coronal", "Z": "axial"}
     sliders = "".join(
@@ -52,9 +51,9 @@ def viewers(panels: Sequence[Panel], drawn: Sequence[Drawn], grid: Grid) -> str:
         '<label class="switch"><input type="checkbox" id="crosshair" checked> crosshair</label>'
         '<label class="switch wide"><input type="checkbox" id="large"> large</label>'
     )
-    figures = "".join(_viewer(panel, parts, grid) for panel, parts in zip(panels, drawn, strict=True))
+    figures = "".join(_viewer(*pair, grid) for pair in zip(panels, mosaics, strict=True))
     notes = [
-        "Click or drag in a plane, or move a slider: all viewers follow.",
+        "Click or drag in a plane, use arrow and page keys, or move a slider: all viewers follow.",
         "Radiological convention: the patient's right (R) is on the left of coronal and axial planes; "
         "in sagittal planes the front (A) is on the right.",
         "All grey volumes share one scale, from 0 (black) to white.",
@@ -68,7 +67,7 @@ def viewers(panels: Sequence[Panel], drawn: Sequence[Drawn], grid: Grid) -> str:
     )
 
 
-def _viewer(panel: Panel, drawn: Drawn, grid: Grid) -> str:
+def _viewer(panel: Panel, mosaic: str, grid: Grid) -> str:
     across, deep, _ = grid.shape
     ends = (("sagittal", "P", "A"), ("coronal", "R", "L"), ("axial", "R", "L"))
     planes = "".join(f"<span><b>{left}</b>{name}<b>{right}</b></span>" for name, left, right in ends)
@@ -77,9 +76,9 @@ def _viewer(panel: Panel, drawn: Drawn, grid: Grid) -> str:
         f'<figure class="viewer"><figcaption><h3>{escape(panel.title)}</h3>'
         f'<span class="note">{escape(panel.note)}</span></figcaption>'
         f'<div class="planes" style="grid-template-columns:{deep}fr {across}fr {across}fr">{planes}</div>'
-        f'<div class="screen"><canvas id="canvas-{panel.key}" role="img" '
-        f'aria-label="{escape(panel.title)}, three planes"><img id="sprite-{panel.key}" alt="" '
-        f'src="data:image/png;base64,{drawn.picture}"></canvas></div>'
+        f'<div class="screen"><canvas id="canvas-{panel.key}" role="img" tabindex="0" '
+        f'aria-label="{escape(panel.title)}, three planes; arrow keys and page keys move the cut"></canvas>'
+        f'<img id="sprite-{panel.key}" alt="" src="data:image/png;base64,{mosaic}"></div>'
         f'<div class="bar"><i style="background:linear-gradient(90deg,{panel.gradient})"></i>'
         f"<span>{bar}</span></div></figure>"
     )
@@ -205,11 +204,11 @@ def _card(figure: str, label: str) -> str:
 
 
 def _figures(figures: Mapping[str, Any]) -> dict[str, float]:
-    found = {"volume PSNR, dB": float(figures["psnr_db"])}
+    values = {"volume PSNR, dB": float(figures["psnr_db"])}
     for plane in _PLANES:
-        found[f"{plane} PSNR, dB"] = float(figures[plane]["psnr_db"])
-        found[f"{plane} SSIM"] = float(figures[plane]["ssim"])
-    return found
+        values[f"{plane} PSNR, dB"] = float(figures[plane]["psnr_db"])
+        values[f"{plane} SSIM"] = float(figures[plane]["ssim"])
+    return values
 
 
 def _mean_ssim(figures: Mapping[str, Any]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.errors import InputError
-from engine.options import check, option
+from engine.options import Options, documented, option
 from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import ALL
 from engine.sampling.problem import InverseProblem
@@ -34,131 +34,120 @@ Range = tuple[float, float]
 ANY: Range = (0.0, float("inf"))
 
 
-def number(text: str) -> int | float:
-    """An integer without, a float with a point: K means different things for the two."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
+@documented
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a run; the defaults are those of the preset "fast".
-
-    Every field is an option of the same name (`engine.options`), which says what it is, its range, and what it needs to
-    have an effect. None stands for a number that the run chooses, see `resolved`.
-    """
+class Settings(Options):
+    """Settings of a run. The defaults are those of the preset "fast"; None is resolved when a run starts."""
 
     sampler: str = option(
         "ddim",
-        "pc: the published predictor-corrector; ddim, heun: first and second order (default: ddim; uncond pc)",
         choices=SAMPLERS,
-        remedy="choose one",
+        default_words="ddim; uncond pc",
+        help="pc: the published predictor-corrector; ddim, heun: first and second order",
     )
     guidance: str = option(
         "proximal",
-        "proximal: estimates are moved to the measurement; dps: gradients through the network, as published "
-        "(default: proximal; pc dps)",
         choices=GUIDANCE,
-        remedy="choose one",
+        default_words="proximal; pc dps",
+        help="proximal: estimates are moved to the measurement; dps: gradients through the network, as published",
     )
     n_steps: int = option(
         20,
-        "noise levels (default: reference 2000, balanced 100, fast 20, pc 200, heun 20, diffusionmbir 100)",
         name="steps",
         low=2,
         high=MOST_STEPS,
+        default_words="20",
+        help="noise levels; the published number is 2000",
         remedy="20 to 2000 are usual",
     )
     K: int | float | None = option(
         None,
-        "integer: every K-th step is the auxiliary's; with a point: each step with probability 1/K (default: 2; svct "
-        "with pc 2.7)",
-        parse=number,
+        default_words="2; svct with pc 2.7",
+        help="integer: every K-th step is the auxiliary's; with a point: each step with probability 1/K",
     )
-    mix: str = option(
-        "alternate", "one prior a step, or the sum of all (default: alternate)", choices=MIXES, remedy="choose one"
-    )
+    mix: str = option("alternate", choices=MIXES, default_words="alternate", help="one prior a step, or the sum of all")
     alpha: float = option(
         0.5,
-        "sum: share of the primary prior, the rest being the others' in equal parts, 0 to 1 (default: 0.5)",
         above=0,
         below=1,
+        needs={"mix": ("sum",)},
+        default_words="0.5",
+        help="share of the primary prior, the others having equal parts of the rest",
         remedy="0.5 weighs planes alike",
-        needs=("mix", ("sum",)),
     )
     eta: float | None = option(
         None,
-        "ddim, heun, dds: part of each step's noise that is new, 0 to 1 (default: ddim 1, heun 0, dds 0.85)",
         low=0,
         high=1,
+        needs={"sampler": ("ddim", "heun")},
+        default_words="ddim 1, heun 0, dds 0.85",
+        help="new part of each step's noise, 0 to 1; also read by the method dds",
         remedy="1 makes all noise anew, 0 none",
-        needs=("sampler", ("ddim", "heun")),
     )
     noise_scale: float | None = option(
         None,
-        "ddim, heun: part of that noise that is added, 0 to 1, while the network is told all of it: 1 gives samples, "
-        f"less their mean (default: ddim {NOISE_SCALE} with proximal guidance, else 1)",
         low=0,
         high=1,
+        needs={"sampler": ("ddim", "heun")},
+        default_words=f"ddim {NOISE_SCALE} with proximal guidance, else 1",
+        help="added part of that noise, 0 to 1, while the network is told all of it: 1 gives samples, less their mean",
         remedy="1 adds the noise that is told",
-        needs=("sampler", ("ddim", "heun")),
     )
     rho: float | None = option(
         None,
-        "proximal: weight of the estimate against the measurement, in units of the operator's squared norm (default: "
-        "from the measurement's noise; 0 without)",
         low=0,
-        remedy="leave it out for the default",
-        needs=("guidance", ("proximal",)),
-    )
-    sparsity_weight: float | None = option(
-        None,
-        "tv, wavelet, dds, diffusionmbir: weight of total variation or wavelet coefficients against the measurement, "
-        "without unit (default: one for each method and task)",
-        low=0,
-        remedy="leave it out for the default",
+        needs={"guidance": ("proximal",)},
+        default_words="from the measurement's noise; 0 without",
+        help="weight of the estimate against the measurement, in units of the operator's squared norm",
     )
     dps_weight: float | None = option(
         None,
-        "dps: step size λ of data consistency (default: adaptive, from residual, operator and noise; with "
-        "--unlimited-steps or --preset reference the published one, carried over to size and steps)",
         low=0,
-        remedy="leave it out for the default",
-        needs=("guidance", ("dps",)),
-    )
-    stable: bool = option(
-        True,
-        "dps: let data consistency overshoot, as the published method may; for runs of thousands of steps",
-        name="unlimited-steps",
-        is_negated=True,
-        needs=("guidance", ("dps",)),
+        needs={"guidance": ("dps",)},
+        default_words="adaptive, from residual, operator and noise; with --unlimited-steps or --preset reference the "
+        "published one, carried over to size and steps",
+        help="step size λ of data consistency",
     )
     group: int = option(
         6,
-        "pc, dps with a fixed λ, diffusionmbir: slices over which norms are taken; changes the result (default: 6)",
         low=1,
+        default_words="6",
+        help="pc, dps with a fixed λ, diffusionmbir: slices over which norms are taken; changes the result",
         remedy="the published value is 6",
     )
     snr: float = option(
         0.16,
-        "pc, diffusionmbir: signal-to-noise ratio of the corrector (default: 0.16)",
         above=0,
         high=1000,
+        needs={"sampler": ("pc",)},
+        default_words="0.16",
+        help="signal-to-noise ratio of the corrector; also read by the method diffusionmbir",
         remedy="the published value is 0.16",
-        needs=("sampler", ("pc",)),
     )
-    sigma_min: float | None = option(None, "last noise level (default: the smallest trained one)")
+    stable: bool = option(
+        True,
+        name="unlimited-steps",
+        needs={"guidance": ("dps",)},
+        help="let data consistency overshoot, as the published method may; for runs of thousands of steps",
+    )
+    seed: int = option(0, low=0, high=2**64 - 1, help="seed of noise and sampling mask", remedy="choose another")
+    sigma_min: float | None = option(None, above=0, default_words="the trained one", help="last noise level")
     sigma_max: float | None = option(
         None,
-        "first noise level (default: 0.3 for ddim and heun with a measurement, from its classical reconstruction, else "
-        "the largest trained one)",
+        above=0,
+        default_words=f"{START_LEVEL} for ddim and heun with a measurement, else the largest trained one",
+        help="first noise level",
     )
-    seed: int = option(0, "seed of noise and sampling mask", low=0, high=2**64 - 1)
+    sparsity_weight: float | None = option(
+        None,
+        low=0,
+        default_words="one for each method and task",
+        help="tv, wavelet, dds, diffusionmbir: weight of total variation or wavelet coefficients against the "
+        "measurement, without unit",
+    )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         # Both refuse values out of range.
         low = _SIGMA_MIN if self.sigma_min is None else self.sigma_min
         Schedule(low, max(_SIGMA_MAX, 2 * low) if self.sigma_max is None else self.sigma_max, self.n_steps)

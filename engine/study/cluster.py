@@ -14,6 +14,7 @@ from typing import Any
 
 import kernels
 from engine.errors import InputError
+from engine.options import Options, option
 
 #: Volumes do not go through Ray's store of objects: as little of it as Ray takes.
 _STORE_BYTES = 100 << 20
@@ -23,21 +24,28 @@ _ANSWERS_S = 10.0
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a volume needs of a node.
+class Needs(Options):
+    """What a volume needs of a node."""
 
-    Parameters
-    ----------
-    cpus : int
-    gpus : float
-        0 to 1: a part is shared with other volumes.
-    memory_gb : float or None
-        In units of 2^30 bytes. None: not counted.
-    """
-
-    cpus: int = 1
-    gpus: float = 0.0
-    memory_gb: float | None = None
+    cpus: int = option(1, name="cpus-per-volume", low=1, metavar="N", help="cores of a worker, and threads")
+    gpus: float = option(
+        0.0,
+        name="gpus-per-volume",
+        low=0,
+        high=1,
+        metavar="X",
+        help="1, or a part of one that several workers share; 0: workers see no GPU",
+        remedy="choose 1, for a volume uses one GPU",
+    )
+    memory_gb: float | None = option(
+        None,
+        name="memory-per-volume",
+        above=0,
+        metavar="GB",
+        default_words="not counted",
+        help="set aside for a worker, in units of 2^30 bytes",
+        remedy="leave it out to count none",
+    )
 
     def named(self) -> dict[str, tuple[str, float]]:
         """Ray's names of what is counted, with the option that asks for it and how much it asks for."""
@@ -55,12 +63,12 @@ class Needs:
 
     def fits(self, resources: Mapping[str, float]) -> int:
         """How many volumes a node has room for at a time."""
-        found = []
+        numbers = []
         for name, (_, amount) in self.named().items():
             has = resources.get(name, 0.0)
             # A part of a GPU is a part of one, not of what is left of two.
-            found.append(int(has) * int(1 / amount + 1e-9) if name == "GPU" else int(has / amount + 1e-9))
-        return min(found)
+            numbers.append(int(has) * int(1 / amount + 1e-9) if name == "GPU" else int(has / amount + 1e-9))
+        return min(numbers)
 
 
 @contextmanager
@@ -119,12 +127,12 @@ def connected(address: str, needs: Needs, n_workers: int | None) -> Iterator[int
 
 def _no_node(needs: Needs, nodes: Sequence[Mapping[str, float]]) -> InputError:
     """Why no node has room: by the first resource of which none has enough, else by all together."""
-    for name, (option, amount) in needs.named().items():
+    for name, (asked_by, amount) in needs.named().items():
         most = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:
             unit, word = (_GB, " GB") if name == "memory" else (1, "")
             return InputError(
-                option,
+                asked_by,
                 f"at most {most / unit:.3g}{word}, which the largest node has",
                 f"{amount / unit:.3g}",
                 "ask for less, or add a node",

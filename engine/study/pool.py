@@ -115,10 +115,10 @@ class Pool:
             for slot in idle:
                 self._ray.kill(slot.actor)
             idle.clear()
-            found, _ = self._ray.wait([*self._pending], num_returns=1, timeout=_LOOK_S)
-            if not found:
+            ready, _ = self._ray.wait([*self._pending], num_returns=1, timeout=_LOOK_S)
+            if not ready:
                 continue
-            reference = found[0]
+            reference = ready[0]
             slot = self._pending.pop(reference)
             volume, slot.volume = slot.volume, None
             if volume is None:

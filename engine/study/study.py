@@ -16,8 +16,8 @@ import numpy as np
 from engine.backends.bundle import MANIFEST
 from engine.errors import InputError
 from engine.job.configuration import options_of, parse
-from engine.job.options import ROLES
 from engine.job.parser import build_parser
+from engine.job.priors import ROLES
 from engine.job.results import ENDINGS
 from engine.job.saving import STATE_FILE, short
 
@@ -116,7 +116,7 @@ def inputs_of(patterns: Sequence[str]) -> list[Path]:
     InputError
         A pattern that nothing matches.
     """
-    found: set[Path] = set()
+    inputs: set[Path] = set()
     for pattern in patterns:
         # A name may hold brackets and be meant as it is.
         matches = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)
@@ -127,8 +127,8 @@ def inputs_of(patterns: Sequence[str]) -> list[Path]:
                 f"nothing that matches '{pattern}'",
                 "check the pattern, and put it in quotes",
             )
-        found |= {Path(match).absolute() for match in matches}
-    return sorted(found)
+        inputs |= {Path(match).absolute() for match in matches}
+    return sorted(inputs)
 
 
 def volumes_of(inputs: Sequence[Path], out: Path) -> list[Volume]:
@@ -166,14 +166,14 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     if not (folder / RECORD).is_file() or (folder / STATE_FILE).exists():
         return None
     try:
-        found = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or not set(_FIELDS) <= set(found):
+    if not isinstance(record, dict) or not set(_FIELDS) <= set(record):
         return None
     # The report is the last thing that a run writes.
-    needed = [recon_of(folder, found), *([] if found["options"].get("no-report") else [folder / "report.html"])]
-    return found if all(path.exists() for path in needed) else None
+    needed = [recon_of(folder, record), *([] if record["options"].get("no-report") else [folder / "report.html"])]
+    return record if all(path.exists() for path in needed) else None
 
 
 def recon_of(folder: Path, record: dict[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import argparse
 import os
 import socket
 import threading
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.backends.engines import Engines
-from engine.cli import Stopped, removing_if_empty, writing_to
+from engine.cli import Stopped, no_memory, writing_to
 from engine.errors import InputError
 from engine.job import results
-from engine.job.execution import begin, complaints, execute
-from engine.job.prepare import Job, describe, prepare
+from engine.job.execution import checked_job, execute, started, warnings_kept
+from engine.job.job import Job
+from engine.job.plan import describe
 from engine.job.progress import Silent
 from engine.job.saving import STATE_FILE, load
 from engine.parallel.communicator import SerialCommunicator
@@ -25,8 +26,6 @@ from engine.sampling.sampler import State
 from engine.study.cluster import library
 from engine.study.study import Study, Volume, record_of
 from engine.study.table import DONE, FAILED, STOPPED, Value, figures_of
-
-log = logging.getLogger("engine")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Worker:
             # Before anything looks for one: it belongs to somebody else.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._study, self._n_threads = study, n_threads
-        self._engines = Engines()
+        self._engines, self._comm = Engines(), SerialCommunicator()
         self._stop = _Stop()
 
     def place(self) -> Place:
@@ -77,25 +76,22 @@ class Worker:
     def plan(self, volume: Volume) -> tuple[str, InputError | None]:
         """What would be done with a volume, or why it cannot be."""
         try:
-            with complaints():
-                job, _ = self._prepared(volume)
-                return describe(job), None
+            job, _ = self._prepared(volume)
+            return describe(job), None
         except InputError as error:
             return "", error
 
     def run(self, volume: Volume) -> Outcome:
         """Reconstruct a volume, to the end unless it is stopped; nothing is raised."""
         try:
-            with removing_if_empty(volume.folder):
-                return self._run(volume)
+            with results.new_folder(volume.folder), warnings_kept() as warnings, writing_to(volume.folder):
+                return self._run(volume, warnings)
         except KeyboardInterrupt:
             return Outcome(STOPPED)
         except InputError as error:
             return Outcome(FAILED, str(error))
         except MemoryError:
-            return Outcome(
-                FAILED, "memory: expected room for the volume and its measurement, got none; have fewer --workers"
-            )
+            return Outcome(FAILED, str(no_memory()))
         except Exception as error:
             # A defect, but what it does to one volume is no reason to lose the others.
             return Outcome(FAILED, f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -104,36 +100,31 @@ class Worker:
         """Save the state after the current step, and take no other volume; called while another thread runs one."""
         self._stop.asked.set()
 
-    def _run(self, volume: Volume) -> Outcome:
+    def _run(self, volume: Volume, warnings: list[str]) -> Outcome:
         self._stop.check()
         _forget_peak_memory()
         folder = volume.folder
-        with complaints() as warnings, writing_to(folder):
-            job, args = self._prepared(volume)
-            if (record := record_of(folder)) is not None:
-                self._check_measurement(volume, job, record)
-                return Outcome(DONE, figures=figures_of(folder, record))
-            results.open_folder(folder)
-            for part in folder.glob(".part*"):
-                # Of a worker that was killed while it wrote.
-                if part.is_file():
-                    part.unlink(missing_ok=True)
-            saved = load(folder / STATE_FILE) if (folder / STATE_FILE).exists() else None
-            saved = begin(args, job, folder, saved, SerialCommunicator())
-            execute(job, args, folder, saved, self._stop, warnings, SerialCommunicator())
+        job, args = self._prepared(volume)
+        if (record := record_of(folder)) is not None:
+            self._check_measurement(volume, job, record)
+            return Outcome(DONE, figures=figures_of(folder, record))
+        for part in folder.glob(".part*"):
+            # Of a worker that was killed while it wrote.
+            if part.is_file():
+                part.unlink(missing_ok=True)
+        resumed = load(folder / STATE_FILE) if (folder / STATE_FILE).exists() else None
+        saved = started(job, args, folder, resumed, self._comm)
+        execute(job, args, folder, saved, self._stop, self._comm, warnings)
         record = record_of(folder)
         if record is None:
             raise FileNotFoundError(2, "results that vanished")
         return Outcome(DONE, figures=figures_of(folder, record))
 
-    def _prepared(self, volume: Volume) -> tuple[Job, Any]:
+    def _prepared(self, volume: Volume) -> tuple[Job, argparse.Namespace]:
         args = self._study.args_for(volume)
         if args.threads is None:
             args.threads = self._n_threads
-        results.check_options(args)
-        job = prepare(args, SerialCommunicator(), self._engines)
-        results.check_format(job, args.format, args.keep_tags)
-        return job, args
+        return checked_job(args, self._comm, self._engines), args
 
     def _check_measurement(self, volume: Volume, job: Job, record: dict[str, Any]) -> None:
         if job.identity["measurement"] != record["measurement_sha256"]:

@@ -53,7 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("report", "demo"),
     ),
     "study": (*BASE, "cli", "versions", "parallel", "sampling", "backends", "io", "report", "job"),
-    "run": (*BASE, "cli", "parallel", "methods", "sampling", "job"),
+    "run": (*BASE, "cli", "parallel", "backends", "job"),
     "simulate": (*BASE, "cli", "operators", "sampling", "io", "problems", "demo", "job"),
     "batch": (*BASE, "cli", "job", "study"),
 }

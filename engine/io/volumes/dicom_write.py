@@ -18,7 +18,9 @@ from pydicom.valuerep import format_number_as_ds
 
 from engine.errors import InputError
 from engine.io.files import replacing_folder
-from engine.io.volumes.dicom_files import first_header, read_dataset, reading
+from engine.io.guard import guarded
+from engine.io.source import Source
+from engine.io.volumes.dicom_files import first_header
 from engine.io.volumes.dicom_frames import MAX_COSINE, MAX_POSITION_MM, MAX_SPACING_MM, MAX_TILT_DEG
 
 #: Says in each file which program wrote it: only series of our own are replaced.
@@ -195,7 +197,7 @@ def _template(source: str | Path | None, keep: Sequence[str]) -> Dataset:
                 "keep", f"a source to keep {', '.join(keep)} from", "none", "name the folder of a DICOM series"
             )
         return Dataset()
-    return first_header(source, ["Modality", *keep], "source")
+    return first_header(Source(Path(source), "source"), ["Modality", *keep])
 
 
 def _series(template: Dataset, description: str) -> FileDataset:
@@ -301,18 +303,22 @@ def _check_target(folder: Path) -> None:
         raise InputError("folder", "an existing parent", f"'{folder}'", f"make '{folder.parent}' first")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError("folder", "a new folder or an earlier result", f"another file at '{folder}'", "move it")
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if not _is_ours(path):
-            raise InputError(
-                "folder", "a new folder or an earlier result", f"'{path.name}' in '{folder}'", "choose another folder"
-            )
+    if folder.exists() and (name := _foreign(Source(folder, "folder"))):
+        raise InputError(
+            "folder", "a new folder or an earlier result", f"'{name}' in '{folder}'", "choose another folder"
+        )
 
 
-def _is_ours(path: Path) -> bool:
-    if path.suffix != ".dcm" or path.is_symlink() or not path.is_file():
-        return False
-    try:
-        with reading(path):
-            return read_dataset(path, ["SOPClassUID"]).file_meta.get("ImplementationClassUID") == IMPLEMENTATION_UID
-    except Exception:  # no DICOM, hence not ours
-        return False
+@guarded("an earlier result", "pydicom")
+def _foreign(source: Source) -> str | None:
+    """Name of the first file of a folder that `write_series` did not write."""
+    from pydicom.filereader import read_file_meta_info
+
+    for path in sorted(source.path.iterdir()):
+        try:
+            is_ours = path.suffix == ".dcm" and not path.is_symlink() and path.is_file()
+            if not is_ours or read_file_meta_info(path).get("ImplementationClassUID") != IMPLEMENTATION_UID:
+                return path.name
+        except Exception:  # no DICOM, hence not ours
+            return path.name
+    return None

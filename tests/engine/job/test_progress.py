@@ -121,7 +121,7 @@ def test_lines_tell_a_refusal(words, capsys):
     printed = capsys.readouterr()
     (error,) = events(printed.out)
     assert (error["event"], error["code"]) == ("error", 2)
-    assert error["message"].startswith("samples: expected at least 1, got 0;")
+    assert error["message"].startswith("samples: expected 1 to 10000, got 0;")
     assert printed.err == f"engine.run: {error['message']}\n"
 
 
@@ -159,7 +159,7 @@ def test_quiet_still_says_what_is_wrong(words, capsys):
     assert main(words("--quiet", "--samples", 0)) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("engine.run: samples: expected at least 1")
+    assert printed.err.startswith("engine.run: samples: expected 1 to 10000")
 
 
 def test_a_bar_counts_steps_on_standard_error(words, capsys):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine.job import execution
 from engine.job.saving import STATE_FILE, load
 from engine.run import main
 from tests.engine.results_of import content
@@ -86,7 +87,7 @@ def test_sigterm_saves_and_leaves(words, stop_at, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     stop_at(3, signal.SIGTERM)
     assert main(words(tmp_path / "out", "--steps", 5)) == 128 + signal.SIGTERM
-    assert load(tmp_path / "out" / STATE_FILE).checkpoint.state.step == 3
+    assert load(tmp_path / "out" / STATE_FILE).checkpoint.step == 3
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -95,9 +96,7 @@ def test_samples_go_on_where_they_were(words, stop_at, tmp_path, stopped_in):
     options = ("--steps", 4, "--samples", 3, "--noise-scale", 1)
     assert main(words(tmp_path / "whole", *options)) == 0
     # The sampler's step knows no samples: count those that start.
-    import engine.run as run
-
-    real, starts = run.solve, []
+    real, starts = execution.solve, []
 
     def solve(*args):
         starts.append(args)
@@ -106,10 +105,10 @@ def test_samples_go_on_where_they_were(words, stop_at, tmp_path, stopped_in):
         return real(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "solve", solve)
+        patch.setattr(execution, "solve", solve)
         assert main(words(tmp_path / "cut", *options)) == 130
     saved = load(tmp_path / "cut" / STATE_FILE)
-    assert (saved.statistics.n, saved.checkpoint.state.step) == (stopped_in, 2)
+    assert (saved.statistics.n, saved.checkpoint.step) == (stopped_in, 2)
     assert main(["--resume", str(tmp_path / "cut"), "--quiet", "--no-report"]) == 0
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
@@ -233,7 +232,7 @@ def killed_until_done(words, out: Path, n_kills: int, seed: int, *options: objec
             break
         # Whatever the moment, the state is whole.
         checkpoint = load(out / STATE_FILE).checkpoint
-        moments.append(0 if checkpoint is None else checkpoint.state.step)
+        moments.append(0 if checkpoint is None else checkpoint.step)
         arguments = ["--resume", str(out), "--quiet", "--no-report"]
     else:
         assert main(arguments) == 0

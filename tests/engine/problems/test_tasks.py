@@ -89,7 +89,7 @@ def test_other_profiles_are_measured_but_not_renoised(volume, normal, profile, g
         ({"gap": -0.5}, r"^gap: expected 0 to less than the factor 4, got -0.5; "),
         ({"gap": 4.0}, r"^gap: expected 0 to less than the factor 4, got 4.0; "),
         ({"gap": float("nan")}, r"^gap: expected 0 to less than the factor 4, got nan; "),
-        ({"slice_profile": "sinc"}, r"^slice-profile: expected box or gaussian, got 'sinc'; "),
+        ({"slice_profile": "sinc"}, r"^slice-profile: expected one of box, gaussian, got 'sinc'; "),
     ],
 )
 def test_profiles_without_sense_are_refused(volume, options, message):

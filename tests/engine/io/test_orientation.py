@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
 
 ALL = [(order, signs) for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]
 SHAPE = (4, 5, 6)
@@ -37,27 +37,27 @@ def values_by_place(affine: np.ndarray, data: np.ndarray) -> dict[tuple[float, .
 @pytest.mark.parametrize(("order", "signs"), ALL)
 def test_a_voxel_keeps_its_place_in_the_world(order, signs):
     affine, data = affine_of(order, signs), np.random.default_rng(0).random(SHAPE)
-    frame = Frame.of(SHAPE, affine)
-    volume = frame.volume_of(data)
-    assert volume.shape == frame.volume_shape
-    assert nib.aff2axcodes(frame.volume_affine) == ("R", "A", "S")
+    orientation = Orientation.of(SHAPE, affine)
+    volume = orientation.volume_of(data)
+    assert volume.shape == orientation.volume_shape
+    assert nib.aff2axcodes(orientation.volume_affine) == ("R", "A", "S")
     # Every voxel of the file is found at the same place in the volume.
-    ours = values_by_place(frame.volume_affine, volume)
+    ours = values_by_place(orientation.volume_affine, volume)
     theirs = values_by_place(affine, data)
     assert ours == theirs
-    back, its_affine = frame.file_of(volume, frame.volume_affine)
+    back, its_affine = orientation.file_of(volume, orientation.volume_affine)
     np.testing.assert_array_equal(back, data)
     np.testing.assert_array_equal(its_affine, affine)
 
 
 @pytest.mark.parametrize(("order", "signs"), ALL[::5])
 def test_a_finer_grid_comes_back_with_the_file_s_axes(order, signs):
-    frame = Frame.of(SHAPE, affine_of(order, signs))
+    orientation = Orientation.of(SHAPE, affine_of(order, signs))
     # Thin slices in place of thick ones along z.
-    finer = frame.volume_affine @ np.diag([1, 1, 1 / 3, 1])
-    volume = np.random.default_rng(0).random((*frame.volume_shape[:2], 3 * frame.volume_shape[2]))
-    data, affine = frame.file_of(volume, finer)
-    assert nib.aff2axcodes(affine) == nib.aff2axcodes(frame.affine)
-    again = Frame.of(data.shape, affine)
+    finer = orientation.volume_affine @ np.diag([1, 1, 1 / 3, 1])
+    volume = np.random.default_rng(0).random((*orientation.volume_shape[:2], 3 * orientation.volume_shape[2]))
+    data, affine = orientation.file_of(volume, finer)
+    assert nib.aff2axcodes(affine) == nib.aff2axcodes(orientation.affine)
+    again = Orientation.of(data.shape, affine)
     np.testing.assert_array_equal(again.volume_of(data), volume)
     np.testing.assert_allclose(again.volume_affine, finer, atol=1e-12)

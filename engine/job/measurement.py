@@ -1,0 +1,187 @@
+"""The measurement of a run: read from a file, or simulated from a volume."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import demo
+from engine.errors import InputError
+from engine.io.measurements.kspace import load_kspace
+from engine.io.measurements.sinogram import load_sinogram
+from engine.io.volumes import load_volume, resample_isotropic
+from engine.methods import METHODS
+from engine.options import Options, option, read
+from engine.problems import acquisition
+from engine.problems.acquisition import PHASES, Acquisition
+from engine.problems.coil_maps import load_maps
+from engine.problems.tasks import Measurement
+
+#: Options that name what is measured, each alone.
+KINDS = ("thick", "kspace", "sinogram", "volume")
+_KSPACE = {"source": ("--kspace",)}
+
+
+@dataclass(frozen=True)
+class VolumeFile(Options):
+    """A volume to measure, and the units of its intensities."""
+
+    volume: Path | None = option(
+        None,
+        default_words="the demonstration's head",
+        help="volume to measure: NIfTI, .npy, .npz, TIFF stack, DICOM series (a folder), or a folder of .npy or .tif "
+        "slices",
+    )
+    stack_axis: int = option(
+        2,
+        choices=(0, 1, 2),
+        needs={"source": ("--volume", "--thick")},
+        help="axis of the volume along which a folder's slices, or a TIFF's pages, are stacked",
+    )
+    resample: float | None = option(
+        None,
+        metavar="MM",
+        needs={"source": ("--volume",)},
+        help="bring the volume to cubic voxels of this many mm beforehand",
+    )
+    white: float | None = option(
+        None,
+        metavar="INTENSITY",
+        default_words="estimated, the 99.5th percentile of tissue, of the classical reconstruction where there is no "
+        "volume",
+        help="intensity in the file's units that the priors see as 1",
+    )
+
+
+@dataclass(frozen=True)
+class NoiseLevel(Options):
+    """The noise that a measurement is taken to have."""
+
+    noise_level: float | str | None = option(
+        None,
+        metavar="LEVEL",
+        default_words="known; for a measurement from a file estimate",
+        help="noise that proximal guidance, or dps with an adaptive λ, expects in the measurement: known (that of "
+        "--noise), estimate (from the measurement), or a number in the unit of --noise",
+    )
+
+
+@dataclass(frozen=True)
+class MeasuredFile(Options):
+    """Files of a scanner."""
+
+    thick: Path | None = option(
+        None,
+        needs={"task": ("mrzsr",)},
+        help="scan with thick slices, in any format of --volume; --factor, --thick-axis, --slice-profile and --gap "
+        "describe it",
+    )
+    kspace: Path | None = option(
+        None,
+        needs={"task": ("csmri",)},
+        help="HDF5 file in the layout of fastMRI or ISMRMRD, of one coil or several",
+    )
+    mask: Path | None = option(
+        None,
+        needs=_KSPACE,
+        default_words="the file's own",
+        help=".npy of samples taken, (columns,) or (rows, columns)",
+    )
+    coil_maps: Path | None = option(
+        None,
+        needs=_KSPACE,
+        default_words="by ESPIRiT",
+        help=".npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file",
+    )
+    phase: str | None = option(
+        None,
+        choices=PHASES,
+        needs=_KSPACE,
+        default_words="estimate",
+        help="estimate the image's phase from the centre of k-space, or none for real images",
+    )
+    orientation: str | None = option(
+        None,
+        metavar="ABC",
+        needs=_KSPACE,
+        default_words="the file's own, else SPL",
+        help="directions in which slices, rows and columns count, three of R or L, A or P, S or I",
+    )
+    sinogram: Path | None = option(
+        None, needs={"task": ("svct",)}, help=".npy, .npz, .h5 or .tif of line integrals, (slices, views, bins)"
+    )
+    geometry: Path | None = option(
+        None, needs={"source": ("--sinogram",)}, help="JSON file that describes beam, detector and image"
+    )
+
+
+def open_measurement(args: argparse.Namespace) -> Acquisition | None:
+    """Read what a run starts from; None for a grid that the priors' own size gives.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be used, or options that contradict each other.
+    """
+    named = [kind for kind in KINDS if getattr(args, kind) is not None]
+    if len(named) > 1:
+        raise InputError(named[1], "one measurement", f"--{named[0]} too", "give one of them")
+    source = f"--{named[0] if named else 'volume'}"
+    file, volume = read(MeasuredFile, args, source=source), read(VolumeFile, args, source=source)
+    # Thick slices are described by its options; the others have an effect on simulations alone.
+    read(Measurement, args, source=source)
+    if file.thick is not None:
+        thick = load_volume(file.thick, volume.stack_axis, argument="thick", white=volume.white)
+        return acquisition.of_thick(thick, args.factor, args.thick_axis, args.slice_profile, args.gap)
+    if file.kspace is not None:
+        kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
+        maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
+        return acquisition.of_kspace(kspace, maps, file.phase or "estimate", volume.white)
+    if file.sinogram is not None:
+        if file.geometry is None:
+            raise InputError("geometry", "a JSON file beside --sinogram", "none", "pass --geometry")
+        return acquisition.of_sinogram(load_sinogram(file.sinogram, file.geometry), volume.white)
+    if args.task == "uncond" and volume.volume is None and volume.white is None:
+        return None
+    return simulated(args)
+
+
+def simulated(args: argparse.Namespace) -> Acquisition:
+    """The measurement of a volume, or of the demonstration's.
+
+    Raises
+    ------
+    InputError
+        A volume that cannot be used, or options that contradict each other.
+    """
+    file, how = read(VolumeFile, args, source="--volume"), read(Measurement, args, source="--volume")
+    if file.volume is None and file.white is not None:
+        raise InputError("white", "--volume, whose intensities it scales", "none", "pass a volume")
+    volume = demo.volume() if file.volume is None else load_volume(file.volume, file.stack_axis, white=file.white)
+    if file.resample is not None:
+        volume = resample_isotropic(volume, file.resample, argument="resample")
+    return acquisition.of_volume(args.task, volume, how)
+
+
+def noise_level_of(args: argparse.Namespace, measured: Acquisition) -> float | str | None:
+    """The noise level, or its origin; None where nothing reads it.
+
+    Raises
+    ------
+    InputError
+        It is to be known, and is not.
+    """
+    stated = read(NoiseLevel, args).noise_level
+    if stated == "known" and not measured.knows_noise:
+        raise InputError(
+            "noise-level",
+            f"estimate or a number for '{measured.source}', which does not say",
+            "known",
+            "choose one of these",
+        )
+    if stated is not None:
+        return stated
+    if measured.knows_noise:
+        return "known"
+    return "estimate" if "rho" in METHODS[args.method].reads else None
