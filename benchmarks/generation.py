@@ -28,6 +28,7 @@ from engine.backends.native import NativeDenoiser
 from engine.cli import exit_code
 from engine.errors import InputError
 from engine.job.choices import settings_of
+from engine.job.configuration import parse
 from engine.job.parser import build_parser
 from engine.methods import solve
 from engine.problems import simulate
@@ -134,7 +135,7 @@ def settings_for(name: str, seed: int, n_steps: int | None) -> Settings:
     """What ``python -m engine.run --task uncond`` takes for a sampler and a number of steps."""
     sampler, steps = SAMPLERS[name]
     argv = ["--task", "uncond", "--sampler", sampler, "--steps", str(n_steps or steps), "--seed", str(seed)]
-    return settings_of(build_parser().parse_args(argv))
+    return settings_of(parse(build_parser(), argv))
 
 
 def drawn(

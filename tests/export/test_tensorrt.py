@@ -112,7 +112,8 @@ def test_the_library_reads_the_precisions_that_were_written(rtx, demo, reduced, 
 def test_the_library_builds_the_demonstration_network(rtx, demo, reduced, graph, precision):
     settings = settings_for(demo, precision, static=True)
     model, shapes = graph_of(graph, reduced[precision], settings)
-    assert shapes["x"] == [(4, 1, 64, 64)] * 3
+    image = shapes["cotangent" if graph == "pullback" else "x"]
+    assert image == [(4, 1, 64, 64)] * 3
     engine = tensorrt.build(graph, model, shapes, rtx, precision=precision)
     assert len(engine) > 1_000_000
 
@@ -144,7 +145,8 @@ def test_the_library_builds_the_published_architecture(rtx, tmp_path):
         found, settings = reduce(bundle, precision), settings_for(bundle, precision, batch="1,2,4")
         for graph in ("denoise", "pullback", "guided_fourier"):
             model, shapes = graph_of(graph, found, settings)
-            assert shapes["x"] == [(n, 1, 256, 256) for n in (1, 2, 4)]
+            image = shapes["cotangent" if graph == "pullback" else "x"]
+            assert image == [(n, 1, 256, 256) for n in (1, 2, 4)]
             engine = tensorrt.build(graph, model, shapes, rtx, precision=precision)
             assert len(engine) > 1_000_000
 
@@ -372,7 +374,7 @@ def test_without_tensorrt_one_sentence_says_how_to_get_it(copy, capsys, monkeypa
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     line = refused(capsys, ["--bundle", copy.folder, "--backend", "tensorrt"])
-    assert line.startswith("backend: expected TensorRT, found neither")
+    assert line.startswith("backend: expected TensorRT, got neither")
     assert "pip install tensorrt-rtx-cu13" in line
 
 

@@ -169,7 +169,7 @@ def test_load_checkpoint_names_options_and_file(small, random_network, tmp_path)
     stored = torch.load(path, weights_only=True)
     del stored["architecture"]
     torch.save(stored, path)
-    with pytest.raises(CheckpointError, match=r"--fir/--no-fir.*--skip-rescale.*plain\.pth"):
+    with pytest.raises(CheckpointError, match=r"plain\.pth'; state .*--fir/--no-fir.*--skip-rescale"):
         load_checkpoint(path)
     loaded, info = load_checkpoint(path, fir=True, skip_rescale=True, scale_by_sigma=True, centered=False)
     assert loaded.architecture == small
