@@ -233,6 +233,23 @@ def test_a_file_on_which_hdf5_crashes_is_refused(tmp_path):
         load_sinogram(path, tmp_path / "a.json")
 
 
+def test_a_file_on_which_hdf5_hangs_is_refused(tmp_path, monkeypatch):
+    from engine.io.measurements.kspace import load_kspace
+
+    with h5py.File(tmp_path / "a.h5", "w", libver="earliest") as file:
+        file["kspace"] = np.ones((2, 8, 6), np.complex64)
+        file["ismrmrd_header"] = "x" * 170
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    # Size of the first object in the heap of texts: where the next one begins there is nothing, of no length.
+    place = content.index(b"GCOL") + 24
+    assert content[place] == 170
+    content[place] = 189
+    (tmp_path / "a.h5").write_bytes(content)
+    monkeypatch.setattr(guard, "SECONDS", 2.0)
+    with one_sentence("kspace", "it takes too long"):
+        load_kspace(tmp_path / "a.h5")
+
+
 def test_a_command_ends_with_a_sentence_and_code_2(tmp_path, capfd):
     from engine.run import main
 
