@@ -89,12 +89,14 @@ def attribute_of(file: Any, name: str, shape: tuple[int, ...], source: Source) -
     return value
 
 
-def word_of(file: Any, name: str) -> str | None:
+def word_of(file: Any, name: str, source: Source) -> str | None:
     """Return an attribute that is one text; None where there is none."""
     if name not in file.attrs:
         return None
     value = file.attrs[name]
-    return bytes(value).decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, (str, bytes)):
+        raise source.refusal(f"a text as attribute '{name}'", type(value).__name__, "save the file again")
+    return value if isinstance(value, str) else bytes(value).decode("ascii", "replace")
 
 
 def _check_storage(dataset: Any, name: str, source: Source) -> None:

@@ -281,6 +281,16 @@ def test_own_attributes_of_other_values(contents, check, tmp_path, data):
     check()
 
 
+@pytest.mark.parametrize(
+    "value", [np.zeros(6, np.float16), 1.5, np.bytes_(b"SPX"), "x" * 1000, h5py.Empty("f4")], ids=str
+)
+def test_an_orientation_that_is_none(contents, check, tmp_path, value):
+    (tmp_path / "a.h5").write_bytes(contents["own.h5"])
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["tpdm_orientation"] = value
+    assert check() is not None
+
+
 @often
 @given(data=st.data())
 def test_headers_of_other_values(check, tmp_path, data):
