@@ -108,9 +108,8 @@ def _check_storage(dataset: Any, name: str, source: Source) -> None:
         raise source.refusal(f"'{name}' stored in the file", "parts of other files", "write a file that holds its data")
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     if any(number > _LAST_OWN and number != _LZF for number in filters):
-        raise source.refusal(
-            f"'{name}' compressed as HDF5 can itself, or by lzf", f"its filters {filters[:8]}", "repack the file"
-        )
+        expected = f"'{name}' compressed as HDF5 can itself, or by lzf"
+        raise source.refusal(expected, f"its filters {filters[:8]}", "repack the file")
     if dataset.shape is None:
         raise source.refusal(f"samples in '{name}'", "a dataset without space", "write the file again")
     n_bytes = math.prod(dataset.shape) * dataset.id.get_type().get_size()
