@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.errors import InputError
 
-Group = TypeVar("Group")
+Group = TypeVar("Group", bound="Options")
 
 
 def option(default: Any = MISSING, **details: Any) -> Any:
@@ -180,15 +181,17 @@ _PARSED: dict[frozenset[Any], Any] = {
 }
 
 
-def declared(group: type) -> Iterator[Option]:
+@cache
+def declared(group: type) -> tuple[Option, ...]:
     """The options among a dataclass's fields, in order."""
-    hints = get_type_hints(group)
+    hints, options = get_type_hints(group), []
     for one in dataclasses.fields(group):
         if "option" in one.metadata:
             hint = hints[one.name]
             kinds = {tuple} if get_origin(hint) is tuple else {*get_args(hint)} or {hint}
             named = {"name": one.name.replace("_", "-"), **one.metadata["option"]}
-            yield Option(one.name, frozenset(kinds - {type(None)}), one.default, **named)
+            options.append(Option(one.name, frozenset(kinds - {type(None)}), one.default, **named))
+    return tuple(options)
 
 
 def documented(group: type[Group]) -> type[Group]:
