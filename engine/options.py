@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from engine.errors import InputError
 
-Group = TypeVar("Group", bound="Options")
+Group = TypeVar("Group")
 
 
 def option(default: Any = MISSING, **details: Any) -> Any:
@@ -181,9 +181,13 @@ _PARSED: dict[frozenset[Any], Any] = {
 }
 
 
-@cache
 def declared(group: type) -> tuple[Option, ...]:
     """The options among a dataclass's fields, in order."""
+    return _declared(cast(Hashable, group))
+
+
+@cache
+def _declared(group: Any) -> tuple[Option, ...]:
     hints, options = get_type_hints(group), []
     for one in dataclasses.fields(group):
         if "option" in one.metadata:
