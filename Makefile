@@ -50,7 +50,7 @@ format: $(TEST_STAMP)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 clean:  ## remove builds, caches and the virtual environment
-	rm -rf $(VENV) build dist *.egg-info kernels/_cpu*.so kernels/_cuda*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info kernels/_*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

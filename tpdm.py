@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 #: What each command does, and the module whose `main` does it; loaded only when it is asked for.
 COMMANDS = {
@@ -16,6 +17,8 @@ COMMANDS = {
     "train": ("training.fit", "fit a prior to volumes"),
     "bench": ("benchmarks.latency", "measure latency and memory"),
 }
+#: Packages that no installation has, with what runs their commands in a checkout.
+_OF_A_CHECKOUT = {"benchmarks": "python benchmarks/latency.py", "training": "python -m training.fit"}
 #: Libraries that some commands need and others do without, and how they are installed.
 _EXTRAS = {"torch": "export", "onnx": "export"}
 
@@ -38,6 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tpdm: command: expected one of {', '.join(COMMANDS)}, got '{name}'; see tpdm --help", file=sys.stderr)
         return 2
     module, _ = COMMANDS[name]
+    if in_checkout := _OF_A_CHECKOUT.get(module.split(".")[0]):
+        checkout = Path(__file__).resolve().parent
+        if not checkout.joinpath(*module.split(".")).with_suffix(".py").is_file():
+            print(
+                f"tpdm: {name}: expected a checkout of the repository, which it is used from, got an installation; "
+                f"clone the repository and run `{in_checkout}` in it",
+                file=sys.stderr,
+            )
+            return 2
+        sys.path.insert(0, str(checkout))
     try:
         command = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -5,36 +5,23 @@ Each task runs in a process of its own, as a user would run it, so that its peak
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.measure import machine
+from benchmarks import ROOT
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.machine import slug
 from engine.problems.tasks import TASKS
-
-HERE = Path(__file__).resolve().parent
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/demo.py", description="Run the demonstration of every task."
-    )
+    parser = parser_of("demo", "Run the demonstration of every task.")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the JSON file")
-    parser.add_argument("--pictures", type=Path, default=HERE.parent / "docs", help="folder for the previews")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs", help="folder for the previews")
     args = parser.parse_args(argv)
-    report: dict[str, object] = {
-        "command": "python benchmarks/demo.py",
-        "date": date.today().isoformat(),
-        "machine": machine(),
-    }
     tasks: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         for task in args.tasks:
@@ -46,11 +33,8 @@ def main(argv: list[str] | None = None) -> int:
             tasks[task] = {"metrics": metrics, **{k: run[k] for k in kept}}
             args.pictures.mkdir(parents=True, exist_ok=True)
             (args.pictures / f"demo-{task}.png").write_bytes((out / "preview.png").read_bytes())
-    report["tasks"] = tasks
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"demo-{machine()['cores']}cores-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {path}")
+    report = report_of("demo", argv, tasks=tasks)
+    write(report, args.results, f"demo-{slug(report['machine'])}")
     return 0
 
 

@@ -8,38 +8,32 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks import generation_report, hardware
-from benchmarks.cells import Store, Truth
+from benchmarks.lib.cells import Store, Truth
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.reports import generation as generation_report
 from engine import demo
 from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.cli import HelpFormatter
+from engine.cli import exit_code
 from engine.errors import InputError
 from engine.job.choices import settings_of
+from engine.job.configuration import parse
 from engine.job.parser import build_parser
 from engine.methods import solve
-from engine.problems.tasks import Measurement, simulate
+from engine.problems import simulate
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.reconstruction import Settings
-from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 
 #: What is compared: sampler and number of steps; the first is what the command line runs without options.
@@ -53,7 +47,8 @@ _VERSION = 1
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
+
+    def body() -> int:
         _check(args)
         kernels.set_threads(args.threads)
         heads = read(args.volumes)
@@ -63,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         costs: dict[str, list[dict[str, Any]]] = {}
         for name in args.samplers:
             for seed in range(args.seeds):
-                settings = settings_for(name, seed, args.steps, bundles)
+                settings = settings_for(name, seed, args.steps)
                 identity = {
                     **{"version": _VERSION, "task": "uncond", "settings": asdict(settings), "threads": args.threads},
                     "priors": [bundle.manifest["key"] for bundle in bundles],
@@ -75,41 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         found = compared(heads, samples)
         for name, entry in found["samplers"].items():
             entry |= {key: statistics.mean(cost[key] for cost in costs[name]) for key in costs[name][0]}
-        report = {
-            "command": shlex.join(["python", "benchmarks/generation.py", *(sys.argv[1:] if argv is None else argv)]),
-            "date": date.today().isoformat(),
-            "machine": hardware.described("cpu"),
-            "versions": versions(),
-            "threads": args.threads,
-            "seeds": args.seeds,
-            **found,
-        }
+        report = report_of("generation", argv, threads=args.threads, seeds=args.seeds, **found)
         print(f"\n{generation_report.table(report)}")
-        stem = args.results / f"generation-{report['date']}"
-        stem.with_suffix(".json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-        generation_report.plot(report, heads, samples, stem.with_suffix(".png"))
-    except InputError as error:
-        print(f"generation: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"generation: results: expected a folder that can be written, got '{error}'; choose another",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("generation: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    print(f"\nwritten to {stem}.json and .png")
-    return 0
+        path = write(report, args.results, "generation")
+        generation_report.plot(report, heads, samples, path.with_suffix(".png"))
+        return 0
+
+    return exit_code("generation", body, interrupted="the same command goes on where this one stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/generation.py",
-        description="Generate volumes from nothing and compare them with training volumes.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("generation", "Generate volumes from nothing and compare them with training volumes.")
     parser.add_argument(
         "--volumes",
         nargs="*",
@@ -122,7 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=2, help="samples of every sampler")
     parser.add_argument("--steps", type=int, help="another number of steps for all, for a quick look")
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="for networks and operators")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the output")
     return parser
 
 
@@ -161,12 +131,11 @@ def _priors(n_threads: int) -> tuple[list[Prior], list[Bundle]]:
     return priors, bundles
 
 
-def settings_for(name: str, seed: int, n_steps: int | None, bundles: Sequence[Bundle]) -> Settings:
+def settings_for(name: str, seed: int, n_steps: int | None) -> Settings:
     """What ``python -m engine.run --task uncond`` takes for a sampler and a number of steps."""
     sampler, steps = SAMPLERS[name]
     argv = ["--task", "uncond", "--sampler", sampler, "--steps", str(n_steps or steps), "--seed", str(seed)]
-    low, high = max(b.sigma_min for b in bundles), min(b.sigma_max for b in bundles)
-    return settings_of(build_parser().parse_args(argv), low, high)
+    return settings_of(parse(build_parser(), argv))
 
 
 def drawn(
@@ -176,10 +145,9 @@ def drawn(
     kept, volume = store.read(identity), store.volume(identity)
     if kept is not None and volume is not None:
         return kept["figures"], volume
-    shape = (demo.SIZE, demo.SIZE, demo.SIZE)
-    task = simulate("uncond", None, shape, priors[0].plane, Measurement())
+    problem = simulate("uncond", None, priors[0].plane, shape=(demo.SIZE,) * 3)
     started, cpu = time.perf_counter(), time.process_time()
-    result = solve("tpdm", task, priors, shape, settings)
+    result = solve("tpdm", problem, priors, settings)
     record = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
     record["n_evaluations"] = result.n_evaluations
     store.write(identity, {"figures": record}, result.volume)

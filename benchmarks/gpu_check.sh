@@ -49,16 +49,16 @@ step tests 100 "${pytest[@]}" tests/kernels tests/engine/sampling tests/engine/o
   --junitxml="$results/tests.xml"
 # Each kernel at least once, on small arrays: under the sanitizer a launch takes a hundred times as long.
 sanitizer=$(command -v compute-sanitizer || echo "$(dirname "$(readlink -f "$(command -v nvcc)")")/compute-sanitizer")
-step memcheck 70 "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 99 "$python" benchmarks/every_kernel.py
+step memcheck 70 "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 99 "$python" -m benchmarks.gpu.every_kernel
 # Libraries that CuPy calls have harmless reports of their own here: only those of our kernels count.
 initcheck() {
-  "$sanitizer" --tool initcheck "$python" benchmarks/every_kernel.py | tee "$results/initcheck.txt" || return
+  "$sanitizer" --tool initcheck "$python" -m benchmarks.gpu.every_kernel | tee "$results/initcheck.txt" || return
   ! grep -q 'tpdm::' "$results/initcheck.txt"
 }
 export -f initcheck
 export sanitizer results
 step initcheck 70 bash -c 'set -o pipefail; initcheck'
-step limits 30 "$python" benchmarks/projection_limits.py --results "$results"
+step limits 30 "$python" -m benchmarks.gpu.projection_limits --results "$results"
 step operators 120 "$python" benchmarks/operators.py --device cuda --slices 256 --views 256 --repeats 5 \
   --results "$results"
 

@@ -10,37 +10,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import logging
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks import hardware, peak_memory, rows
-from benchmarks.latency_report import PLANS, plot, table
-from benchmarks.network_rows import BASELINE, EAGER, Row, Source, Work, batch_sizes, rows_for
-from benchmarks.rows import Call, Operator, Setting, Unavailable, load
-from benchmarks.workload import AUXILIARY, EVALUATIONS, GROUP, GUIDED, MEASURES, PRIMARY, Workload
+from benchmarks.lib import machine, peak_memory, rows
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.network_rows import BASELINE, EAGER, Row, Source, Work, batch_sizes, rows_for
+from benchmarks.lib.rows import Call, Operator, Setting, Unavailable, load
+from benchmarks.lib.workload import AUXILIARY, EVALUATIONS, GROUP, GUIDED, MEASURES, PRIMARY, Workload
+from benchmarks.reports.latency import PLANS, plot, table
 from engine import demo
 from engine.backends.bundle import Bundle
-from engine.cli import HelpFormatter
+from engine.cli import exit_code
 from engine.device import gpu
 from engine.errors import InputError
 from engine.errors import Unavailable as Unsuitable
 from engine.sampling.schedule import turns
-from engine.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -54,26 +48,19 @@ _REASON_LENGTH = 300
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
-        report, folder = run(args, argv if argv is not None else sys.argv[1:]), args.results
-    except InputError as error:
-        print(f"latency: {error}", file=sys.stderr)
-        return 2
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"latency-{args.arch}-{hardware.slug(report['machine'])}-{report['date']}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    plot(report, path.with_suffix(".png"))
-    print(table(report))
-    print(f"written to {path} and {path.with_suffix('.png')}")
-    return 0
+
+    def body() -> int:
+        report = run(args, argv)
+        print(table(report))
+        path = write(report, args.results, f"latency-{args.arch}-{machine.slug(report['machine'])}")
+        plot(report, path.with_suffix(".png"))
+        return 0
+
+    return exit_code("latency", body)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/latency.py",
-        description="Latency and memory of the engine's backends beside eager PyTorch.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("latency", "Latency and memory of the engine's backends beside eager PyTorch.")
     parser.add_argument(
         "--arch", choices=("demo", "published"), default="demo", help="network: the shipped priors', or the paper's"
     )
@@ -91,18 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=10.0, help=f"turns end after about so long, with {_LEAST_REPEATS} done"
     )
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="threads for either side")
-    # Installed without the repository, there is no such folder.
-    kept = Path(__file__).parent / "results"
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=kept if kept.is_dir() else Path("benchmark-results"),
-        help="folder for the JSON file and the plot",
-    )
     return parser
 
 
-def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
+def run(args: argparse.Namespace, argv: list[str] | None) -> dict[str, Any]:
     """Everything but output: the report that goes into the JSON file.
 
     Raises
@@ -131,10 +110,7 @@ def run(args: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
         bundle.check_slice((size, size))
         workload = Workload(n_slices, size, bundle.sigma_min, bundle.sigma_max, device, args.threads)
         report = {
-            "command": shlex.join(["python", "benchmarks/latency.py", *argv]),
-            "date": date.today().isoformat(),
-            "machine": hardware.described(device),
-            "versions": versions("torch", "triton", "onnx"),
+            **report_of("latency", argv, "torch", "triton", "onnx", device=device),
             "arch": args.arch,
             "architecture": bundle.manifest["architecture"],
             "n_parameters": bundle.manifest["n_parameters"],
@@ -242,7 +218,7 @@ def measure(chosen: list[Row], source: Source, workload: Workload, args: argpars
         "repeats": repeats,
         "flops_per_slice": _flops(source, workload),
         "matrix_rate": rates,
-        "eager_settings": None if source.ckpt is None else load("benchmarks.eager").settings(),
+        "eager_settings": None if source.ckpt is None else load("benchmarks.lib.eager").settings(),
         "rows": entries,
     }
 
@@ -317,7 +293,7 @@ def _exact(source: Source, workload: Workload) -> tuple[np.ndarray, np.ndarray] 
     if source.ckpt is None:
         return None
     _say("float64 autograd, to compare with …")
-    found = load("benchmarks.eager").exact(source.ckpt, workload, min(_N_EXACT, workload.groups[0].stop))
+    found = load("benchmarks.lib.eager").exact(source.ckpt, workload, min(_N_EXACT, workload.groups[0].stop))
     x0, gradient = (rows.to_host(t) for t in found)
     return x0, gradient
 
@@ -337,7 +313,7 @@ def _flops(source: Source, workload: Workload) -> dict[str, int] | None:
     """Operations for one slice by measure; None without PyTorch, which counts them."""
     if source.ckpt is None:
         return None
-    from benchmarks.flops import per_slice
+    from benchmarks.lib.flops import per_slice
     from networks import Architecture
 
     architecture = Architecture.from_dict(Bundle.open(source.bundle).manifest["architecture"])
@@ -352,7 +328,7 @@ def _rates(workload: Workload) -> dict[str, float]:
     for dtype in ("float32", "bfloat16"):
         # An AssertionError: PyTorch was built without CUDA.
         with contextlib.suppress(Unavailable, RuntimeError, AssertionError):
-            found[dtype] = hardware.matrix_rate(workload.device, dtype)
+            found[dtype] = machine.matrix_rate(workload.device, dtype)
     return found
 
 

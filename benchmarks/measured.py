@@ -7,27 +7,20 @@ and the image's phase estimated. The last row's head has a phase that varies, as
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
 import tempfile
 from contextlib import redirect_stdout
-from datetime import date
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import nibabel as nib
-
-from benchmarks import hardware
+from benchmarks.lib.command import parser_of, report_of, write
 from engine import demo, run, simulate
-from engine.cli import HelpFormatter
 from engine.errors import InputError
 from engine.io.measurements.fastmri import save_fastmri
 from engine.io.measurements.kspace import KSpace
@@ -35,7 +28,6 @@ from engine.operators import CoilFourier
 from engine.problems.coil_maps import simulated
 from engine.problems.masks import poisson_disc
 from engine.report.metrics import per_plane
-from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 
 #: By title: task, file, and options of the simulation.
@@ -52,32 +44,17 @@ _TURN_RAD = 3.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/measured.py", description=__doc__.split(":")[0], formatter_class=HelpFormatter
-    )
+    parser = parser_of("measured", __doc__.split(":")[0])
     parser.add_argument("--noise", type=float, default=0.01, help="part of the samples' root mean square")
     parser.add_argument("--steps", type=int, default=20, help="of the fast preset")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the output")
     args = parser.parse_args(argv)
-    results = args.results
     common = ("--steps", str(args.steps), "--quiet", "--no-report")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = {title: of_mode(folder, *mode, args.noise, common) for title, mode in MODES.items()}
         rows["`--kspace`, 8 coils, ×6, with a phase"] = of_phase(folder, args.noise, common)
-    report = {
-        "command": shlex.join(["python", "benchmarks/measured.py", *(sys.argv[1:] if argv is None else argv)]),
-        "date": date.today().isoformat(),
-        "machine": hardware.described("cpu"),
-        "versions": versions(),
-        "noise": args.noise,
-        "rows": rows,
-    }
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / f"measured-{report['date']}.json"
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     print(table(rows))
-    print(f"\nwritten to {path}")
+    write(report_of("measured", argv, noise=args.noise, rows=rows), args.results, "measured")
     return 0
 
 

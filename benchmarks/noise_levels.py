@@ -6,30 +6,21 @@ the fast preset's reconstruction with the true level, with the estimate, and wit
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
 import sys
-from datetime import date
-from pathlib import Path
 from typing import Any
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks import hardware
+from benchmarks.lib.command import parser_of, report_of, write
 from engine import demo
 from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
-from engine.cli import HelpFormatter
+from engine.cli import exit_code
 from engine.errors import InputError
+from engine.problems import Measurement, simulate
 from engine.problems.noise_level import with_noise_level
-from engine.problems.tasks import Measurement, Task, simulate
 from engine.report.metrics import per_plane
+from engine.sampling import InverseProblem, Settings, reconstruct
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruction import Settings, reconstruct
-from engine.versions import versions
 from engine.volume import NAMED_PLANES, Plane
 
 #: Task, settings of its measurement, and what the tables call it.
@@ -46,18 +37,16 @@ RECONSTRUCTED_NOISE = (0.0, 0.02, 0.1)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/noise_levels.py", description=__doc__.split(":")[0], formatter_class=HelpFormatter
-    )
+    parser = parser_of("noise_levels", __doc__.split(":")[0])
     parser.add_argument("--noise", type=float, nargs="+", default=NOISE, help="levels to estimate")
     parser.add_argument(
         "--reconstructed-noise", type=float, nargs="*", default=RECONSTRUCTED_NOISE, help="levels to reconstruct with"
     )
     parser.add_argument("--steps", type=int, default=Settings.n_steps, help="of the fast preset")
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="for networks and operators")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the output")
     args = parser.parse_args(argv)
-    try:
+
+    def body() -> int:
         if args.threads < 1:
             raise InputError("threads", "at least 1", args.threads, "ask for more")
         kernels.set_threads(args.threads)
@@ -71,54 +60,42 @@ def main(argv: list[str] | None = None) -> int:
             for noise in args.reconstructed_noise
         ]
         print(f"\n{reconstruction_table(runs)}")
-        report = {
-            "command": shlex.join(["python", "benchmarks/noise_levels.py", *(sys.argv[1:] if argv is None else argv)]),
-            "date": date.today().isoformat(),
-            "machine": hardware.described("cpu"),
-            "versions": versions(),
-            "estimates": estimates,
-            "reconstructions": runs,
-        }
-        args.results.mkdir(parents=True, exist_ok=True)
-        path = args.results / f"noise-levels-{report['date']}.json"
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    except InputError as error:
-        print(f"noise_levels: {error}", file=sys.stderr)
-        return 2
-    print(f"\nwritten to {path}")
-    return 0
+        write(report_of("noise_levels", argv, estimates=estimates, reconstructions=runs), args.results, "noise-levels")
+        return 0
+
+    return exit_code("noise_levels", body)
 
 
-def measured(head: Any, name: str, how: dict[str, Any], noise: float) -> Task:
+def measured(head: Any, name: str, how: dict[str, Any], noise: float) -> InverseProblem:
     """The problem, in the plane in which the demonstration measures it."""
     plane = Plane(NAMED_PLANES["coronal" if name == "mrzsr" else "axial"])
-    return simulate(name, head, head.shape, plane, Measurement(noise=noise, **how))
+    return simulate(name, head, plane, Measurement(noise=noise, **how))
 
 
 def estimate(head: Any, name: str, how: dict[str, Any], title: str, noise: float) -> dict[str, Any]:
     """The true and the estimated level, both as parts of the root mean square of the samples."""
-    task = measured(head, name, how, noise)
-    found = with_noise_level(task, "estimate").noise_level
-    return {"problem": title, "noise": noise, "estimate": found / task.sample_rms}
+    problem = measured(head, name, how, noise)
+    found = with_noise_level(problem, "estimate").noise_level
+    return {"problem": title, "noise": noise, "estimate": found / problem.sample_rms}
 
 
 def reconstructed(
     head: Any, name: str, how: dict[str, Any], title: str, noise: float, settings: Settings, n_threads: int
 ) -> dict[str, Any]:
     """PSNR in dB of the worst plane, and of the volume, by the level that was expected."""
-    task = measured(head, name, how, noise)
+    problem = measured(head, name, how, noise)
     planes = ("coronal", "axial") if name == "mrzsr" else ("axial", "coronal")
     priors = [
         Prior(NativeDenoiser(Bundle.open(demo.bundle_folder(p)), n_threads=n_threads), Plane(NAMED_PLANES[p]))
         for p in planes
     ]
     figures: dict[str, Any] = {}
-    found = with_noise_level(task, "estimate").noise_level / task.sample_rms
+    found = with_noise_level(problem, "estimate").noise_level / problem.sample_rms
     for level, value in (("known", noise), ("estimated", found), ("none", 0.0)):
         # What is asked for twice is run once.
         same = [other for other in figures.values() if other["level"] == value]
         if not same:
-            volume = reconstruct(with_noise_level(task, value), priors, head.shape, settings).volume
+            volume = reconstruct(with_noise_level(problem, value), priors, settings).volume
             of = per_plane(head, volume)
             same = [
                 {

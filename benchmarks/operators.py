@@ -6,49 +6,27 @@ is not installed, or cannot run here, keeps its row, which then says why.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import json
 import os
-import re
 import sys
-from datetime import date
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks.measure import alternate, machine, spread
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.machine import copy_rate as copy_rate_of
+from benchmarks.lib.machine import has_gpu, slug
+from benchmarks.lib.rows import Setting, Unavailable, load, measure
 from benchmarks.peers import elementwise, fourier, projection
-from benchmarks.rows import Setting, Unavailable, load, measure
-from engine.cli import HelpFormatter
 from kernels import available_cores
 
-PACKAGES = (
-    "tpdm-engine",
-    "numpy",
-    "scipy",
-    "torch",
-    "scikit-image",
-    "astra-toolbox",
-    "sigpy",
-    "cupy-cuda13x",
-)
+#: Of the peers.
+PACKAGES = ("torch", "scikit-image", "astra-toolbox", "sigpy", "cupy-cuda13x")
 #: Parameters of glibc's `mallopt`.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-#: Far larger than any cache of a GPU.
-_COPY_BYTES = 1 << 30
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/operators.py",
-        description="Time every operator of the project beside what one would use instead.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("operators", "Time every operator of the project beside what one would use instead.")
     parser.add_argument("--slices", type=int, default=64, help="slices in the stack")
     parser.add_argument("--size", type=int, default=256, help=f"side of the slices, a multiple of {elementwise.FACTOR}")
     parser.add_argument("--views", type=int, default=36, help="views of the projections")
@@ -57,17 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="auto: cuda if CuPy finds a device"
     )
-    parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file"
-    )
     args = parser.parse_args(argv)
     for name, least in (("slices", 1), ("views", 1), ("repeats", 2), ("threads", 1), ("size", elementwise.FACTOR)):
         if getattr(args, name) < least:
             parser.error(f"--{name}: expected at least {least}, got {getattr(args, name)}")
     if args.size % elementwise.FACTOR:
         parser.error(f"--size: expected a multiple of {elementwise.FACTOR}, got {args.size}")
-    gpu = None if args.device == "cpu" else find_gpu()
-    if args.device == "cuda" and gpu is None:
+    gpu = args.device != "cpu" and has_gpu()
+    if args.device == "cuda" and not gpu:
         parser.error("--device: expected a CUDA device that CuPy can use, got none; give --device cpu")
 
     setting = Setting(args.slices, args.size, args.views, args.threads, "cuda" if gpu else "cpu")
@@ -76,18 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     set_threads(args.threads)
     is_memory_kept = keep_freed_memory()
-    copy_rate = measure_copy(setting) if gpu else None
+    copy_rate = copy_rate_of(setting) if gpu else None
     report = {
-        "command": "python benchmarks/operators.py " + " ".join(argv if argv is not None else sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "machine": {**machine(), **({"gpu": gpu} if gpu else {})},
-        "versions": versions(),
+        **report_of("operators", argv, *PACKAGES, device=setting.device),
+        **{name: getattr(args, name) for name in ("slices", "size", "views", "repeats", "threads")},
         "device": setting.device,
-        "slices": args.slices,
-        "size": args.size,
-        "views": args.views,
-        "repeats": args.repeats,
-        "threads": args.threads,
         "freed_memory_is_kept": is_memory_kept,
         "copy_gigabytes_per_second": copy_rate / 1e9 if copy_rate else None,
         "operators": {},
@@ -101,11 +69,7 @@ def main(argv: list[str] | None = None) -> int:
                 "rows": rows,
             }
             print(table(operator.name, rows, operator.formula), flush=True)
-    args.results.mkdir(parents=True, exist_ok=True)
-    where = re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower()) if gpu else f"{machine()['cores']}cores"
-    path = args.results / f"operators-{where}-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print(f"written to {path}")
+    write(report, args.results, f"operators-{slug(report['machine'])}")
     defects = [r for o in report["operators"].values() for r in o["rows"].values() if r["is_defect"]]
     return 1 if defects else 0
 
@@ -130,50 +94,6 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1)])
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of ours and of every peer, None where it is not installed."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def find_gpu() -> dict[str, Any] | None:
-    """Name, memory and driver of the GPU that CuPy uses; None without one."""
-    try:
-        runtime = load("cupy").cuda.runtime
-        properties = runtime.getDeviceProperties(runtime.getDevice())
-    # CuPy raises errors of its own where there is no driver or no device.
-    except Exception:
-        return None
-    return {
-        "name": properties["name"].decode(),
-        "memory_bytes": properties["totalGlobalMem"],
-        "cuda_driver": runtime.driverGetVersion(),
-        "cuda_runtime": runtime.runtimeGetVersion(),
-    }
-
-
-def measure_copy(setting: Setting) -> float:
-    """Bytes a second that the GPU reads and writes when it copies an array far larger than its caches.
-
-    Operators on stacks that fit a cache can exceed it.
-    """
-    cupy = load("cupy")
-    source = cupy.ones(_COPY_BYTES // 4, cupy.float32)
-    target = cupy.empty_like(source)
-
-    def copy() -> None:
-        for _ in range(10):
-            cupy.copyto(target, source)
-        setting.synchronize()
-
-    return 10 * 2 * _COPY_BYTES / spread(alternate({"copy": copy}, 10)["copy"])["median"]
 
 
 def table(name: str, rows: dict[str, dict[str, Any]], formula: str) -> str:

@@ -9,32 +9,23 @@ seeds how much two samples do.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
-from datetime import date
-from pathlib import Path
 from typing import Any
-
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 
 import kernels
-from benchmarks.half import TorchDenoiser, half_network
-from benchmarks.measure import machine
-from benchmarks.weights import network_of
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.half import TorchDenoiser, half_network
+from benchmarks.lib.weights import network_of
 from engine import demo
 from engine.backends.bundle import Bundle
-from engine.cli import HelpFormatter
-from engine.problems.tasks import Measurement, simulate
+from engine.problems import simulate
 from engine.report.metrics import per_plane
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.reconstruction import Settings, reconstruct
-from engine.versions import versions
 from engine.volume import NAMED_PLANES
 from networks import NCSNpp
 
@@ -117,44 +108,32 @@ def priors_of(row: str, networks: dict[str, NCSNpp], planes: list[Prior], batch_
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/precision.py",
-        description="What half precision costs in image quality.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("precision", "What half precision costs in image quality.")
     parser.add_argument("--steps", type=int, default=50, help="noise levels of each run")
     parser.add_argument("--seeds", type=int, default=2, help="runs of every row, each with noise of its own")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="precisions to compare")
     parser.add_argument("--batch-size", type=int, default=8, help="slices in one pass through a network")
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="threads of the networks")
-    parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file"
-    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     networks = {plane: network_of(Bundle.open(demo.bundle_folder(plane))).to(device) for plane in demo.PLANES}
     shipped = list(demo.priors())
     volume = demo.volume().data
-    task = simulate("csmri", volume, volume.shape, shipped[0].plane, Measurement())
+    problem = simulate("csmri", volume, shipped[0].plane)
     emulated_by = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
     report: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/precision.py", *(argv if argv is not None else sys.argv[1:])]),
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions("torch"),
+        **report_of("precision", argv, "torch"),
         "emulated_by": f"eager PyTorch on {emulated_by}: convolutions, attention and sums in the named precision; "
         "embedding, normalisation, the layers that read or write images, and x + σ·raw in float32, as in the engines; "
         f"'ends too': the layers that read or write images in half as well; '{ENGINE}': the shipped bundle in ONNX "
         "Runtime",
         "task": "csmri",
-        "measurement": task.details,
+        "measurement": problem.details,
         "shape": list(volume.shape),
         "n_steps": args.steps,
         "bound_db": BOUND_DB,
     }
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"precision-{date.today().isoformat()}.json"
     metrics: dict[int, dict[str, dict[str, Any]]] = {}
     differences: dict[int, dict[str, float]] = {}
     seconds: dict[int, dict[str, float]] = {}
@@ -164,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             axial, coronal = priors_of(row, networks, shipped, args.batch_size)
             started = time.perf_counter()
             settings = Settings(sampler="pc", guidance="dps", n_steps=args.steps, seed=seed)
-            found = reconstruct(task, (axial, coronal), volume.shape, settings).volume
+            found = reconstruct(problem, (axial, coronal), settings).volume
             seconds.setdefault(seed, {})[row] = time.perf_counter() - started
             # A run that left the range of its numbers has no metrics; it must not pass for one that has.
             if not np.isfinite(found).all():
@@ -176,9 +155,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"seed {seed}, {row}: {metrics[seed][row]['psnr_db']:.3f} dB", flush=True)
             # Written after every run: the whole takes long.
             figures = {"relative_difference": differences, "metrics": metrics, "sampling_seconds": seconds}
-            path.write_text(json.dumps({**report, "summary": summary(metrics), **figures}, indent=2) + "\n")
+            write({**report, "summary": summary(metrics), **figures}, args.results, "precision")
     print(table(metrics))
-    print(f"written to {path}")
     return 0 if all(row["passes"] for row in summary(metrics).values()) else 1
 
 

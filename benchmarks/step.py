@@ -8,8 +8,6 @@ for as long as it lasts. What is left over, cores that wait for the last slice a
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import threading
@@ -17,28 +15,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-# The script is run by its path: the packages that it measures lie one folder up.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import kernels
-from benchmarks.measure import alternate, machine, spread
+from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.machine import slug
+from benchmarks.lib.measure import alternate, spread
 from engine import demo
-from engine.cli import HelpFormatter
 from engine.parallel.decomposition import Undivided
-from engine.problems.tasks import Measurement, Task, simulate
+from engine.parallel.stack import Stack
+from engine.problems import Measurement, simulate
 from engine.sampling.denoiser import CotangentOf, Denoiser
 from engine.sampling.noise import CounterNoise, Phase
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.reconstruction import Settings, sampler_of
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruction import compose, trained_range
 from engine.sampling.sampler import State
-from engine.versions import versions
+from engine.sampling.settings import Settings
 from kernels import available_cores
 from kernels.network import Workspace
 
@@ -86,7 +82,7 @@ class TimedDenoiser(Denoiser):
     """A denoiser whose cotangents are timed, thread by thread."""
 
     def __init__(self, inner: Denoiser, watch: Stopwatch):
-        self.inner, self.watch = inner, watch
+        self.inner, self.watch, self.sigma_range = inner, watch, inner.sigma_range
 
     def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         return self.inner.denoise(x, sigma)
@@ -111,12 +107,7 @@ def timed_parts(watch: Stopwatch) -> Iterator[None]:
             sampler_update=watch.timed(ARITHMETIC, kernels.sampler_update),
             philox_slices=watch.timed(NOISE, kernels.philox_slices),
         ),
-        mock.patch.multiple(
-            Undivided,
-            slices_of=watch.timed(ORDER, Undivided.slices_of),
-            volume_of=watch.timed(ORDER, Undivided.volume_of),
-            between=watch.timed(ORDER, Undivided.between),
-        ),
+        mock.patch.object(Undivided, "between", watch.timed(ORDER, Undivided.between)),
     ):
         yield
 
@@ -127,15 +118,19 @@ class Row:
     Calling it does one step from the same state each time: a step is pure, so all of them do the same work.
     """
 
-    def __init__(self, task: Task, priors: tuple[Prior, Prior], volume: np.ndarray, step: int, watch: Stopwatch):
-        plane, settings = priors[0].plane, Settings(sampler="pc", guidance="dps", n_steps=60)
-        noise = CounterNoise(settings.seed)
-        self.sampler = sampler_of(task, priors, settings, noise)
-        if not self.sampler.posterior_mean.is_guided(step):
+    def __init__(
+        self, problem: InverseProblem, priors: tuple[Prior, Prior], volume: np.ndarray, step: int, watch: Stopwatch
+    ):
+        plane, noise = priors[0].plane, CounterNoise(0)
+        settings = Settings(sampler="pc", guidance="dps", n_steps=60).resolved(problem, trained_range(priors))
+        self.sampler = compose(problem, priors, settings, noise)
+        if settings.plan(2)[step] != 0:
             raise ValueError(f"step: expected a turn of the primary's, got {step}; choose an even one")
-        normal = plane.volume_of(noise.draw(0, Phase.START, plane, volume.shape))
-        self.state = State(volume + np.float32(self.sampler.sigmas[step]) * normal, step)
-        self.watch, self.details = watch, task.details
+        x = Stack.scattered(volume, plane)
+        normal = noise.draw(0, Phase.START, plane, volume.shape)
+        # In the slices of the other plane, in which the step before left it.
+        self.state = State(x.of(x.data + np.float32(self.sampler.sigmas[step]) * normal).to(priors[1].plane), step)
+        self.watch, self.details = watch, problem.details
         self.parts: list[Counter[str]] = []
         draw = {"draw": lambda: noise.draw(step, Phase.CORRECTOR, plane, volume.shape)}
         self.noise_seconds = statistics.median(alternate(draw, 20)["draw"])
@@ -157,8 +152,7 @@ def row_of(name: str, volume: np.ndarray, priors: tuple[Prior, Prior], step: int
     task_name, how = ROWS[name]
     if priors[0].plane.slice_axis == how.thick_axis and task_name == "mrzsr":
         priors = priors[1], priors[0]
-    task = simulate(task_name, volume, volume.shape, priors[0].plane, how)
-    return Row(task, priors, volume, step, watch)
+    return Row(simulate(task_name, volume, priors[0].plane, how), priors, volume, step, watch)
 
 
 def shares(seconds: list[float], parts: list[Counter[str]], cores: int) -> dict[str, Any]:
@@ -202,17 +196,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/step.py",
-        description="What a guided step spends outside the networks.",
-        formatter_class=HelpFormatter,
-    )
+    parser = parser_of("step", "What a guided step spends outside the networks.")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="which of the tasks")
     parser.add_argument("--repeats", type=int, default=20, help="timed steps of every row")
     parser.add_argument("--step", type=int, default=30, help="which step of the run is repeated: an even one")
-    parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON file"
-    )
     args = parser.parse_args(argv)
     volume, cores, watch = demo.volume().data, available_cores(), Stopwatch()
     axial, coronal = (Prior(TimedDenoiser(prior.denoiser, watch), prior.plane) for prior in demo.priors())
@@ -223,22 +210,10 @@ def main(argv: list[str] | None = None) -> int:
         name: {"measurement": row.details, **shares(seconds[name], row.parts[_WARMUP:], cores)}
         for name, row in rows.items()
     }
-    report = {
-        "command": "python benchmarks/step.py " + " ".join(argv if argv is not None else sys.argv[1:]),
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "versions": versions(),
-        "shape": list(volume.shape),
-        "threads": cores,
-        "batch_size": axial.denoiser.inner.batch_size,
-        "step": args.step,
-        "rows": found,
-    }
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / f"step-{machine()['cores']}cores-{date.today().isoformat()}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    sizes = {"shape": list(volume.shape), "threads": cores, "batch_size": axial.denoiser.inner.batch_size}
+    report = report_of("step", argv, **sizes, step=args.step, rows=found)
     print(table(found))
-    print(f"written to {path}")
+    write(report, args.results, f"step-{slug(report['machine'])}")
     return 0
 
 

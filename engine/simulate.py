@@ -103,7 +103,7 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
         assert axis is not None
         coarser = np.eye(4)
         coarser[axis, axis], coarser[axis, 3] = factor, (factor - 1) / 2
-        save_volume(out, scan.in_file_units(problem.plane.volume_of(y)), scan.affine @ coarser, scan.frame)
+        save_volume(out, scan.in_file_units(problem.plane.volume_of(y)), scan.affine @ coarser, scan.orientation)
         options = ["--thick", out, "--factor", factor, "--thick-axis", axis]
         if not operator.is_block_mean:
             options += ["--slice-profile", operator.profile, "--gap", operator.gap]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor
 
 from engine.errors import InputError
+from engine.io.files import replacing
 from networks.architecture import Architecture
-from networks.infer import InferenceError, infer_architecture
+from networks.infer import infer_architecture
+from networks.kinds import kind_of
 from networks.ncsnpp import NCSNpp
 
 
@@ -21,6 +22,7 @@ class CheckpointError(InputError):
     """A checkpoint cannot be used."""
 
 
+_REMEDY = "give the file that training by score_sde, TPDM or `tpdm train` wrote"
 #: Tensors that score_sde stores but does not train, so that the EMA's list omits them.
 _UNTRAINED = ("sigmas", "all_modules.0.W")
 
@@ -76,30 +78,32 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise CheckpointError("ckpt", "a checkpoint file", f"{found} at '{path}'", "check the path")
+        found, remedy = ("a folder", "give the file in it") if path.is_dir() else ("nothing", "check the path")
+        raise CheckpointError("ckpt", "a checkpoint file", f"{found} at '{path}'", remedy)
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "ckpt",
-            "tensors and plain containers",
-            f"other pickled objects, or no such file, in '{path}', which are never executed",
-            "save it again with tensors only",
-        ) from error
     except Exception as error:  # the zip reader and the unpickler raise whatever the damage leads to
+        if kind := kind_of(path):
+            raise CheckpointError("ckpt", "a PyTorch checkpoint", f"{kind}, '{path}'", _REMEDY) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                "ckpt",
+                "tensors and plain containers",
+                f"other pickled objects, or no such file, in '{path}', which are never executed",
+                "save it again with tensors only",
+            ) from error
         raise CheckpointError(
             "ckpt",
             "a PyTorch checkpoint",
             f"'{path}', which cannot be read ({type(error).__name__})",
-            "it is truncated or of another format: download or save it again",
+            "it is damaged: download or save it again",
         ) from error
     if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise CheckpointError(
             "ckpt",
             "a score_sde checkpoint with an entry 'model'",
             f"none in '{path}'",
-            "give the file that training wrote",
+            _REMEDY,
         )
     return stored
 
@@ -153,7 +157,7 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
     stored = extra.get("architecture")
     try:
         architecture, how = infer_architecture(weights, stored if isinstance(stored, dict) else {}, known)
-    except InferenceError as error:
+    except InputError as error:
         raise CheckpointError("ckpt", error.expected, f"{error.got} in '{path}'", error.remedy) from error
     network = NCSNpp.of_weights(architecture, weights)
     info = {
@@ -190,14 +194,8 @@ def save_checkpoint(path: str | Path, network: NCSNpp, shadow: Sequence[Tensor],
         **entries,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the rename stays within one file system; unlike tempfile's, it gets the usual rights.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as temporary:
         torch.save(content, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def random_checkpoint(path: str | Path, architecture: Architecture, seed: int = 0) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import InputError
 from networks.architecture import TRACELESS, Architecture
 from networks.ncsnpp import NCSNpp
 
@@ -20,14 +21,6 @@ _MARGIN = 1.5
 _DENOISES = 0.5
 #: Settings beside `TRACELESS` that are true or false.
 _BOOLEAN = ("fir", "resample_with_conv")
-
-
-class InferenceError(ValueError):
-    """The tensors fit no architecture, or more than one; the parts of an `InputError` that their reader completes."""
-
-    def __init__(self, expected: str, got: str, remedy: str):
-        super().__init__(expected, got, remedy)
-        self.expected, self.got, self.remedy = expected, got, remedy
 
 
 def infer_architecture(
@@ -53,7 +46,7 @@ def infer_architecture(
 
     Raises
     ------
-    InferenceError
+    InputError
         No candidate fits, or the open settings cannot be decided; the message names the options that decide.
     """
     names = {f.name for f in fields(Architecture)}
@@ -65,7 +58,8 @@ def infer_architecture(
 
     matching = list(_matching(weights, _sigma_range(weights, stated), stated))
     if not matching:
-        raise InferenceError(
+        raise InputError(
+            "ckpt",
             "the tensors of an NCSN++ network of the score_sde family",
             "names and shapes of no architecture" + (f" with {stated}" if stated else ""),
             "drop or change the stated options" if stated else "is it a score_sde or TPDM checkpoint?",
@@ -82,7 +76,8 @@ def infer_architecture(
     found = min(choices, key=errors.__getitem__)
     best, runner_up = sorted(errors.values())[:2]
     if not (best < _DENOISES and runner_up > _MARGIN * best):
-        raise InferenceError(
+        raise InputError(
+            "ckpt",
             f"tensors that settle {', '.join(open_settings)}",
             f"none and no choice that clearly denoises (errors {best:.2g} and {runner_up:.2g})",
             f"state {' '.join(_option(k) for k in open_settings)}",
@@ -113,7 +108,7 @@ def _sigma_range(weights: Mapping[str, Tensor], stated: Mapping[str, Any]) -> di
     missing = [k for k in ("sigma_min", "sigma_max") if k not in found]
     if missing:
         options = " and ".join("--" + k.replace("_", "-") for k in missing)
-        raise InferenceError("a buffer 'sigmas' that tells the trained noise levels", "none", f"state {options}")
+        raise InputError("ckpt", "a buffer 'sigmas' that tells the trained noise levels", "none", f"state {options}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -84,6 +85,24 @@ def test_a_command_passes_on_options_and_exit_codes(tmp_path):
     assert done.stderr.startswith("engine.run: thick: expected ")
     assert done.stderr.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["train", "bench"])
+def test_what_no_installation_has_asks_for_a_checkout(tmp_path, name):
+    # As installed: without the folders of the repository beside it.
+    shutil.copy(tpdm.__file__, tmp_path)
+    done = called(tmp_path, name, "--help")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"tpdm: {name}: expected a checkout of the repository")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_benchmark_runs_as_a_script_from_anywhere(tmp_path):
+    """It finds its own package, and what it measures, whatever is installed."""
+    script = Path(tpdm.__file__).parent / "benchmarks" / "latency.py"
+    done = subprocess.run([sys.executable, str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: python benchmarks/latency.py ")
 
 
 def test_a_missing_extra_is_said(tmp_path):

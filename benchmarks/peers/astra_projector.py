@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from benchmarks.rows import Call, Setting, Unavailable, load, same
+from benchmarks.lib.rows import Call, Setting, Unavailable, load, same
 
 #: Joseph's method: linear interpolation along one axis.
 JOSEPH = "linear"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from benchmarks.rows import OURS, Call, Operator, Row, Setting, Unavailable, load, same
+from benchmarks.lib.rows import OURS, Call, Operator, Row, Setting, Unavailable, load, same
 from engine.operators import ThickSlices
 
 #: Thin slices in a thick one; the blocks lie along the rows of the stack's slices.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import OURS, Call, Operator, Row, Setting, fastest, load, same
+from benchmarks.lib.rows import OURS, Call, Operator, Row, Setting, fastest, load, same
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier
 
 N_COILS = 8

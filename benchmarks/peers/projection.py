@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import kernels
+from benchmarks.lib.rows import OURS, Call, Operator, Row, Setting, Unavailable, load, same
 from benchmarks.peers import astra_projector, torch_projector
-from benchmarks.rows import OURS, Call, Operator, Row, Setting, Unavailable, load, same
 
 
 def operators(setting: Setting) -> list[Operator]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from benchmarks.rows import Call, Setting, fastest, same
+from benchmarks.lib.rows import Call, Setting, fastest, same
 
 #: Views that a trial of the possible layouts projects.
 _TRIAL_VIEWS = 4

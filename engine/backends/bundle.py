@@ -18,7 +18,6 @@ PROGRAM, WEIGHTS = "network.json", "weights.bin"
 #: What each graph is for: names of the files without their ending.
 GRAPHS = {
     "denoise": "(x, sigma) -> x0",
-    "adjoint": "(x, sigma, cotangent) -> (x0, pullback)",
     "linearize": "(x, sigma) -> (x0, tape…)",
     "pullback": "(cotangent, tape…) -> pullback",
 }

@@ -16,6 +16,7 @@ from engine.backends.tensorrt_graphs import (
     OutOfMemoryError,
     Program,
     Workspace,
+    first_of,
     library_for,
     made,
     messages_of,
@@ -199,7 +200,7 @@ class TensorRTDenoiser(GpuDenoiser):
         return self._networks[graph]
 
     def _refused(self, what: str) -> Unavailable:
-        said = self._messages.errors[0] if self._messages.errors else "no reason given"
+        said = first_of(self._messages)
         remedy = "update the NVIDIA driver" if "insufficient" in said else "compile it again on this machine, with "
         if "insufficient" not in said:
             remedy += build_command(self.bundle, self.compiled.precision)

@@ -237,6 +237,11 @@ def messages_of(library: Any) -> Any:
     return Messages()
 
 
+def first_of(messages: Any) -> str:
+    """The first error that a logger of `messages_of` has kept, in one line."""
+    return " ".join(messages.errors[0].split()) if messages.errors else "no reason given"
+
+
 def made(make: Any) -> Any:
     """What a constructor of the library returns; None where it fails, as it may without a driver."""
     try:

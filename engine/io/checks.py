@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from engine.errors import InputError
+from engine.io.source import Source
 
 #: More than any scanner makes: 1024 cubed, 4 GiB as float32.
 MAX_VOXELS = 2**30
@@ -18,25 +18,28 @@ _VOXEL_SIZES_MM = (1e-6, 1e6)
 _FLAT = 1e-4
 
 
-def check_shape(shape: tuple[int, ...], source: str, argument: str) -> None:
+def check_shape(shape: tuple[int, ...], source: Source) -> None:
     """Refuse what is not of rank 3, is empty, or has more than 1024 cubed voxels."""
     if len(shape) != 3 or min(shape) < 1:
-        raise InputError(
-            argument, "rank 3 with no empty axis", f"shape {shape} in '{source}'", "give a single 3D volume"
-        )
+        raise source.refusal("rank 3 with no empty axis", f"shape {shape}", "give a single 3D volume")
     if math.prod(shape) > MAX_VOXELS:
-        raise InputError(
-            argument, f"at most {MAX_VOXELS} voxels", f"shape {shape} in '{source}'", "crop or resample it"
-        )
+        raise source.refusal(f"at most {MAX_VOXELS} voxels", f"shape {shape}", "crop or resample it")
 
 
-def check_numbers(dtype: np.dtype, source: str, argument: str) -> None:
+def check_numbers(dtype: np.dtype, source: Source) -> None:
     """Refuse complex numbers, and what is no number."""
     if dtype.kind not in "iuf":
-        raise InputError(argument, "real numbers", f"{dtype} in '{source}'", "save the magnitude")
+        raise source.refusal("real numbers", f"{dtype}", "save the magnitude")
 
 
-def check_affine(affine: np.ndarray, source: str, argument: str) -> None:
+def check_room(shape: tuple[int, ...], dtype: np.dtype, source: Source, ratio: int = 1) -> None:
+    """Refuse an array that the file cannot hold, not even where its bytes are `ratio` times compressed."""
+    n_bytes, n_room = math.prod(shape) * dtype.itemsize, ratio * source.path.stat().st_size
+    if n_bytes > n_room:
+        raise source.refusal(f"{n_bytes} bytes for the header's shape {shape}", f"at most {n_room}", "save it again")
+
+
+def check_affine(affine: np.ndarray, source: Source) -> None:
     """Refuse an affine that is not finite, whose axes lie in a plane, or whose voxels have no possible size."""
     axes = np.asarray(affine, dtype=np.float64)[:3, :3]
     low, high = _VOXEL_SIZES_MM
@@ -45,9 +48,8 @@ def check_affine(affine: np.ndarray, source: str, argument: str) -> None:
         edges = np.hypot(np.hypot(axes[0], axes[1]), axes[2])
         usable = edges.min() >= low and edges.max() <= high
     if not usable or np.linalg.svd(axes / edges, compute_uv=False)[-1] < _FLAT:
-        raise InputError(
-            argument,
+        raise source.refusal(
             f"an affine of finite, independent axes and voxels of {low:g} to {high:g} mm",
-            f"{np.asarray(affine)[:3].tolist()} in '{source}'",
+            f"{np.asarray(affine)[:3].tolist()}",
             "mend the header's voxel sizes and orientation",
         )

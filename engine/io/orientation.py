@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
+
+#: World axis (right, anterior, superior) and sign of each letter.
+_LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+def directions_of(letters: str) -> np.ndarray | None:
+    """Return the unit vectors towards three letters of R or L, A or P, S or I as columns.
+
+    Parameters
+    ----------
+    letters : str
+        Where three axes count to.
+
+    Returns
+    -------
+    float64 (3, 3) or None
+        In (right, anterior, superior); None where there are no three such letters, or two of one axis.
+    """
+    places = [_LETTERS[letter] for letter in letters if letter in _LETTERS]
+    if len(letters) != 3 or sorted(axis for axis, _ in places) != [0, 1, 2]:
+        return None
+    directions = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(places):
+        directions[axis, column] = sign
+    return directions
 
 
 @dataclass(frozen=True)
-class Frame:
+class Orientation:
     """The axes of a file, as permuted and flipped axes of a volume (x to the right, y to the front, z to the top).
 
     Parameters
@@ -30,7 +54,7 @@ class Frame:
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], affine: np.ndarray) -> Frame:
+    def of(cls, shape: tuple[int, ...], affine: np.ndarray) -> Orientation:
         """The permutation and flips that bring a file's axes closest to those of a volume.
 
         Parameters
@@ -39,10 +63,12 @@ class Frame:
         affine : float64 (4, 4)
             Finite, of independent axes.
         """
+        from nibabel.orientations import io_orientation
+
         # Row j: the world axis that axis j of the file runs closest to, and in which direction.
-        orientation = nib.orientations.io_orientation(affine)  # type: ignore[no-untyped-call]
-        order = np.argsort(orientation[:, 0])
-        flipped = orientation[order, 1] < 0
+        closest = io_orientation(affine)  # type: ignore[no-untyped-call]
+        order = np.argsort(closest[:, 0])
+        flipped = closest[order, 1] < 0
         i, j, k = (int(axis) for axis in order)
         a, b, c = (bool(flip) for flip in flipped)
         n, m, o = (int(side) for side in shape)

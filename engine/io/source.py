@@ -12,8 +12,8 @@ from engine.errors import InputError
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A file, and the argument that named it: what a refusal has to say.
+class Source:
+    """A file or folder, and the argument that named it: what an error has to say.
 
     Parameters
     ----------
@@ -28,17 +28,13 @@ class Origin:
         """Return the error: expected this, got that in the file; do this."""
         return InputError(self.argument, expected, f"{got} in '{self.path}'", remedy)
 
-    def unreadable(self, expected: str, error: Exception) -> InputError:
-        """Return the error for what a library could not read."""
+    def unreadable(self, expected: str, reason: Exception | str) -> InputError:
+        """Return the error for a file that a library could not read."""
+        text = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
         # Libraries put pages into their messages; the first sentence says what is wrong.
-        reason = re.split(r"\n|\.\s", str(error).strip())[0].rstrip(" .")
-        reason = "".join(c if c.isprintable() else "?" for c in reason[:200])
-        return InputError(
-            self.argument,
-            expected,
-            f"'{self.path}', which cannot be read ({type(error).__name__}: {reason})",
-            "save it again",
-        )
+        text = re.split(r"\n|\.\s", text.strip())[0].rstrip(" .:")[:200]
+        text = "".join(c if c.isprintable() else "?" for c in text)
+        return InputError(self.argument, expected, f"'{self.path}', which cannot be read ({text})", "save it again")
 
     @contextmanager
     def reading(self, expected: str) -> Iterator[None]:
@@ -47,5 +43,5 @@ class Origin:
             yield
         except InputError:
             raise
-        except Exception as error:  # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError
+        except Exception as error:  # libraries raise what they like: struct's, zlib's, OSError, KeyError, MemoryError
             raise self.unreadable(expected, error) from error

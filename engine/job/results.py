@@ -20,7 +20,6 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from engine.io.volumes import save_volume
 from engine.io.volumes.dicom_files import is_series
-from engine.io.volumes.dicom_write import check_series, write_series
 from engine.job.job import Job, digest_of
 from engine.job.plan import describe
 from engine.job.statistics import Statistics
@@ -147,9 +146,11 @@ def check_format(job: Job, output: Output) -> None:
         return
     # The shape alone counts: all voxels are the same one.
     data, affine = job.acquisition.shown(np.broadcast_to(np.float32(0), job.problem.shape))
-    if job.acquisition.frame is not None:
-        _, affine = job.acquisition.frame.file_of(data, affine)
+    if job.acquisition.orientation is not None:
+        _, affine = job.acquisition.orientation.file_of(data, affine)
     try:
+        from engine.io.volumes.dicom_write import check_series
+
         check_series(affine, _series_of(job), output.keep_tags)
     except InputError as error:
         named = {"keep": "keep-tags", "affine": "format", "source": "keep-tags"}
@@ -209,9 +210,11 @@ def write_results(
         path = out / f"{name}{ENDINGS[output.format]}"
         data, affine = scan.shown(data)
         if output.format != "dicom":
-            save_volume(path, data, affine, scan.frame)
+            save_volume(path, data, affine, scan.orientation)
             return
-        data, affine = (data, affine) if scan.frame is None else scan.frame.file_of(data, affine)
+        data, affine = (data, affine) if scan.orientation is None else scan.orientation.file_of(data, affine)
+        from engine.io.volumes.dicom_write import write_series
+
         write_series(path, data, affine, _series_of(job), output.keep_tags)
 
     save("recon", scan.in_file_units(volume))

@@ -10,7 +10,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.measurements.kspace import KSpace
 from engine.io.measurements.sinogram import Sinogram
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
 from engine.io.volumes.volume import WHITE_PERCENTILE, Volume
 from engine.operators import CoilFourier, MaskedFourier, Radon
 from engine.problems.coil_maps import espirit
@@ -44,7 +44,7 @@ class Acquisition:
         Where it came from.
     scale, offset : float
         Intensities times scale plus offset are in the file's units.
-    frame : Frame or None
+    orientation : Orientation or None
         How the file's axes lie in those of the volume; None: they are the same.
     truth : float32 (d0, d1, d2) or None
         What was measured, where that is known.
@@ -65,7 +65,7 @@ class Acquisition:
     source: str
     scale: float = 1.0
     offset: float = 0.0
-    frame: Frame | None = None
+    orientation: Orientation | None = None
     truth: np.ndarray | None = None
     slice_axis: int | None = None
     thick_axis: int | None = None
@@ -120,7 +120,7 @@ def of_volume(name: str, volume: Volume, how: Measurement) -> Acquisition:
         volume.source,
         volume.scale,
         volume.offset,
-        volume.frame,
+        volume.orientation,
         volume.data,
         thick_axis=how.thick_axis if name == "mrzsr" else None,
         knows_noise=True,
@@ -192,7 +192,7 @@ def of_thick(
         thick.source,
         thick.scale,
         thick.offset,
-        thick.frame,
+        thick.orientation,
         thick_axis=axis,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError
-from engine.io.hdf5 import MAX_BYTES, member_of, opened
-from engine.io.measurements.kspace import KSpace
+from engine.io.guard import MAX_BYTES
 from engine.io.measurements.kspace_axes import centre
-from engine.io.source import Origin
+from engine.io.measurements.kspace_data import KSpace
+from engine.io.measurements.maps import read_maps
+from engine.io.source import Source
 
-#: Far above any sensitivity.
-_LARGEST = 1e6
 #: Samples along a side of the kernels, the usual number.
 _KERNEL = 6
 #: Below this the calibration region holds too few kernels to tell signal from noise.
@@ -123,42 +121,11 @@ def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") 
     InputError
         K-space of one coil; nothing there, unreadable, of another shape or type, not finite, or all zero.
     """
-    origin = Origin(Path(path), argument)
     if not kspace.is_multicoil:
         raise InputError(argument, "k-space of several coils", "that of one", "drop --coil-maps")
     n_coils, grid = kspace.data.shape[1], kspace.file_grid
-    shapes = [kspace.data.shape] if grid is None else grid.shapes(n_coils)
-    if not origin.path.is_file():
-        raise InputError(argument, "a .npy or .h5 file", f"nothing at '{origin.path}'", "check the path")
-    if origin.path.suffix == ".npy":
-        with origin.reading("a .npy array of complex numbers"):
-            # Mapped, a file too short for its header is refused before anything is allocated.
-            stored = np.load(origin.path, mmap_mode="r", allow_pickle=False)
-            _check_maps(stored.shape, stored.dtype, shapes, origin)
-            with np.errstate(over="ignore"):  # what complex64 cannot hold becomes infinite and is reported below
-                maps = np.array(stored, np.complex64)
-    elif origin.path.suffix in (".h5", ".hdf5"):
-        with opened(origin) as file:
-            dataset = member_of(file, "maps", origin)
-            with origin.reading("a dataset 'maps' of complex numbers"):
-                _check_maps(dataset.shape, dataset.dtype, shapes, origin)
-                maps = np.empty(dataset.shape, np.complex64)
-                dataset.read_direct(maps)
-    else:
-        raise InputError(argument, ".npy or .h5", f"'{origin.path.name}'", "convert the file to one of these")
-    # Sensitivities are of order one; so compared, NaN is refused as well.
-    if not abs(maps).max() <= _LARGEST or not maps.any():
-        raise origin.refusal(f"sensitivities up to {_LARGEST:g}, some not zero", "others", "estimate them again")
+    maps = read_maps(Source(Path(path), argument), [kspace.data.shape] if grid is None else grid.shapes(n_coils))
     return maps if grid is None else grid.brought(maps)
-
-
-def _check_maps(found: tuple[int, ...], dtype: np.dtype, shapes: Sequence[tuple[int, ...]], origin: Origin) -> None:
-    if found not in shapes or dtype.kind != "c" or dtype.itemsize > 16:
-        raise origin.refusal(
-            f"complex {' or '.join(map(str, shapes))}",
-            f"{dtype} {found}",
-            "give one sensitivity a coil and pixel, in the layout of the k-space file",
-        )
 
 
 def simulated(n_coils: int, shape: tuple[int, int, int]) -> np.ndarray:

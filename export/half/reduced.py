@@ -12,8 +12,9 @@ from onnx import ModelProto
 
 from engine.backends.bundle import GRAPHS, Bundle
 from engine.errors import InputError
+from export.half.cotangent import with_bounded_cotangent
 from export.half.emulation import PRODUCTS, Feeds, Runner, observe, rounding, rounding_products
-from export.half.precision import HALF_TYPES, LARGEST, Values, convert, load, output_types, with_bounded_cotangent
+from export.half.precision import HALF_TYPES, LARGEST, Values, convert, load, output_types
 
 log = logging.getLogger("export")
 
@@ -31,7 +32,7 @@ HOW = "onnxruntime on the CPU, every operator's result rounded, against the bund
 
 @dataclass(frozen=True)
 class Reduced:
-    """The four graphs of a bundle in one precision.
+    """The graphs of a bundle in one precision.
 
     Parameters
     ----------
@@ -114,10 +115,6 @@ def _rows(probes: Sequence[Feeds], runners: dict[str, Runner]) -> list[dict[str,
         errors: dict[str, float] = {}
         if "denoise" in runners:
             errors["denoise_x0"] = _relative(runners["denoise"](p)["x0"], p["x0"], p["x"])
-        if "adjoint" in runners:
-            found = runners["adjoint"](p)
-            errors["adjoint_x0"] = _relative(found["x0"], p["x0"], p["x"])
-            errors["adjoint_pullback"] = _relative(found["pullback"], p["pullback"], p["cotangent"])
         if "linearize" in runners:
             found = runners["linearize"](p)
             errors["split_x0"] = _relative(found["x0"], p["x0"], p["x"])
@@ -151,7 +148,7 @@ def _beyond(bundle: Bundle, precision: str, rows: list[dict[str, Any]], bounds: 
 # --- the search
 
 #: Graphs that run together: the second takes the tape of the first.
-_CHAINS = (("denoise",), ("linearize", "pullback"), ("adjoint",))
+_CHAINS = (("denoise",), ("linearize", "pullback"))
 
 
 class _Search:
@@ -159,7 +156,7 @@ class _Search:
 
     def __init__(self, models: dict[str, ModelProto], precision: str, probes: list[dict[str, Any]]):
         self.precision, self.probes = precision, probes
-        self.models = {k: with_bounded_cotangent(m) if k in ("pullback", "adjoint") else m for k, m in models.items()}
+        self.models = {k: with_bounded_cotangent(m) if k == "pullback" else m for k, m in models.items()}
         self.values: dict[str, Values] = {}
         self.kept: dict[str, set[str]] = {}
         self.converted: dict[str, ModelProto] = {}

@@ -19,7 +19,9 @@ from onnx import ModelProto
 from tqdm import tqdm
 
 from engine.backends.compiled import ANY_PLATFORM, LIBRARIES
+from engine.backends.tensorrt_graphs import first_of, made, messages_of
 from engine.errors import InputError
+from engine.io.files import replacing
 
 log = logging.getLogger("export")
 
@@ -107,32 +109,6 @@ def _card() -> str:
     return f"sm{major.value}{minor.value}"
 
 
-class _Messages:
-    """Collects a library's errors; `of` makes the logger that it takes."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-
-    def of(self, trt: ModuleType) -> Any:
-        messages, severity = self, trt.ILogger.Severity
-
-        class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, level: Any, text: str) -> None:
-                if level in (severity.INTERNAL_ERROR, severity.ERROR):
-                    messages.errors.append(text)
-                else:
-                    log.debug("%s: %s", trt.__name__, text)
-
-        return Logger()
-
-    @property
-    def first(self) -> str:
-        return " ".join(self.errors[0].split()) if self.errors else "no reason given"
-
-
 def build(
     name: str,
     model: ModelProto,
@@ -176,9 +152,15 @@ def build(
         The library's own message in it.
     KeyboardInterrupt
     """
-    messages = _Messages()
-    logger = messages.of(trt)
-    builder = _builder(trt, logger, messages)
+    logger = messages_of(trt)
+    builder = made(lambda: trt.Builder(logger))
+    if builder is None:
+        raise InputError(
+            "backend",
+            f"a working {trt.__name__} {trt.__version__}",
+            f"its refusal ({first_of(logger)})",
+            "check the NVIDIA driver, or install it again",
+        )
     network, parser = parse(name, model, builder, trt, logger)
     config = builder.create_builder_config()
     # TensorRT for RTX only lets a CUDA graph record engines that ask for no memory of their own.
@@ -208,7 +190,7 @@ def build(
         raise InputError(
             "backend",
             f"{trt.__name__} to compile '{name}' in {precision}",
-            f"its refusal ({messages.first})",
+            f"its refusal ({first_of(logger)})",
             f"{remedy} or another --precision",
         )
     return bytes(content)
@@ -233,19 +215,6 @@ def parse(name: str, model: ModelProto, builder: Any, trt: ModuleType, logger: A
     return network, parser
 
 
-def _builder(trt: ModuleType, logger: Any, messages: _Messages) -> Any:
-    try:
-        return trt.Builder(logger)
-    except TypeError as error:
-        # How the binding says that there is no builder.
-        raise InputError(
-            "backend",
-            f"a working {trt.__name__} {trt.__version__}",
-            f"its refusal ({messages.first})",
-            "check the NVIDIA driver, or install it again",
-        ) from error
-
-
 @contextmanager
 def _timing_cache(config: Any, trt: ModuleType) -> Iterator[None]:
     """Keep what the library measured of kernels for the next build; TensorRT for RTX measures when it runs."""
@@ -259,9 +228,8 @@ def _timing_cache(config: Any, trt: ModuleType) -> Iterator[None]:
     yield
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_bytes(bytes(config.get_timing_cache().serialize()))
-        os.replace(part, file)
+        with replacing(file) as part:
+            part.write_bytes(bytes(config.get_timing_cache().serialize()))
     except OSError as error:
         log.info("timing cache not kept in '%s' (%s)", folder, error.strerror)
 

@@ -1,4 +1,4 @@
-"""Writes what a bundle runs: four graphs from one traced program, and the network as native layers."""
+"""Writes what a bundle runs: graphs from one traced program, and the network as native layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from torch import Tensor, fx
 from engine.backends.bundle import WEIGHTS
 from export.trace.adjoint import trace
 from export.write.native import write_program
-from export.write.onnx import WeightStore, ancestors, write_onnx
+from export.write.onnx import ancestors, write_onnx
+from export.write.weights import WeightStore
 from networks import NCSNpp
 
+#: The graph that no run opens, (x, sigma, cotangent) -> (x0, pullback), for other programs.
+ADJOINT = "adjoint"
 
-def write_graphs(network: NCSNpp, folder: Path) -> None:
-    """Write denoise, adjoint, linearize and pullback, and the native program, into `folder`, with one weights file.
+
+def write_graphs(network: NCSNpp, folder: Path, with_adjoint: bool = False) -> None:
+    """Write denoise, linearize, pullback and, if wanted, the whole adjoint, and the native program into `folder`.
 
     One trace of the adjoint holds everything. The denoiser is the part that x̂₀ needs. Cutting where the cotangent
     enters gives `linearize`, all that does not depend on it, which also returns the values that the rest uses (the
     tape), and `pullback`, the rest, which takes them: a guided step then evaluates the network once, forward and
-    backward, with any operator in between.
+    backward, with any operator in between. All have their weights in one file.
     """
     module = trace(network)
     x, sigma, cotangent = (n for n in module.graph.nodes if n.op == "placeholder")
@@ -30,13 +34,9 @@ def write_graphs(network: NCSNpp, folder: Path) -> None:
     try:
         image = {"x": x, "sigma": sigma}
         write_onnx(module, folder / "denoise.onnx", weights, image, {"x0": x0})
-        write_onnx(
-            module,
-            folder / "adjoint.onnx",
-            weights,
-            {**image, "cotangent": cotangent},
-            {"x0": x0, "pullback": pullback},
-        )
+        if with_adjoint:
+            whole = {**image, "cotangent": cotangent}
+            write_onnx(module, folder / f"{ADJOINT}.onnx", weights, whole, {"x0": x0, "pullback": pullback})
         write_onnx(module, folder / "linearize.onnx", weights, image, {"x0": x0, **tape})
         write_onnx(module, folder / "pullback.onnx", weights, {"cotangent": cotangent, **tape}, {"pullback": pullback})
         write_program(network, folder, weights)

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from engine.backends.bundle import PROGRAM
 from export.trace.lowering import LoweredGroupNorm, LoweredResample, Scale, lower
-from export.write.onnx import WeightStore
+from export.write.weights import WeightStore
 from kernels.network import FORMAT
 from networks import NCSNpp
 from networks.layers import Attention, FirConv, FirFilter, FourierFeatures

@@ -89,6 +89,8 @@ class Shrinking:
 
     from engine.device import CPU as device
 
+    sigma_range = (0.0, float("inf"))
+
     def denoise(self, x, sigma):
         return np.float32(0.5) * x
 

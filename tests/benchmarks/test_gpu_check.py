@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_kernel_runs(xp, capsys):
     if xp is np:
         pytest.skip("the script is for CuPy")
-    sys.modules.pop("benchmarks.every_kernel", None)
-    assert importlib.import_module("benchmarks.every_kernel").main() == 0
+    sys.modules.pop("benchmarks.gpu.every_kernel", None)
+    assert importlib.import_module("benchmarks.gpu.every_kernel").main() == 0
     assert capsys.readouterr().out == "every kernel ran\n"
-    sys.modules.pop("benchmarks.every_kernel")
+    sys.modules.pop("benchmarks.gpu.every_kernel")
 
 
 def test_counts_of_a_projection():
-    from benchmarks import projection_limits
+    from benchmarks.gpu import projection_limits
 
     geometry = kernels.ParallelGeometry.from_views(64, 5)
     # Rays and samples are a pixel apart: one sample a pixel, and a few around the border.

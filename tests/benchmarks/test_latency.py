@@ -14,12 +14,14 @@ import pytest
 # What follows imports it.
 torch = pytest.importorskip("torch", reason="the baseline needs PyTorch, of the extra `bench`")
 
-from benchmarks import backends, latency, latency_report, peak_memory, readme
-from benchmarks.eager import exact, prepare
-from benchmarks.flops import per_slice
-from benchmarks.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
-from benchmarks.rows import Setting, Unavailable
-from benchmarks.workload import AUXILIARY, DENOISE, GUIDED, MEASURES, PRIMARY, Workload, batches_of, engine_calls
+from benchmarks import latency, tables
+from benchmarks.lib import backends, peak_memory
+from benchmarks.lib.eager import exact, prepare
+from benchmarks.lib.flops import per_slice
+from benchmarks.lib.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
+from benchmarks.lib.rows import Setting, Unavailable
+from benchmarks.lib.workload import AUXILIARY, DENOISE, GUIDED, MEASURES, PRIMARY, Workload, batches_of, engine_calls
+from benchmarks.reports import latency as latency_report
 from engine.backends.bundle import Bundle
 from engine.backends.onnx import OnnxDenoiser
 from engine.errors import InputError
@@ -64,7 +66,7 @@ def test_turns_are_steps_of_the_sampler(source, ours, monkeypatch, turn, later, 
     plane = Plane(axes)
     z = CounterNoise(0).draw(SMALL.step + later, Phase.CORRECTOR, plane, (SMALL.size, SMALL.size, SMALL.n_slices))
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.from_numpy(np.ascontiguousarray(z))[:, None])
-    assert relative(eager[turn]().numpy(), ours[turn]().x) < 1e-4
+    assert relative(eager[turn]().numpy(), ours[turn]().x.gathered()) < 1e-4
 
 
 def test_exact_gradient_is_that_of_autograd_over_the_group(source):
@@ -244,7 +246,7 @@ def report(source, tmp_path, monkeypatch) -> dict[str, Any]:
     """A real run of three rows on a tiny network; one of them does not exist here."""
     built = {"seconds": 1.0, "is_shipped": False, "bytes": 1}
     monkeypatch.setattr(latency, "_network", lambda arch, folder: (source, built))
-    monkeypatch.setattr(latency.hardware, "matrix_rate", lambda device, dtype: 1e12)
+    monkeypatch.setattr(latency.machine, "matrix_rate", lambda device, dtype: 1e12)
     argv = ["--rows", "onnx", "tensorrt fp16", "--device", "cpu", "--size", "16", "--slices", "4", "--repeats", "2"]
     assert latency.main([*argv, "--threads", "1", "--batch-size", "2", "--results", str(tmp_path / "results")]) == 0
     (path,) = (tmp_path / "results").glob("latency-demo-*.json")
@@ -271,8 +273,8 @@ def test_a_run_reports_every_row(report, tmp_path, monkeypatch):
 
     text = latency.table(report)
     assert "tensorrt fp16: not here: " in text and "extrapolated" in text
-    monkeypatch.setattr(readme, "UNDIVIDED", tmp_path)
-    table = readme.latency_table()
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    table = tables.latency_table()
     assert "| onnx |" in table and "tensorrt fp16: " in table
 
 

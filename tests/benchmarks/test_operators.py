@@ -12,9 +12,9 @@ import pytest
 
 import kernels
 from benchmarks import operators
+from benchmarks.lib.rows import OURS, Call, Operator, Row, Setting, Unavailable, measure, same, to_host
 from benchmarks.peers import astra_projector
 from benchmarks.peers.torch_projector import RotateAndSum
-from benchmarks.rows import OURS, Call, Operator, Row, Setting, Unavailable, measure, same, to_host
 
 TINY = ["--slices", "2", "--size", "16", "--views", "3", "--repeats", "2", "--threads", "2"]
 
@@ -96,7 +96,7 @@ def test_defects_are_told_from_what_is_missing(caplog):
     ids=["repeats", "size", "threads", "device"],
 )
 def test_arguments_are_refused_in_one_sentence(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(operators, "find_gpu", lambda: None)
+    monkeypatch.setattr(operators, "has_gpu", lambda: False)
     with pytest.raises(SystemExit) as exit_:
         operators.main([*TINY, *arguments])
     assert exit_.value.code == 2

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="half precision is emulated by PyTorch, of the extra `bench`")
 
 from benchmarks import precision
-from benchmarks.half import TorchDenoiser, half_network
-from benchmarks.weights import network_of
+from benchmarks.lib.half import TorchDenoiser, half_network
+from benchmarks.lib.weights import network_of
 from engine.backends.bundle import Bundle
 from engine.volume import NAMED_PLANES
 from networks import load_checkpoint

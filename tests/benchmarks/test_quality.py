@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import kernels
-from benchmarks import quality, quality_report, readme
-from benchmarks.cells import Laboratory, Store, measured, streaks
-from benchmarks.configurations import PROBLEMS, Configuration, at_steps, configurations, sweep
+from benchmarks import ROOT, quality, tables
+from benchmarks.lib.cells import Laboratory, Store, measured, streaks
+from benchmarks.lib.configurations import PROBLEMS, Configuration, at_steps, configurations, sweep
+from benchmarks.reports import quality as quality_report
 from engine.errors import InputError
 from engine.job.choices import PRESETS
 from engine.problems.tasks import simulate
@@ -131,7 +132,7 @@ def test_wrong_input_is_one_sentence(arguments, word, capsys):
 
 def test_a_plane_without_a_shipped_prior_is_refused_before_anything_runs(capsys, monkeypatch, tmp_path, runs):
     pytest.importorskip("nilearn")
-    monkeypatch.setattr("benchmarks.cells.demo.bundle_folder", lambda plane: tmp_path / plane)
+    monkeypatch.setattr("benchmarks.lib.cells.demo.bundle_folder", lambda plane: tmp_path / plane)
     assert quality.main([*TINY, "--results", str(tmp_path)]) == 2
     assert "shipped prior" in capsys.readouterr().err and runs == []
 
@@ -183,7 +184,7 @@ def test_streaks_show_slices_that_disagree():
 
 def test_what_is_not_finite_is_a_failure():
     truth = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
-    task = simulate("csmri", truth, truth.shape, Plane(NAMED_PLANES["axial"]), PROBLEMS["csmri-4"].measurement(16))
+    task = simulate("csmri", truth, Plane(NAMED_PLANES["axial"]), PROBLEMS["csmri-4"].measurement(16))
     broken = truth.copy()
     broken[0, 0, 0] = np.nan
     failure, figures = measured(truth, broken, task)
@@ -245,7 +246,7 @@ def test_the_search_takes_the_best_that_did_not_fail():
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    """Writes a report of made-up cells where `benchmarks.readme` looks for it."""
+    """Writes a report of made-up cells where `benchmarks.tables` looks for it."""
 
     def write(name: str, cells: list[dict[str, Any]]) -> None:
         entries = quality_report.summaries(cells)
@@ -256,13 +257,13 @@ def reported(tmp_path, monkeypatch):
         (tmp_path / "results").mkdir(exist_ok=True)
         (tmp_path / "results" / f"{name}-2cores-2026-01-01.json").write_text(json.dumps(report))
 
-    monkeypatch.setattr(readme, "UNDIVIDED", tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     return write
 
 
 def test_the_readme_gets_a_row_a_problem(reported):
     reported("quality", MADE_UP)
-    head, _, row = readme.quality_table().splitlines()[:3]
+    head, _, row = tables.quality_table().splitlines()[:3]
     assert head == "| | fast | pc | fast-one | best without a network |"
     expected = "36.0 ± 1.4 dB, 15.0 s | 34.0 dB, 5.0 min | 37.5 dB, 14.0 s | 31.0 dB, 3.0 s (tv)"
     assert row == f"| CS-MRI ×4 | {expected} |"
@@ -270,7 +271,7 @@ def test_the_readme_gets_a_row_a_problem(reported):
 
 def test_a_table_shows_how_much_seeds_differ(reported):
     reported("seeds", [record("fast", db, seed=seed) for seed, db in enumerate((35.0, 37.0, None))])
-    row = readme.seeds_table().splitlines()[2]
+    row = tables.seeds_table().splitlines()[2]
     assert row == "| CS-MRI ×4, fast, 3 seeds | 36.00 dB | 1.414 dB | 35.00 dB | 37.00 dB | 1 |"
 
 
@@ -280,7 +281,7 @@ def test_a_table_shows_the_adaptive_weight_beside_fixed_ones(reported):
         for m, db in (("10", 20.0), ("0.3", None), ("1", 30.0))
     ]
     reported("quality", [record("pc-adaptive", 31.0), *fixed])
-    head, _, row = readme.weights_table().splitlines()[:3]
+    head, _, row = tables.weights_table().splitlines()[:3]
     assert head == "| | adaptive | fixed × 0.3 | fixed × 1 | fixed × 10 |"
     assert row == "| CS-MRI ×4 | 31.0 | failed | 30.0 | 20.0 |"
     (claim,) = quality_report.claims(quality_report.summaries([record("pc-adaptive", 31.0), *fixed]))
@@ -290,14 +291,14 @@ def test_a_table_shows_the_adaptive_weight_beside_fixed_ones(reported):
 def test_a_table_shows_what_a_setting_changes(reported):
     swept = [{**record(f"fast K {K}", 30.0 + K), "group": "sweep K", "title": f"fast, K {K}"} for K in (2, 3)]
     reported("sweeps", [record("fast", 32.5), record("classical", 25.0), *swept])
-    rows = readme.sweeps_table().splitlines()[2:5]
+    rows = tables.sweeps_table().splitlines()[2:5]
     assert rows == ["| fast | 32.5 |", "| K 2 | 32.0 |", "| K 3 | 33.0 |"]
 
 
 def test_every_table_has_its_place_in_its_file():
-    for name, tables in readme.FILES.items():
-        text = (readme.UNDIVIDED.parent / name).read_text()
-        for table in tables:
+    for name, filled in tables.FILES.items():
+        text = (ROOT / name).read_text()
+        for table in filled:
             assert text.count(f"<!-- {table} -->") == text.count(f"<!-- end of {table} -->") == 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from benchmarks.scaling_model import Case, Cluster, Model, fitted
+from benchmarks.lib.scaling_model import Case, Cluster, Model, fitted
 from tests.engine.ranks.launcher import mpirun
 
 MODEL = Model(7e-7, 0.05, {"csmri": 8e-9, "svct": 5e-8}, 4e-9, 7e-5, 9e-10, 5e-5)
@@ -74,4 +74,4 @@ def test_the_benchmark_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("options", [("--ranks", "1"), ("--steps", "4"), ("--repeats", "0")])
 def test_what_makes_no_sense_is_refused(capsys, options):
     assert scaling.main(list(options)) == 2
-    assert capsys.readouterr().err.startswith("benchmarks/scaling.py: ranks: expected at least 2")
+    assert capsys.readouterr().err.startswith("scaling: ranks: expected at least 2")

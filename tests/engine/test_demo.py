@@ -22,7 +22,7 @@ def test_shipped_bundles_are_whole_small_and_verified():
         assert str(bundle.plane) == name
         assert bundle.trained_size == demo.SIZE
         bounds, rows = (bundle.manifest["verification"][k] for k in ("bounds", "rows"))
-        assert max(r["adjoint_pullback"] for r in rows) < bounds["pullback"]
+        assert max(r["split_pullback"] for r in rows) < bounds["pullback"]
         assert sum((bundle.folder / f).stat().st_size for f in bundle.manifest["files"]) < 6e6
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("benchmarks", "engine", "export", "kernels", "networks", "training")
 #: What each package may import of the project beside itself, as prefixes of module names.
 ALLOWED = {
-    "networks": ("engine.errors",),
+    "networks": ("engine.errors", "engine.io.files"),
     "kernels": (),
     "engine": ("kernels",),
     "export": (
@@ -21,7 +21,10 @@ ALLOWED = {
         "kernels.network",
         "engine.backends.bundle",
         "engine.backends.compiled",
+        "engine.backends.tensorrt_graphs",
+        "engine.cli",
         "engine.errors",
+        "engine.io.files",
         "engine.versions",
         "engine.volume",
     ),

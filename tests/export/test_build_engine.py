@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from engine.backends.bundle import MANIFEST, Bundle, sha256_of
 from export import build_engine as command
 from export import verify
 from export.build_engine import main
-from export.write import folders, graphs
+from export.write import graphs
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,9 +74,10 @@ def test_build_rebuild_and_force(checkpoint, tmp_path, monkeypatch, capsys):
     assert bundle.plane is None
     assert manifest["name"] == "tiny"
     assert manifest["checkpoint"] == {"file": "tiny.pth", "sha256": sha256_of(checkpoint), "ema": True, "step": 0}
-    assert all(row["adjoint_pullback"] <= manifest["verification"]["bounds"]["pullback"]
+    assert all(row["split_pullback"] <= manifest["verification"]["bounds"]["pullback"]
                for row in manifest["verification"]["rows"])  # fmt: skip
     assert {"torch", "onnx", "onnxruntime", "tpdm-engine"} <= set(manifest["versions"])
+    assert "adjoint.onnx" not in manifest["files"]
     built = content(out)
 
     with monkeypatch.context() as patch:
@@ -99,6 +101,19 @@ def test_build_rebuild_and_force(checkpoint, tmp_path, monkeypatch, capsys):
     assert "would build" in capsys.readouterr().out
     assert main([*arguments, "--force"]) == 0
     assert Bundle.open(out).manifest["files"] == manifest["files"]
+
+
+def test_the_whole_adjoint_is_written_and_verified_on_request(checkpoint, tmp_path, capsys):
+    out, arguments = tmp_path / "bundle", ["--ckpt", str(checkpoint), "--out", str(tmp_path / "bundle")]
+    assert main([*arguments, "--with-adjoint"]) == 0
+    assert "adjoint pullback" in capsys.readouterr().out
+    manifest = Bundle.open(out).manifest
+    bounds, rows = (manifest["verification"][name] for name in ("bounds", "rows"))
+    assert manifest["files"]["adjoint.onnx"] == sha256_of(out / "adjoint.onnx")
+    assert all(0 < row["adjoint_pullback"] <= bounds["pullback"] for row in rows)
+    # Without the option it is another bundle.
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "would build" in capsys.readouterr().out
 
 
 def test_plane_and_out_are_taken_from_the_command_line(checkpoint, tmp_path, capsys):
@@ -170,6 +185,18 @@ def _short_average(file: Path, good: Path) -> None:
 DAMAGES = [_missing, _folder, _empty, _truncated, _text, _classifier, _nothing_in_it, _nan, _short_average]
 
 
+def test_other_things_than_a_checkpoint_are_named(checkpoint, tmp_path, capsys, no_building):
+    """The formats themselves: `tests/networks/test_checkpoint.py`."""
+    arguments = ["--out", tmp_path / "out", "--ckpt"]
+    (tmp_path / "folder").mkdir()
+    line = refused(capsys, [*arguments, tmp_path / "folder"])
+    assert line == f"ckpt: expected a checkpoint file, got a folder at '{tmp_path / 'folder'}'; give the file in it"
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
+        archive.writestr("scan.dcm", "image")
+    line = refused(capsys, [*arguments, tmp_path / "scan.zip"])
+    assert line.startswith(f"ckpt: expected a PyTorch checkpoint, got a zip archive, '{tmp_path / 'scan.zip'}'; give ")
+
+
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.strip("_"))
 def test_checkpoints_that_cannot_be_used_are_refused(checkpoint, tmp_path, capsys, no_building, damage):
     file = tmp_path / "bad.pth"
@@ -238,7 +265,7 @@ def test_an_interrupt_leaves_what_was_there(checkpoint, tiny_bundles, tmp_path, 
         shutil.copytree(tiny_bundles["axial"].folder, out)
     before = content(out) if earlier else {}
 
-    def interrupted(network: object, folder: Path) -> None:
+    def interrupted(network: object, folder: Path, with_adjoint: bool) -> None:
         (folder / "denoise.onnx").write_bytes(b"half a graph")
         raise KeyboardInterrupt
 
@@ -252,31 +279,13 @@ def test_an_interrupt_leaves_what_was_there(checkpoint, tiny_bundles, tmp_path, 
 
 
 def test_an_interrupt_ends_the_command_without_a_traceback(checkpoint, tmp_path, monkeypatch, capsys):
-    def interrupted(network: object, folder: Path) -> None:
+    def interrupted(network: object, folder: Path, with_adjoint: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(graphs, "write_graphs", interrupted)
     assert main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "out")]) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_move_puts_the_earlier_bundle_back(tiny_bundles, tmp_path, monkeypatch):
-    out, work = tmp_path / "out", tmp_path / "work"
-    shutil.copytree(tiny_bundles["axial"].folder, out)
-    shutil.copytree(tiny_bundles["coronal"].folder, work)
-    before, replace = content(out), folders.os.replace
-
-    def fails_for_work(source: Path, target: Path) -> None:
-        if Path(source) == work:
-            raise OSError("the disk is gone")
-        replace(source, target)
-
-    monkeypatch.setattr(folders.os, "replace", fails_for_work)
-    with pytest.raises(OSError, match="the disk is gone"):
-        folders.replace(work, out, MANIFEST, "an engine bundle")
-    assert content(out) == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "work"]
 
 
 def test_an_output_that_is_something_else_is_refused(checkpoint, tmp_path, capsys, no_building):

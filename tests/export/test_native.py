@@ -13,7 +13,7 @@ import torch
 
 from engine.backends.bundle import PROGRAM
 from export.write.native import write_program
-from export.write.onnx import WeightStore
+from export.write.weights import WeightStore
 from kernels.network import Network, instruction_sets
 from networks import Architecture, NCSNpp
 

@@ -90,7 +90,7 @@ def random_network(architecture: Architecture) -> NCSNpp:
 def write(architecture: Architecture, folder: Path) -> NCSNpp:
     network = random_network(architecture)
     with torch.no_grad():
-        write_graphs(network, folder)
+        write_graphs(network, folder, with_adjoint=True)
     return network
 
 

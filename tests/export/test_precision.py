@@ -15,8 +15,9 @@ from engine.demo import bundle_folder
 from engine.errors import InputError
 from export.build_engine import build_engine
 from export.half import reduced
+from export.half.cotangent import with_bounded_cotangent
 from export.half.emulation import Runner, observe, rounding, rounding_products
-from export.half.precision import HALF_TYPES, convert, load, with_bounded_cotangent
+from export.half.precision import HALF_TYPES, convert, load
 from export.half.reduced import reduce
 from export.tensorrt.guided import INPUTS, compose
 
@@ -45,9 +46,9 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("precision", HALVES)
-@pytest.mark.parametrize("graph", ["denoise", "linearize", "pullback", "adjoint"])
+@pytest.mark.parametrize("graph", ["denoise", "linearize", "pullback"])
 def test_every_operator_has_the_precision_of_the_rule(graphs, precision, graph):
-    model, half = graphs[precision].models[graph], HALF_TYPES[precision]
+    model, half = graphs[precision].models["pullback"], HALF_TYPES[precision]
     assert graphs[precision].float32_layers == []
     onnx.checker.check_model(model, full_check=True)
     types = types_of(model)
@@ -94,7 +95,7 @@ def test_the_operator_of_a_guided_graph_stays_float32(graphs, precision, name):
 def test_fp32_leaves_the_graphs_alone(bundle):
     found = reduce(bundle, "fp32")
     assert found.float32_layers == []
-    assert found.models["adjoint"] == onnx.load(bundle.folder / "adjoint.onnx")
+    assert found.models["pullback"] == onnx.load(bundle.folder / "pullback.onnx")
 
 
 # --- what their results are like
@@ -107,11 +108,10 @@ def test_errors_are_those_of_the_precision(bundle, graphs, precision):
     assert len({row["sigma"] for row in rows}) == 5
     unit = reduced.ROUNDING[precision]
     for row in rows:
-        for name in ("denoise_x0", "adjoint_x0", "split_x0"):
+        for name in ("denoise_x0", "split_x0"):
             # More than a tenth of one rounding: it did round.
             assert 0.1 * unit < row[name] <= bounds["x0"], (name, row)
-        for name in ("adjoint_pullback", "split_pullback"):
-            assert 0.1 * unit < row[name] <= bounds["pullback"], (name, row)
+        assert 0.1 * unit < row["split_pullback"] <= bounds["pullback"], row
     assert bounds == {"x0": 20 * unit, "pullback": 40 * unit}
 
 
@@ -210,9 +210,8 @@ def test_split_products_are_float32_on_hardware_that_rounds_to_tf32(bundle, name
     assert error(split=True) < 1e-5 < error(split=False)
 
 
-@pytest.mark.parametrize("graph", ["pullback", "adjoint"])
-def test_bounded_cotangents_change_nothing_but_the_range(bundle, graph):
-    models = {name: load(bundle.folder / f"{name}.onnx") for name in ("linearize", graph)}
+def test_bounded_cotangents_change_nothing_but_the_range(bundle):
+    models = {name: load(bundle.folder / f"{name}.onnx") for name in ("linearize", "pullback")}
     rng = np.random.default_rng(6)
     feeds = {
         "x": rng.random((3, 1, 16, 20), dtype=np.float32),
@@ -221,8 +220,8 @@ def test_bounded_cotangents_change_nothing_but_the_range(bundle, graph):
         * np.float32([1e6, 1e-6, 0])[:, None, None, None],
     }
     feeds |= Runner(models["linearize"])(feeds)
-    plain = Runner(models[graph])(feeds)["pullback"]
-    bounded = Runner(with_bounded_cotangent(models[graph]))(feeds)["pullback"]
+    plain = Runner(models["pullback"])(feeds)["pullback"]
+    bounded = Runner(with_bounded_cotangent(models["pullback"]))(feeds)["pullback"]
     for ours, expected in zip(bounded, plain, strict=True):
         assert np.linalg.norm(ours - expected) <= 1e-5 * np.linalg.norm(expected)
     assert not bounded[2].any()
@@ -231,17 +230,18 @@ def test_bounded_cotangents_change_nothing_but_the_range(bundle, graph):
 @pytest.mark.parametrize("precision", HALVES)
 def test_cotangents_of_any_size_survive_half_precision(graphs, precision):
     """An unnormalised transform makes them as large as 10⁸, beyond what fp16 holds."""
-    run = Runner(rounding(graphs[precision].models["adjoint"]))
+    forward, backward = (Runner(rounding(graphs[precision].models[name])) for name in ("linearize", "pullback"))
     rng = np.random.default_rng(7)
     feeds = {
         "x": rng.random((1, 1, 16, 16), dtype=np.float32),
         "sigma": np.ones(1, np.float32),
         "cotangent": rng.standard_normal((1, 1, 16, 16)).astype(np.float32),
     }
-    expected = run(feeds)["pullback"]
+    feeds |= forward(feeds)
+    expected = backward(feeds)["pullback"]
     # Powers of two: not a bit changes.
     for scale in (2.0**27, 2.0**-27):
-        ours = run({**feeds, "cotangent": feeds["cotangent"] * np.float32(scale)})["pullback"]
+        ours = backward({**feeds, "cotangent": feeds["cotangent"] * np.float32(scale)})["pullback"]
         np.testing.assert_array_equal(ours, expected * np.float32(scale))
 
 
@@ -277,7 +277,7 @@ def test_layers_beyond_the_range_of_fp16_stay_float32(overflowing):
     found = reduce(overflowing, "fp16")
     n_layers = sum(len(m.graph.node) for m in found.models.values())
     assert 0 < len(found.float32_layers) < 0.2 * n_layers
-    assert {name.split("/")[0] for name in found.float32_layers} == {"denoise", "linearize", "pullback", "adjoint"}
+    assert {name.split("/")[0] for name in found.float32_layers} == {"denoise", "linearize", "pullback"}
     nodes = {n.output[0]: n for n in found.models["denoise"].graph.node}
     kept = [nodes[name.split("/")[1]] for name in found.float32_layers if name.startswith("denoise/")]
     assert any(n.op_type == "Conv" for n in kept)

@@ -18,14 +18,17 @@ from onnx import TensorProto, helper
 
 from engine.backends.bundle import MANIFEST, Bundle
 from engine.backends.compiled import FOLDER, RECORD, Compiled, identity_of
+from engine.backends.tensorrt_graphs import messages_of
 from engine.demo import bundle_folder
 from engine.errors import InputError
+from engine.io import files
 from export.build_engine import main
 from export.half.reduced import Reduced, reduce
 from export.tensorrt import build as tensorrt
 from export.tensorrt import compile as compiling
-from export.tensorrt.compile import ALL_GRAPHS, DEFAULT_GRAPHS, Settings, compile_bundle, graph_of
-from export.write import folders
+from export.tensorrt.compile import compile_bundle
+from export.tensorrt.settings import ALL_GRAPHS, Settings
+from export.tensorrt.shapes import graph_of
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: What is fast to compile and all that a runner has to have.
@@ -73,7 +76,7 @@ def settings_for(bundle: Bundle, precision: str, **options: object) -> Settings:
 
 def layer_types(rtx: ModuleType, name: str, model: onnx.ModelProto) -> list[tuple[str, str, str, set[str]]]:
     """(layer, kind, type of its result, types of its inputs) of a graph as the library reads it."""
-    logger = tensorrt._Messages().of(rtx)
+    logger = messages_of(rtx)
     builder = rtx.Builder(logger)
     network, parser = tensorrt.parse(name, model, builder, rtx, logger)
     found = []
@@ -105,11 +108,12 @@ def test_the_library_reads_the_precisions_that_were_written(rtx, demo, reduced, 
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("graph", ["denoise", "adjoint", "guided_fourier"])
+@pytest.mark.parametrize("graph", ["denoise", "pullback", "guided_fourier"])
 def test_the_library_builds_the_demonstration_network(rtx, demo, reduced, graph, precision):
     settings = settings_for(demo, precision, static=True)
     model, shapes = graph_of(graph, reduced[precision], settings)
-    assert shapes["x"] == [(4, 1, 64, 64)] * 3
+    image = shapes["cotangent" if graph == "pullback" else "x"]
+    assert image == [(4, 1, 64, 64)] * 3
     engine = tensorrt.build(graph, model, shapes, rtx, precision=precision)
     assert len(engine) > 1_000_000
 
@@ -139,9 +143,10 @@ def test_the_library_builds_the_published_architecture(rtx, tmp_path):
     bundle = published(tmp_path)
     for precision in PRECISIONS:
         found, settings = reduce(bundle, precision), settings_for(bundle, precision, batch="1,2,4")
-        for graph in ("denoise", "adjoint", "guided_fourier"):
+        for graph in ("denoise", "pullback", "guided_fourier"):
             model, shapes = graph_of(graph, found, settings)
-            assert shapes["x"] == [(n, 1, 256, 256) for n in (1, 2, 4)]
+            image = shapes["cotangent" if graph == "pullback" else "x"]
+            assert image == [(n, 1, 256, 256) for n in (1, 2, 4)]
             engine = tensorrt.build(graph, model, shapes, rtx, precision=precision)
             assert len(engine) > 1_000_000
 
@@ -152,7 +157,7 @@ def test_the_inspector_shows_the_precisions(card, rtx, demo, reduced, precision)
     """What the library made of the graph: it shows that of engines that it has loaded, which takes a GPU."""
     model, shapes = graph_of("denoise", reduced[precision], settings_for(demo, precision))
     engine = tensorrt.build("denoise", model, shapes, rtx, precision=precision, detailed=True)
-    loaded = rtx.Runtime(tensorrt._Messages().of(rtx)).deserialize_cuda_engine(engine)
+    loaded = rtx.Runtime(messages_of(rtx)).deserialize_cuda_engine(engine)
     assert loaded is not None
     shown = loaded.create_engine_inspector().get_engine_information(rtx.LayerInformationFormat.JSON)
     layers = json.loads(shown)["Layers"]
@@ -229,9 +234,9 @@ def test_the_record_and_when_it_is_made_again(rtx, copy, no_compiler, reduced):
     settings = settings_for(copy, "fp16", batch="1,2,4")
     compiled, is_new = compile_bundle(copy, settings, rtx)
     assert is_new
-    assert no_compiler == list(DEFAULT_GRAPHS)
+    assert no_compiler == list(ALL_GRAPHS)
     assert compiled.folder == copy.folder / FOLDER / "tensorrt_rtx-fp16-any"
-    assert {p.name for p in compiled.folder.iterdir()} == {RECORD, *(f"{name}.engine" for name in DEFAULT_GRAPHS)}
+    assert {p.name for p in compiled.folder.iterdir()} == {RECORD, *(f"{name}.engine" for name in ALL_GRAPHS)}
     record = compiled.record
     assert record["library_version"] == rtx.__version__
     assert record["bundle"] == identity_of(copy)
@@ -240,7 +245,7 @@ def test_the_record_and_when_it_is_made_again(rtx, copy, no_compiler, reduced):
     assert record["verification"]["rows"] == reduced["fp16"].verification["rows"]
     assert record["refit"] is False
     assert {"tpdm-engine", "onnx", "onnxruntime"} <= set(record["versions"])
-    assert len({entry["source_sha256"] for entry in record["graphs"].values()}) == len(DEFAULT_GRAPHS)
+    assert len({entry["source_sha256"] for entry in record["graphs"].values()}) == len(ALL_GRAPHS)
     # The bundle itself is as it was.
     assert Bundle.open(copy.folder).manifest == copy.manifest
 
@@ -355,7 +360,7 @@ def test_a_bundle_is_compiled_without_its_checkpoint(rtx, copy, no_compiler, cap
     assert f"wrote {copy.folder / FOLDER / 'tensorrt_rtx-bf16-any'}" in capsys.readouterr().out
     assert main(arguments) == 0
     assert "up to date" in capsys.readouterr().out
-    assert no_compiler == list(DEFAULT_GRAPHS)
+    assert no_compiler == list(ALL_GRAPHS)
 
 
 def test_a_checkpoint_is_exported_and_compiled(rtx, tiny_checkpoints, tmp_path, no_compiler):
@@ -369,7 +374,7 @@ def test_without_tensorrt_one_sentence_says_how_to_get_it(copy, capsys, monkeypa
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     line = refused(capsys, ["--bundle", copy.folder, "--backend", "tensorrt"])
-    assert line.startswith("backend: expected TensorRT, found neither")
+    assert line.startswith("backend: expected TensorRT, got neither")
     assert "pip install tensorrt-rtx-cu13" in line
 
 
@@ -425,7 +430,7 @@ def test_a_full_disk_leaves_nothing(rtx, copy, no_compiler, capsys, monkeypatch)
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     assert main(["--bundle", str(copy.folder), "--backend", "tensorrt"]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list((copy.folder / FOLDER).iterdir()) == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import pickle
 import stat
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,6 +79,71 @@ def test_other_formats(tmp_path, content):
         load_checkpoint(path)
 
 
+def _safetensors(path):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+
+def _onnx(path):
+    onnx = pytest.importorskip("onnx", reason="an ONNX graph needs onnx, of the extra `export`")
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []), producer_name="any"), path)
+
+
+def _nifti(path, compressed):
+    header = bytearray(352)
+    header[:4], header[344:348] = (348).to_bytes(4, "little"), b"n+1\0"
+    path.write_bytes(gzip.compress(bytes(header)) if compressed else bytes(header))
+
+
+def _zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "mine")
+
+
+def _torchscript(path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
+
+
+#: Intact files of other formats, and their names.
+OTHERS = {
+    "a safetensors file": _safetensors,
+    "an ONNX graph": _onnx,
+    "a NIfTI volume": lambda path: _nifti(path, False),
+    "a compressed NIfTI volume": lambda path: _nifti(path, True),
+    "a gzip file": lambda path: path.write_bytes(gzip.compress(b"text")),
+    "a NumPy array": lambda path: np.save(path.open("wb"), np.zeros(3)),
+    "a NumPy archive": lambda path: np.savez(path.open("wb"), a=np.zeros(3)),
+    "a zip archive": _zip,
+    "a TorchScript archive": _torchscript,
+    "an HDF5 file": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)),
+    "an empty file": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_an_intact_file_of_another_format_is_named(tmp_path, kind):
+    path = tmp_path / "file.pt"
+    OTHERS[kind](path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert caught.value.got == f"{kind}, '{path}'"
+    assert caught.value.remedy.startswith("give the file that training by")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", sorted(set(OTHERS) - {"an empty file"}))
+def test_the_first_bytes_of_other_formats_alone_are_no_more_than_damage(tmp_path, kind):
+    """However short, what is left is refused in a sentence."""
+    path = tmp_path / "file.pt"
+    OTHERS[kind](path)
+    content = path.read_bytes()
+    for n in (1, 4, 9, len(content) // 2):
+        path.write_bytes(content[:n])
+        with pytest.raises(CheckpointError, match=r"^ckpt: expected .*file\.pt"):
+            load_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     "write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
 )
@@ -126,7 +195,7 @@ def test_weights_that_are_not_finite(saved, bad, ema):
         next(t for t in tensors if tuple(t.shape) == (8, 1, 3, 3)).view(-1)[3] = bad
 
     change(saved, spoil)
-    with pytest.raises(CheckpointError, match=r"finite weights, 'all_modules\.3\.weight'"):
+    with pytest.raises(CheckpointError, match=r"finite weights, got NaN or infinity in 'all_modules\.3\.weight'"):
         load_checkpoint(saved, ema=ema)
     load_checkpoint(saved, ema=not ema)
 
@@ -134,11 +203,11 @@ def test_weights_that_are_not_finite(saved, bad, ema):
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
-        (lambda stored: stored.pop("ema"), "has none"),
-        (lambda stored: stored["ema"].pop("shadow_params"), "has none"),
-        (lambda stored: stored["ema"]["shadow_params"].pop(), r"has \d+;"),
-        (lambda stored: stored["ema"]["shadow_params"].reverse(), "has another shape for 'all_modules.1.weight'"),
-        (lambda stored: stored["ema"].update(shadow_params=[0.5] * 3), "has 3;"),
+        (lambda stored: stored.pop("ema"), "got none in"),
+        (lambda stored: stored["ema"].pop("shadow_params"), "got none in"),
+        (lambda stored: stored["ema"]["shadow_params"].pop(), r"got \d+ in"),
+        (lambda stored: stored["ema"]["shadow_params"].reverse(), "got another shape for 'all_modules.1.weight'"),
+        (lambda stored: stored["ema"].update(shadow_params=[0.5] * 3), "got 3 in"),
     ],
     ids=["no_ema", "no_list", "too_short", "reversed", "numbers"],
 )

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from engine.errors import InputError
 from networks import CheckpointError, NCSNpp, load_checkpoint, save_checkpoint
 from networks.architecture import TRACELESS
 from networks.checkpoint import read_weights
-from networks.infer import InferenceError, infer_architecture
+from networks.infer import infer_architecture
 
 
 def traceless_of(architecture):
@@ -33,7 +34,7 @@ def test_tensors_give_the_architecture_back(architecture, random_network):
     if fir_shows(architecture):
         assert infer(weights, **traceless_of(architecture)) == architecture
         return
-    with pytest.raises(InferenceError, match=r"--fir/--no-fir$"):
+    with pytest.raises(InputError, match=r"--fir/--no-fir$"):
         infer(weights, **traceless_of(architecture))
     assert infer(weights, fir=architecture.fir, **traceless_of(architecture)) == architecture
 
@@ -55,7 +56,7 @@ def test_no_wrong_flag_fits(architecture, random_network):
         if fir_shows(architecture):
             wrong["fir"] = not architecture.fir
     for name, value in wrong.items():
-        with pytest.raises(InferenceError, match="drop or change the stated options"):
+        with pytest.raises(InputError, match="drop or change the stated options"):
             infer(weights, **{**traceless_of(architecture), name: value})
 
 
@@ -91,7 +92,7 @@ def test_one_open_setting_is_tried(reference_tiny, setting):
 
 def test_random_weights_are_refused_with_the_options(small, random_network):
     weights = random_network(replace(small, progressive_input="residual")).state_dict()
-    with pytest.raises(InferenceError) as error:
+    with pytest.raises(InputError) as error:
         infer(weights)
     for option in ("skip-rescale", "scale-by-sigma", "centered"):
         assert f"--{option}/--no-{option}" in str(error.value)
@@ -102,14 +103,14 @@ def test_weights_that_overflow_are_refused(small, random_network, monkeypatch):
     """A trial that ends in NaN loses; it must not pass for the best."""
     weights = random_network(small).state_dict()
     weights = {k: v * 1e30 if k.endswith("Conv_0.weight") else v for k, v in weights.items()}
-    with pytest.raises(InferenceError, match="no choice clearly denoises"):
+    with pytest.raises(InputError, match="no choice that clearly denoises"):
         infer(weights)
     weights = random_network(replace(small, progressive="residual")).state_dict()
     # Half of the choices give NaN, the others no noise at all, which is an error of exactly 1.
     monkeypatch.setattr(
         NCSNpp, "forward_raw", lambda self, x, _: 0 * x if self.architecture.centered else x * torch.nan
     )
-    with pytest.raises(InferenceError, match=r"\(errors 1 and 1\)"):
+    with pytest.raises(InputError, match=r"\(errors 1 and 1\)"):
         infer(weights)
 
 
@@ -134,9 +135,9 @@ def test_noise_levels_come_from_the_buffer_unless_stated(small, random_network):
     stated = infer(weights, sigma_max=30.0, **traceless_of(small))
     assert (stated.sigma_min, stated.sigma_max) == (0.02, 30.0)
     del weights["sigmas"]
-    with pytest.raises(InferenceError, match="--sigma-min and --sigma-max"):
+    with pytest.raises(InputError, match="--sigma-min and --sigma-max"):
         infer(weights, **traceless_of(small))
-    with pytest.raises(InferenceError, match=r"state --sigma-max$"):
+    with pytest.raises(InputError, match=r"state --sigma-max$"):
         infer(weights, sigma_min=0.1, **traceless_of(small))
     assert infer(weights, sigma_min=0.1, sigma_max=10.0, **traceless_of(small)).sigma_max == 10.0
 
@@ -145,14 +146,14 @@ def test_a_missing_tensor_fits_nothing(small, random_network):
     weights = random_network(small).state_dict()
     for name in ("all_modules.4.Conv_1.bias", "all_modules.4.Dense_0.weight", "all_modules.3.weight"):
         rest = {k: v for k, v in weights.items() if k != name}
-        with pytest.raises(InferenceError, match="no architecture gives these names and shapes"):
+        with pytest.raises(InputError, match="names and shapes of no architecture"):
             infer(rest)
 
 
 def test_a_color_network_fits_nothing(small, random_network):
     weights = random_network(small).state_dict()
     weights["all_modules.3.weight"] = torch.zeros(small.nf, 3, 3, 3)
-    with pytest.raises(InferenceError, match="no architecture gives these names and shapes"):
+    with pytest.raises(InputError, match="names and shapes of no architecture"):
         infer(weights)
 
 
@@ -168,7 +169,7 @@ def test_load_checkpoint_names_options_and_file(small, random_network, tmp_path)
     stored = torch.load(path, weights_only=True)
     del stored["architecture"]
     torch.save(stored, path)
-    with pytest.raises(CheckpointError, match=r"--fir/--no-fir.*--skip-rescale.*plain\.pth"):
+    with pytest.raises(CheckpointError, match=r"plain\.pth'; state .*--fir/--no-fir.*--skip-rescale"):
         load_checkpoint(path)
     loaded, info = load_checkpoint(path, fir=True, skip_rescale=True, scale_by_sigma=True, centered=False)
     assert loaded.architecture == small

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from engine.io.files import replacing
 from engine.io.hdf5 import attribute_of, has, member_of, text_of, word_of
-from engine.io.measurements.kspace_axes import Samples, affine_of, centre, letters_of, middle
-from engine.io.measurements.mri_header import Encoding, encoding_of
-from engine.io.source import Origin
+from engine.io.measurements.kspace_axes import Samples, affine_of, centre, letters_of
+from engine.io.measurements.kspace_data import KSpace
+from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
+from engine.io.source import Source
 
-if TYPE_CHECKING:
-    from engine.io.measurements.kspace import KSpace
-
-#: Slices upwards, rows to the back, columns to the left: axial slices in radiological view.
-DEFAULT_ORIENTATION = "SPL"
 #: Farther away lies no voxel, and none is smaller.
 _MAX_MM, _MIN_VOXEL_MM3 = 1e6, 1e-12
 _OWN_ORIENTATIONS = {"".join(letters) for letters in permutations("RAS")}
@@ -27,7 +23,7 @@ _OWN_ORIENTATIONS = {"".join(letters) for letters in permutations("RAS")}
 _ORIENTATION, _AFFINE, _CROP, _NOISE = "tpdm_orientation", "tpdm_affine", "tpdm_crop", "tpdm_noise"
 
 
-def read_fastmri(file: Any, orientation: str | None, origin: Origin) -> Samples:
+def read_fastmri(file: Any, orientation: str | None, source: Source) -> Samples:
     """Read `kspace` with what lies beside it.
 
     Parameters
@@ -37,119 +33,78 @@ def read_fastmri(file: Any, orientation: str | None, origin: Origin) -> Samples:
         (columns,) or (rows, columns) and `ismrmrd_header`, without which voxels count as 1 mm.
     orientation : str or None
         Where slices, rows and columns count to. None: as the file says, else `DEFAULT_ORIENTATION`.
-    origin : Origin
+    source : Source
 
     Raises
     ------
     InputError
         Another rank or type, or a mask or header that does not fit.
     """
-    dataset = member_of(file, "kspace", origin)
-    with origin.reading("a dataset 'kspace' of complex numbers"):
-        shape, dtype = dataset.shape, dataset.dtype
-        if len(shape) not in (3, 4) or 0 in shape or dtype.kind != "c" or dtype.itemsize > 16:
-            raise origin.refusal(
-                "complex (n_slices, rows, columns) or (n_slices, n_coils, rows, columns) as 'kspace'",
-                f"{dtype} {shape}",
-                "write one scan a file",
-            )
-        data = np.empty(shape, np.complex64)
-        dataset.read_direct(data)
+    dataset = member_of(file, "kspace", source)
+    shape, dtype = dataset.shape, dataset.dtype
+    if len(shape) not in (3, 4) or 0 in shape or dtype.kind != "c" or dtype.itemsize > 16:
+        expected = "complex (n_slices, rows, columns) or (n_slices, n_coils, rows, columns) as 'kspace'"
+        raise source.refusal(expected, f"{dtype} {shape}", "write one scan a file")
+    data = np.empty(shape, np.complex64)
+    dataset.read_direct(data)
     if data.ndim == 4 and data.shape[1] == 1:
         data = data[:, 0]
     n_slices, (rows, columns) = len(data), data.shape[-2:]
-    kept = word_of(file, _ORIENTATION, origin)
+    kept = word_of(file, _ORIENTATION)
     if kept is not None and kept not in _OWN_ORIENTATIONS:
-        raise origin.refusal("letters of RAS as orientation", repr(kept), "save the file again")
-    encoding = _encoding(file, origin)
+        raise source.refusal("letters of RAS as orientation", repr(kept), "save the file again")
+    encoding = _encoding(file, source)
     if encoding is None:
         spacing, n_rows, crop = (1.0, 1.0, 1.0), rows, ((0, rows), (0, columns))
     else:
         spacing, n_rows, crop = grid_of(encoding, rows, columns)
     volume_affine = noise = None
     if kept is not None:
-        n_rows, crop = rows, _own_crop(file, rows, columns, origin)
-        volume_affine = _own_affine(file, origin) if orientation is None else None
-        level = attribute_of(file, _NOISE, (), origin)
+        n_rows, crop = rows, _own_crop(file, rows, columns, source)
+        volume_affine = _own_affine(file, source) if orientation is None else None
+        level = attribute_of(file, _NOISE, (), source)
         noise = None if level is None else float(level)
     letters = orientation if orientation is not None else kept if kept is not None else DEFAULT_ORIENTATION
     affine = affine_of(letters, (n_slices, rows, columns), spacing)
     return Samples(
-        data, _mask(file, (rows, columns), origin), kept is not None, affine, n_rows, crop, volume_affine, noise
+        data, _mask(file, (rows, columns), source), kept is not None, affine, n_rows, crop, volume_affine, noise
     )
 
 
-def grid_of(
-    encoding: Encoding, rows: int, columns: int
-) -> tuple[tuple[float, float, float], int, tuple[tuple[int, int], tuple[int, int]]]:
-    """Return the image's grid for samples of an encoding.
-
-    Samples lie 1/FOV apart, and so pixels are as wide as the encoded field of view over the number of samples,
-    whatever matrix the header names. A readout is oversampled where the encoded field of view exceeds that of the
-    image.
-
-    Parameters
-    ----------
-    encoding : Encoding
-    rows, columns : int
-        Samples along the readout and the phase encoding.
-
-    Returns
-    -------
-    spacing_mm : (float, float, float)
-        Of slices, rows and columns.
-    n_rows : int
-        Rows without oversampling.
-    crop : ((int, int), (int, int))
-        The final image in those rows and in the columns.
-    """
-    encoded, recon = encoding.encoded, encoding.recon
-    # Where the oversampling has gone already the header still tells of it.
-    is_cropped = rows != encoded.matrix[0] and rows == recon.matrix[0]
-    row_mm = (recon if is_cropped else encoded).fov_mm[0] / rows
-    column_mm = encoded.fov_mm[1] / columns
-    n_rows = max(1, min(rows, round(recon.fov_mm[0] / row_mm)))
-    n_columns = max(1, min(columns, round(recon.fov_mm[1] / column_mm)))
-    spacing = (encoded.fov_mm[2] / encoded.matrix[2], row_mm, column_mm)
-    return spacing, n_rows, ((0, n_rows), middle(columns, n_columns))
-
-
-def _encoding(file: Any, origin: Origin) -> Encoding | None:
+def _encoding(file: Any, source: Source) -> Encoding | None:
     name = "ismrmrd_header"
-    if not has(file, name, origin):
+    if not has(file, name):
         return None
-    return encoding_of(text_of(member_of(file, name, origin), name, origin), origin)
+    return encoding_of(text_of(member_of(file, name, source), name, source), source)
 
 
-def _mask(file: Any, shape: tuple[int, int], origin: Origin) -> np.ndarray | None:
-    if not has(file, "mask", origin):
+def _mask(file: Any, shape: tuple[int, int], source: Source) -> np.ndarray | None:
+    if not has(file, "mask"):
         return None
-    dataset = member_of(file, "mask", origin)
-    with origin.reading("a dataset 'mask' of numbers"):
-        if dataset.shape not in ((shape[1],), shape) or dataset.dtype.kind not in "buif":
-            raise origin.refusal(
-                f"numbers {shape[1:]} or {shape} as 'mask'", f"{dataset.dtype} {dataset.shape}", "write the mask again"
-            )
-        return np.asarray(dataset[()])
+    dataset = member_of(file, "mask", source)
+    if dataset.shape not in ((shape[1],), shape) or dataset.dtype.kind not in "buif":
+        expected = f"numbers {shape[1:]} or {shape} as 'mask'"
+        raise source.refusal(expected, f"{dataset.dtype} {dataset.shape}", "write the mask again")
+    return np.asarray(dataset[()])
 
 
-def _own_crop(file: Any, rows: int, columns: int, origin: Origin) -> tuple[tuple[int, int], tuple[int, int]]:
-    crop = attribute_of(file, _CROP, (2, 2), origin)
+def _own_crop(file: Any, rows: int, columns: int, source: Source) -> tuple[tuple[int, int], tuple[int, int]]:
+    crop = attribute_of(file, _CROP, (2, 2), source)
     if crop is None:
         return (0, rows), (0, columns)
     if not ((crop[:, 0] >= 0) & (crop[:, 0] < crop[:, 1]) & (crop[:, 1] <= (rows, columns))).all():
-        raise origin.refusal("a crop within the image", f"{crop.tolist()}", "save the file again")
+        raise source.refusal("a crop within the image", f"{crop.tolist()}", "save the file again")
     (first, stop), (left, right) = crop.astype(int).tolist()
     return (first, stop), (left, right)
 
 
-def _own_affine(file: Any, origin: Origin) -> np.ndarray | None:
-    affine = attribute_of(file, _AFFINE, (4, 4), origin)
+def _own_affine(file: Any, source: Source) -> np.ndarray | None:
+    affine = attribute_of(file, _AFFINE, (4, 4), source)
     if affine is None:
         return None
     is_affine = (abs(affine) < _MAX_MM).all() and (affine[3] == (0, 0, 0, 1)).all()
     if not (is_affine and abs(np.linalg.det(affine[:3, :3])) > _MIN_VOXEL_MM3):
-        raise origin.refusal("an affine of independent axes, in mm", f"{affine.tolist()}", "save the file again")
+        raise source.refusal("an affine of independent axes, in mm", f"{affine.tolist()}", "save the file again")
     return affine
 
 
@@ -181,7 +136,6 @@ def save_fastmri(path: str | Path, kspace: KSpace, *, noise: float | None = None
         is_of_lines = bool((kspace.mask == kspace.mask[:1]).all())
         file["mask"] = kspace.mask[0] if is_of_lines else kspace.mask
         file["ismrmrd_header"] = _header(kspace)
-        # Of fixed length: see `word_of`.
         file.attrs[_ORIENTATION] = np.bytes_(letters_of(kspace.plane))
         file.attrs[_AFFINE] = kspace.affine
         file.attrs[_CROP] = np.asarray(kspace.crop)

@@ -26,7 +26,7 @@ from engine.io.measurements.geometry_fields import (
     vector,
     wrong,
 )
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation, directions_of
 from engine.operators.radon import centre_of_rotation
 from engine.volume import Plane
 from kernels.geometry import LARGEST_DETECTOR
@@ -37,8 +37,6 @@ _KEYS = (
     *("beam", "angles_deg", "angles_rad", "bins", "bin_spacing_mm", "bin_offset_mm", *_FAN_KEYS),
     *("pixel_mm", "rows", "columns", "size", "rotation_centre_px", "affine", *_PLACE_KEYS),
 )
-#: World axis (right, anterior, superior) and sign of every direction.
-_DIRECTIONS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 #: Far more than a detector has.
 _MAX_SIDE = 16384
 #: Relative error of pixel sizes that were written with few digits, and of right angles.
@@ -78,7 +76,7 @@ class ScanGeometry:
 
     def affine_of(self, n_slices: int) -> np.ndarray:
         """Voxel indices of the volume of that many slices to mm, float64 (4, 4)."""
-        return Frame.of((n_slices, *self.image_shape), self.image_affine).volume_affine
+        return Orientation.of((n_slices, *self.image_shape), self.image_affine).volume_affine
 
 
 def load_geometry(path: str | Path, n_views: int, n_bins: int) -> ScanGeometry:
@@ -143,11 +141,11 @@ def load_geometry(path: str | Path, n_views: int, n_bins: int) -> ScanGeometry:
     centre = vector(fields.get("rotation_centre_px", middle), "rotation_centre_px", 2)
     affine = _affine(fields, pixel_mm, centre)
 
-    frame = Frame.of((1, *shape), affine)
+    orientation = Orientation.of((1, *shape), affine)
     # Axes of the volume along which slices, rows and columns of the scan's image run.
-    of_slices, of_rows, of_columns = axes = [frame.order.index(axis) for axis in range(3)]
+    of_slices, of_rows, of_columns = axes = [orientation.order.index(axis) for axis in range(3)]
     plane = Plane((of_slices, min(of_rows, of_columns), max(of_rows, of_columns)))
-    slices_reversed, rows_flipped, columns_flipped = (frame.flipped[axis] for axis in axes)
+    slices_reversed, rows_flipped, columns_flipped = (orientation.flipped[axis] for axis in axes)
     # A mirrored image has mirrored rays. What was at angle θ is now where it says, with bins the other way round.
     turns: list[float] = []
     if rows_flipped:
@@ -187,8 +185,8 @@ def save_geometry(
     InputError
         An affine that lies otherwise; pixels that are not square.
     """
-    frame = Frame.of((1, 1, 1), affine)
-    if frame.order != (0, 1, 2) or any(frame.flipped):
+    orientation = Orientation.of((1, 1, 1), affine)
+    if orientation.order != (0, 1, 2) or any(orientation.flipped):
         expected = "the affine of a volume whose axes run to the right, the front and the top"
         raise wrong(expected, str(np.round(affine[:3, :3], 3).tolist()), "bring the volume into this order")
     image_affine = np.asarray(affine, np.float64)[:, [*plane.axes, 3]]
@@ -279,17 +277,13 @@ def _affine(fields: dict[str, Any], pixel_mm: float, centre: tuple[float, ...]) 
             raise wrong("independent axes and a last line of 0, 0, 0, 1 in affine", "another matrix", "mend it")
         _check_square(affine, pixel_mm)
         return affine
-    orientation = fields.get("orientation", "SRA")
-    letters = orientation if isinstance(orientation, str) and len(orientation) == 3 else "?"
-    if sorted(_DIRECTIONS.get(letter, (-1, 0))[0] for letter in letters) != [0, 1, 2]:
+    letters = fields.get("orientation", "SRA")
+    directions = directions_of(letters) if isinstance(letters, str) else None
+    if directions is None:
         expected = "three letters as orientation, one each of R or L, A or P, S or I"
-        raise wrong(expected, shown(orientation), "SPL and IPL are usual")
+        raise wrong(expected, shown(letters), "SPL and IPL are usual")
     affine = np.eye(4)
-    affine[:3, :3] = 0
-    spacings = length(fields, "slice_spacing_mm"), pixel_mm, pixel_mm
-    for axis, (letter, spacing) in enumerate(zip(letters, spacings, strict=True)):
-        towards, sign = _DIRECTIONS[letter]
-        affine[towards, axis] = sign * spacing
+    affine[:3, :3] = directions * (length(fields, "slice_spacing_mm"), pixel_mm, pixel_mm)
     if "origin_mm" in fields:
         affine[:3, 3] = vector(fields["origin_mm"], "origin_mm", 3)
     else:

@@ -5,30 +5,28 @@ Format: Inati et al., "ISMRM Raw data format", MRM 77:411 (2017).
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from engine.errors import InputError
-from engine.io.hdf5 import MAX_BYTES, MAX_RATIO, member_of, text_of
-from engine.io.measurements.fastmri import DEFAULT_ORIENTATION, grid_of
+from engine.io.guard import allow
+from engine.io.hdf5 import MAX_RATIO, member_of, text_of
 from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
-from engine.io.measurements.ismrmrd_records import heads_of
 from engine.io.measurements.kspace_axes import Samples, affine_of, centred_inverse, middle
-from engine.io.measurements.mri_header import Encoding, encoding_of
-from engine.io.source import Origin
+from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
+from engine.io.source import Source
 
 #: Acquisitions that are no image.
 _SKIPPED = (
     "NOISE_MEASUREMENT NAVIGATION_DATA PHASECORR_DATA HPFEEDBACK_DATA DUMMYSCAN_DATA RTFEEDBACK_DATA "
     "SURFACECOILCORRECTIONSCAN_DATA PHASE_STABILIZATION_REFERENCE PHASE_STABILIZATION"
 ).split()
-#: Readouts that are read at once, of a small file.
-_AT_ONCE = 64
 
 
-def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples:
+def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples:
     """Read the group `dataset` of an ISMRMRD file.
 
     Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
@@ -40,7 +38,7 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
     orientation : str or None
         Where slices, readout and phase encoding count to, instead of what the file says of its position. None, and
         nothing in the file: `DEFAULT_ORIENTATION`.
-    origin : Origin
+    source : Source
 
     Raises
     ------
@@ -48,35 +46,41 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
         Not Cartesian, several contrasts, phases, repetitions or sets, lines that are missing, double, or do not fit the
         header, slices sampled differently; `ismrmrd` is not installed.
     """
-    ismrmrd = _package(origin)
-    encoding = encoding_of(text_of(member_of(group, "xml", origin), "xml", origin), origin)
+    ismrmrd = _package(source)
+    encoding = encoding_of(text_of(member_of(group, "xml", source), "xml", source), source)
     if encoding.trajectory != "cartesian":
-        raise origin.refusal("a Cartesian trajectory", repr(encoding.trajectory[:40]), "grid the samples first")
-    dataset = member_of(group, "data", origin)
-    heads = heads_of(dataset, origin)
-    kept = np.flatnonzero(_is_image(heads, encoding, ismrmrd))
-    heads = heads[kept]
-    _check_one_image(heads, ismrmrd, origin)
-    n_channels, lines = _placed(heads, encoding, origin)
+        raise source.refusal("a Cartesian trajectory", repr(encoding.trajectory[:40]), "grid the samples first")
+    dataset = member_of(group, "data", source)
+    if dataset.ndim != 1 or (dataset.dtype.names or ())[:1] != ("head",):
+        raise source.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
+    records = dataset[:]
+    kept = np.flatnonzero(_is_image(records["head"], encoding, ismrmrd))
+    heads = records["head"][kept]
+    _check_one_image(heads, ismrmrd, source)
+    n_channels, lines = _placed(heads, encoding, source)
     rows, columns, n_partitions = encoding.encoded.matrix
     slice_numbers, slices = np.unique(heads["idx"]["slice"], return_inverse=True)
     if n_partitions > 1 and len(slice_numbers) > 1:
-        raise origin.refusal("one slab of partitions", f"{len(slice_numbers)} slabs", "write each to its own file")
+        raise source.refusal("one slab of partitions", f"{len(slice_numbers)} slabs", "write each to its own file")
     depths = lines[:, 1] if n_partitions > 1 else slices
     n_slices = max(len(slice_numbers), n_partitions)
-    _check_size((n_slices, n_channels, rows, columns), heads, origin)
+    _check_size((n_slices, n_channels, rows, columns), heads, source)
     total = np.zeros((n_slices, n_channels, rows, columns), np.complex64)
     # Samples are averaged where they were taken; a partial echo has fewer.
     count = np.zeros((n_slices, rows, columns), np.float32)
-    for j, readout in _readouts(dataset, kept, heads, ismrmrd, origin):
-        first, stop, column, depth = lines[j, 2], lines[j, 3], lines[j, 0], depths[j]
+    discarded = heads["discard_pre"].tolist()
+    for record, (column, _, first, stop), depth, begin in zip(
+        records[kept], lines.tolist(), depths, discarded, strict=True
+    ):
+        # Here the package compares the samples that there are with their number in the head.
+        readout = ismrmrd.file.Acquisitions.from_numpy(record).data[:, begin : begin + stop - first]
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later
             total[depth, :, first:stop, column] += readout
         count[depth, first:stop, column] += 1
-    mask = _shared_mask(count, n_partitions > 1, origin)
+    mask = _shared_mask(count, n_partitions > 1, source)
     for part, number in zip(total, count, strict=True):
         part /= np.maximum(number, 1)
-    order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, origin)
+    order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, source)
     if n_partitions > 1:
         order = np.arange(*_slab(encoding))
         total = _slices_of_slab(total, encoding)
@@ -87,15 +91,15 @@ def read_ismrmrd(group: Any, orientation: str | None, origin: Origin) -> Samples
     return Samples(data, mask, True, affine, n_rows, crop, slices=numbers, n_slices=n_slices)
 
 
-def _package(origin: Origin) -> ModuleType:
+def _package(source: Source) -> ModuleType:
     try:
         import ismrmrd
         import ismrmrd.file
         import ismrmrd.hdf5
     except ImportError as error:
         raise InputError(
-            origin.argument,
-            f"the package ismrmrd to read '{origin.path}'",
+            source.argument,
+            f"the package ismrmrd to read '{source.path}'",
             "none",
             "`pip install -c constraints.txt -e '.[mri]'`",
         ) from error
@@ -119,34 +123,34 @@ def _is_image(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> np.
     return ~skipped
 
 
-def _check_one_image(heads: np.ndarray, ismrmrd: ModuleType, origin: Origin) -> None:
+def _check_one_image(heads: np.ndarray, ismrmrd: ModuleType, source: Source) -> None:
     if not len(heads):
-        raise origin.refusal("acquisitions of an image", "none", "check the file")
+        raise source.refusal("acquisitions of an image", "none", "check the file")
     for name in ("contrast", "phase", "repetition", "set"):
         values = np.unique(heads["idx"][name])
         if len(values) > 1:
-            raise origin.refusal(f"one {name}", f"{len(values)}", "write the one to reconstruct to its own file")
+            raise source.refusal(f"one {name}", f"{len(values)}", "write the one to reconstruct to its own file")
     if (heads["encoding_space_ref"] != 0).any():
-        raise origin.refusal("one encoding", "several", "write the one to reconstruct to its own file")
+        raise source.refusal("one encoding", "several", "write the one to reconstruct to its own file")
     if _is_set(heads, "REVERSE", ismrmrd).any():
-        raise origin.refusal("readouts in one direction", "reversed ones", "correct and sort an echo-planar scan first")
+        raise source.refusal("readouts in one direction", "reversed ones", "correct and sort an echo-planar scan first")
     counters = np.stack([heads["idx"][n] for n in ("slice", "kspace_encode_step_1", "kspace_encode_step_2", "average")])
     if len(np.unique(counters, axis=1).T) < len(heads):
-        raise origin.refusal("every line once in an average", "some twice", "leave out what belongs to another image")
+        raise source.refusal("every line once in an average", "some twice", "leave out what belongs to another image")
 
 
-def _placed(heads: np.ndarray, encoding: Encoding, origin: Origin) -> tuple[int, np.ndarray]:
+def _placed(heads: np.ndarray, encoding: Encoding, source: Source) -> tuple[int, np.ndarray]:
     """The number of channels; and of every readout its column, partition, first row and the one past the last."""
     channels = np.unique(heads["active_channels"])
     if len(channels) > 1 or channels[0] < 1:
-        raise origin.refusal("the same channels in every readout", f"{channels[:4].tolist()}", "convert the scan again")
+        raise source.refusal("the same channels in every readout", f"{channels[:4].tolist()}", "convert the scan again")
     n_x, n_y, n_z = encoding.encoded.matrix
     places = []
     for number, n, centre in zip((1, 2), (n_y, n_z), encoding.centres, strict=True):
         place = heads["idx"][f"kspace_encode_step_{number}"].astype(np.int64)
         # A single line or partition is placed by nothing, but there must be one.
-        origin_of_count = place.min() if n == 1 else n // 2 if centre is None else centre
-        places.append(place - origin_of_count + n // 2)
+        first_count = place.min() if n == 1 else n // 2 if centre is None else centre
+        places.append(place - first_count + n // 2)
     n_samples = heads["number_of_samples"].astype(np.int64)
     centre_sample = heads["center_sample"].astype(np.int64)
     # Whole readouts whose centre was never filled in.
@@ -159,7 +163,7 @@ def _placed(heads: np.ndarray, encoding: Encoding, origin: Origin) -> tuple[int,
         fits &= (place >= 0) & (place < n)
     if not fits.all():
         column, partition, low, high = lines[~fits][0].tolist()
-        raise origin.refusal(
+        raise source.refusal(
             f"readouts within the encoded matrix {encoding.encoded.matrix}",
             f"samples {low} to {high - 1} of line {column}, partition {partition}",
             "mend the header's matrix or the centres of its limits",
@@ -167,42 +171,24 @@ def _placed(heads: np.ndarray, encoding: Encoding, origin: Origin) -> tuple[int,
     return int(channels[0]), lines
 
 
-def _check_size(shape: tuple[int, ...], heads: np.ndarray, origin: Origin) -> None:
+def _check_size(shape: tuple[int, ...], heads: np.ndarray, source: Source) -> None:
     n_claimed = 8 * int((heads["number_of_samples"].astype(np.int64) * heads["active_channels"]).sum())
-    n_grid = 8 * int(np.prod([float(side) for side in shape]))
-    if n_grid > min(MAX_BYTES, MAX_RATIO * n_claimed):
-        raise origin.refusal(
-            f"a matrix of at most {MAX_BYTES} bytes, filled to 1 in {MAX_RATIO}",
-            f"{shape} for {n_claimed} bytes of samples",
-            "mend the header's matrix or split the scan",
-        )
+    n_grid = 8 * math.prod(shape)
+    allow(n_grid, source)
+    if n_grid > MAX_RATIO * n_claimed:
+        expected = f"a matrix that is filled to 1 in {MAX_RATIO}"
+        got = f"{shape} for {n_claimed} bytes of samples"
+        raise source.refusal(expected, got, "mend the header's matrix or split the scan")
 
 
-def _readouts(dataset: Any, kept: np.ndarray, heads: np.ndarray, ismrmrd: ModuleType, origin: Origin) -> Any:
-    """Yield the number of each acquisition and its samples without those to discard, (n_channels, n)."""
-    acquisitions = ismrmrd.file.Acquisitions(dataset)
-    for begin in range(0, len(kept), _AT_ONCE):
-        chosen = kept[begin : begin + _AT_ONCE]
-        with origin.reading("acquisitions as 'data'"):
-            found = (
-                acquisitions[int(chosen[0]) : int(chosen[-1]) + 1] if chosen[-1] - chosen[0] < 2 * _AT_ONCE else None
-            )
-            for j, index in enumerate(chosen.tolist(), begin):
-                # Far apart, what lies between is not read.
-                one = acquisitions[index] if found is None else found[index - int(chosen[0])]
-                head = heads[j]
-                n = int(head["number_of_samples"])
-                yield j, one.data[:, int(head["discard_pre"]) : n - int(head["discard_post"])]
-
-
-def _shared_mask(count: np.ndarray, is_slab: bool, origin: Origin) -> np.ndarray:
+def _shared_mask(count: np.ndarray, is_slab: bool, source: Source) -> np.ndarray:
     sampled = count > 0
     unlike = np.flatnonzero((sampled != sampled[0]).any(axis=(1, 2)))
     if len(unlike):
         what = "partition" if is_slab else "slice"
         remedy = "fill or transform the partition direction first" if is_slab else "split the scan by its masks"
         n, n_first = int(sampled[unlike[0]].sum()), int(sampled[0].sum())
-        raise origin.refusal(
+        raise source.refusal(
             f"the same samples in every {what}", f"{n} in {what} {unlike[0]}, {n_first} in {what} 0", remedy
         )
     return sampled[0].astype(np.float32)
@@ -223,7 +209,7 @@ def _slab(encoding: Encoding) -> tuple[int, int]:
 
 
 def _geometry(
-    heads: np.ndarray, slices: np.ndarray, encoding: Encoding, orientation: str | None, origin: Origin
+    heads: np.ndarray, slices: np.ndarray, encoding: Encoding, orientation: str | None, source: Source
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], tuple[int, int]], int]:
     """The order of slices, the affine of (slice, row, column), the crop, and the rows without oversampling."""
     rows, columns, n_partitions = encoding.encoded.matrix
@@ -232,13 +218,13 @@ def _geometry(
     placed = None
     if orientation is None:
         firsts = heads[np.unique(slices, return_index=True)[1]]
-        placed = slice_order_and_affine(firsts, heads, (rows, columns), spacing, n_partitions, origin)
+        placed = slice_order_and_affine(firsts, heads, (rows, columns), spacing, n_partitions, source)
     if placed is not None:
         order, affine = placed
     else:
         numbers = np.unique(heads["idx"]["slice"])
         if np.ptp(numbers) >= len(numbers):
-            raise origin.refusal(
+            raise source.refusal(
                 "slices without gaps where nothing states their position",
                 f"{len(numbers)} of {np.ptp(numbers) + 1}",
                 "number them without gaps",

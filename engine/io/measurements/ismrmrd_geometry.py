@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.io.source import Origin
+from engine.io.source import Source
 
 #: ISMRMRD's axes are DICOM's (left, posterior, superior).
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -18,7 +18,7 @@ def slice_order_and_affine(
     shape: tuple[int, int],
     spacing_mm: tuple[float, float, float],
     n_partitions: int,
-    origin: Origin,
+    source: Source,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Sort slices by their position, and place (slice, row, column).
 
@@ -37,7 +37,7 @@ def slice_order_and_affine(
         Of slices, rows, columns; between slices that have different positions these count.
     n_partitions : int
         1 for slices, else those of the slab.
-    origin : Origin
+    source : Source
 
     Returns
     -------
@@ -56,7 +56,7 @@ def slice_order_and_affine(
         return None
     axes = directions[0].T
     if not np.isfinite(directions).all() or abs(axes.T @ axes - np.eye(3)).max() > _TOLERANCE:
-        raise origin.refusal(
+        raise source.refusal(
             "perpendicular unit vectors as read_dir, phase_dir and slice_dir",
             f"{np.round(directions[0], 3).tolist()}",
             "mend them, or state the orientation with --orientation",
@@ -64,10 +64,10 @@ def slice_order_and_affine(
     everywhere = np.stack([heads[name] for name in ("slice_dir", "read_dir", "phase_dir")], axis=1)
     # Written so that NaN fails too.
     if not bool((abs(everywhere - directions[0]) <= _TOLERANCE).all()):
-        raise origin.refusal("parallel slices", "several directions", "write each stack to its own file")
+        raise source.refusal("parallel slices", "several directions", "write each stack to its own file")
     positions = firsts["position"].astype(np.float64)
     if not np.isfinite(positions).all() or abs(positions).max() > 1e5:
-        raise origin.refusal("finite positions in mm", "others", "mend them, or state the orientation")
+        raise source.refusal("finite positions in mm", "others", "mend them, or state the orientation")
     order, step = np.arange(len(firsts)), axes[:, 0] * spacing_mm[0]
     if n_partitions == 1 and len(firsts) > 1 and np.ptp(positions, axis=0).max() > 0:
         order = np.argsort(positions @ axes[:, 0], kind="stable")
@@ -77,7 +77,7 @@ def slice_order_and_affine(
         length = float(step @ axes[:, 0])
         if not length > 0 or abs(steps - step).max() > _TOLERANCE * length:
             distances = np.round(steps @ axes[:, 0], 3)
-            raise origin.refusal(
+            raise source.refusal(
                 "slices at equal distances", f"{distances.min()} to {distances.max()} mm", "leave out those apart"
             )
     (n_rows, n_columns), middle_slice = shape, n_partitions // 2 if n_partitions > 1 else 0

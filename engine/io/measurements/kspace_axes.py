@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.fft
 
 from engine.errors import InputError
-from engine.io.orientation import Frame
-from engine.volume import Plane
+from engine.io.orientation import Orientation, directions_of
 
-#: World axis and sign of each letter, in (right, anterior, superior).
-_LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+if TYPE_CHECKING:
+    from engine.volume import Plane
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class FileGrid:
         Rows (readout) and columns (phase encoding) of images without oversampling.
     n_rows : int
         With it.
-    frame : Frame
+    orientation : Orientation
         How (slice, row, column) lie in the volume.
     """
 
@@ -84,7 +83,7 @@ class FileGrid:
     n_slices: int
     shape: tuple[int, int]
     n_rows: int
-    frame: Frame
+    orientation: Orientation
 
     def shapes(self, n_coils: int) -> list[tuple[int, int, int, int]]:
         """Shapes (n_slices, n_coils, rows, columns) that `brought` takes: without oversampling, or with it."""
@@ -94,7 +93,7 @@ class FileGrid:
 
     def brought(self, images: np.ndarray) -> np.ndarray:
         """Return images, of one of `shapes`, on the grid of `KSpace`: contiguous, (len(slices), n_coils, h, w)."""
-        _, is_transposed, flips = _layout(self.frame)
+        _, is_transposed, flips = _layout(self.orientation)
         first, stop = (0, self.shape[0]) if images.shape[2] == self.shape[0] else middle(self.n_rows, self.shape[0])
         back = [slice(None, None, -1 if is_flipped else 1) for is_flipped in flips]
         if len(images) == self.n_slices:
@@ -124,9 +123,8 @@ def affine_of(orientation: str, shape: tuple[int, int, int], spacing_mm: tuple[f
     InputError
         No three such letters, or two of one axis.
     """
-    letters = orientation.upper()
-    axes = [_LETTERS[letter][0] for letter in letters if letter in _LETTERS]
-    if len(letters) != 3 or sorted(axes) != [0, 1, 2]:
+    directions = directions_of(orientation.upper())
+    if directions is None:
         raise InputError(
             "orientation",
             "three letters, of R or L, A or P, and S or I, in which slices, rows and columns count",
@@ -134,10 +132,7 @@ def affine_of(orientation: str, shape: tuple[int, int, int], spacing_mm: tuple[f
             "SPL is axial in radiological view",
         )
     affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, (letter, step) in enumerate(zip(letters, spacing_mm, strict=True)):
-        world, sign = _LETTERS[letter]
-        affine[world, axis] = sign * step
+    affine[:3, :3] = directions * spacing_mm
     affine[:3, 3] = -affine[:3, :3] @ [n // 2 for n in shape]
     return affine
 
@@ -162,6 +157,8 @@ def cropped_along_rows(data: np.ndarray, n_kept: int) -> np.ndarray:
     n_kept : int
         Rows of the result.
     """
+    import scipy.fft
+
     first, stop = middle(data.shape[-2], n_kept)
     kept = np.empty((*data.shape[:-2], n_kept, data.shape[-1]), np.complex64)
     for part, result in zip(data, kept, strict=True):
@@ -174,6 +171,8 @@ def cropped_along_rows(data: np.ndarray, n_kept: int) -> np.ndarray:
 
 def centred_inverse(data: np.ndarray, axis: int) -> np.ndarray:
     """Return the inverse of the centred transform along one axis."""
+    import scipy.fft
+
     spectra = np.fft.ifftshift(data, axes=axis)
     return np.asarray(np.fft.fftshift(scipy.fft.ifft(spectra, axis=axis, norm="ortho", overwrite_x=True), axes=axis))
 
@@ -199,7 +198,7 @@ def ramp(n: int, shift: int | None = None) -> np.ndarray:
     return np.exp(-2j * np.pi * turns / n).astype(np.complex64)
 
 
-def arranged(data: np.ndarray, mask: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray, Plane]:
+def arranged(data: np.ndarray, mask: np.ndarray, orientation: Orientation) -> tuple[np.ndarray, np.ndarray, Plane]:
     """Bring a stack's axes to those of a volume: rows and columns in the order of its axes, nothing reversed.
 
     Parameters
@@ -207,7 +206,7 @@ def arranged(data: np.ndarray, mask: np.ndarray, frame: Frame) -> tuple[np.ndarr
     data : complex64 (n_slices, ..., h, w)
         In the convention of `MaskedFourier`.
     mask : float32 (h, w)
-    frame : Frame
+    orientation : Orientation
         How (slice, row, column) of the image lie in the volume.
 
     Returns
@@ -217,7 +216,7 @@ def arranged(data: np.ndarray, mask: np.ndarray, frame: Frame) -> tuple[np.ndarr
     plane : Plane
         The one that cuts the volume into this stack.
     """
-    plane, is_transposed, flips = _layout(frame)
+    plane, is_transposed, flips = _layout(orientation)
     for axis, is_flipped in zip((-2, -1), flips[1:], strict=True):
         if is_flipped:
             n = mask.shape[axis]
@@ -235,10 +234,10 @@ def arranged(data: np.ndarray, mask: np.ndarray, frame: Frame) -> tuple[np.ndarr
 
 
 def arranged_crop(
-    crop: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, int], frame: Frame
+    crop: tuple[tuple[int, int], tuple[int, int]], shape: tuple[int, int], orientation: Orientation
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return where the rows and columns of a crop, of images of that shape, lie after `arranged`."""
-    _, is_transposed, flips = _layout(frame)
+    _, is_transposed, flips = _layout(orientation)
     rows, columns = (
         (n - stop, n - first) if is_flipped else (first, stop)
         for (first, stop), n, is_flipped in zip(crop, shape, flips[1:], strict=True)
@@ -246,8 +245,10 @@ def arranged_crop(
     return (columns, rows) if is_transposed else (rows, columns)
 
 
-def _layout(frame: Frame) -> tuple[Plane, bool, tuple[bool, bool, bool]]:
+def _layout(orientation: Orientation) -> tuple[Plane, bool, tuple[bool, bool, bool]]:
     """The plane, whether rows and columns change places, and which of (slice, row, column) run backwards."""
-    slice_axis, row, column = (frame.order.index(axis) for axis in range(3))
-    flips = (frame.flipped[slice_axis], frame.flipped[row], frame.flipped[column])
+    from engine.volume import Plane
+
+    slice_axis, row, column = (orientation.order.index(axis) for axis in range(3))
+    flips = (orientation.flipped[slice_axis], orientation.flipped[row], orientation.flipped[column])
     return Plane((slice_axis, min(row, column), max(row, column))), row > column, flips

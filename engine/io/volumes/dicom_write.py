@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +17,10 @@ from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
 from engine.errors import InputError
-from engine.io.files import replacing
-from engine.io.volumes.dicom_files import first_header, read_dataset, reading
+from engine.io.files import replacing_folder
+from engine.io.guard import guarded
+from engine.io.source import Source
+from engine.io.volumes.dicom_files import first_header
 from engine.io.volumes.dicom_frames import MAX_COSINE, MAX_POSITION_MM, MAX_SPACING_MM, MAX_TILT_DEG
 
 #: Says in each file which program wrote it: only series of our own are replaced.
@@ -90,34 +90,26 @@ def write_series(
     slope = format_number_as_ds((high - low) / _LEVELS or 1.0)
     _add_image(series, data, orientation, spacing, step, (slope, intercept))
     _keep(series, template, keep)
-    _check_target(folder)
-
-    part = folder.with_name(f".part{os.getpid()}-{folder.name}")
     n_slices = data.shape[2]
     n_digits = max(4, len(str(n_slices)))
     normal = np.cross(orientation[:3], orientation[3:])
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for k in range(n_slices):
-            position = origin + k * step
-            series.SOPInstanceUID = series.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid(None)
-            series.InstanceNumber = k + 1
-            series.ImagePositionPatient = _decimals(position)
-            series.SliceLocation = _decimals([position @ normal])
-            levels = np.rint((data[:, :, k].T.astype(np.float64) - float(intercept)) / float(slope))
-            series.PixelData = np.clip(levels, 0, _LEVELS).astype("<u2").tobytes()
-            series["PixelData"].VR = "OW"
-            with replacing(part / f"IM{k + 1:0{n_digits}d}.dcm") as temporary, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                series.save_as(temporary, enforce_file_format=True)
-        _put_in_place(part, folder)
+        with replacing_folder(folder, _check_target) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for k in range(n_slices):
+                position = origin + k * step
+                series.SOPInstanceUID = series.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid(None)
+                series.InstanceNumber = k + 1
+                series.ImagePositionPatient = _decimals(position)
+                series.SliceLocation = _decimals([position @ normal])
+                levels = np.rint((data[:, :, k].T.astype(np.float64) - float(intercept)) / float(slope))
+                series.PixelData = np.clip(levels, 0, _LEVELS).astype("<u2").tobytes()
+                series["PixelData"].VR = "OW"
+                series.save_as(part / f"IM{k + 1:0{n_digits}d}.dcm", enforce_file_format=True)
     except OSError as error:
         raise InputError(
             "folder", f"a place for {n_slices} files", f"'{error.strerror}' at '{folder}'", "choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_series(affine: np.ndarray, source: str | Path | None = None, keep: Sequence[str] = ()) -> None:
@@ -205,7 +197,7 @@ def _template(source: str | Path | None, keep: Sequence[str]) -> Dataset:
                 "keep", f"a source to keep {', '.join(keep)} from", "none", "name the folder of a DICOM series"
             )
         return Dataset()
-    return first_header(source, ["Modality", *keep], "source")
+    return first_header(Source(Path(source), "source"), ["Modality", *keep])
 
 
 def _series(template: Dataset, description: str) -> FileDataset:
@@ -311,33 +303,22 @@ def _check_target(folder: Path) -> None:
         raise InputError("folder", "an existing parent", f"'{folder}'", f"make '{folder.parent}' first")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError("folder", "a new folder or an earlier result", f"another file at '{folder}'", "move it")
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if not _is_ours(path):
-            raise InputError(
-                "folder", "a new folder or an earlier result", f"'{path.name}' in '{folder}'", "choose another folder"
-            )
+    if folder.exists() and (name := _foreign(Source(folder, "folder"))):
+        raise InputError(
+            "folder", "a new folder or an earlier result", f"'{name}' in '{folder}'", "choose another folder"
+        )
 
 
-def _is_ours(path: Path) -> bool:
-    if path.suffix != ".dcm" or path.is_symlink() or not path.is_file():
-        return False
-    try:
-        with reading(path):
-            return read_dataset(path, ["SOPClassUID"]).file_meta.get("ImplementationClassUID") == IMPLEMENTATION_UID
-    except Exception:  # no DICOM, hence not ours
-        return False
+@guarded("an earlier result", "pydicom")
+def _foreign(source: Source) -> str | None:
+    """Name of the first file of a folder that `write_series` did not write."""
+    from pydicom.filereader import read_file_meta_info
 
-
-def _put_in_place(part: Path, folder: Path) -> None:
-    """Rename `part` to `folder`; what was there goes once the new one is in place, or comes back."""
-    if not folder.exists():
-        os.replace(part, folder)
-        return
-    old = folder.with_name(f".old{os.getpid()}-{folder.name}")
-    os.replace(folder, old)
-    try:
-        os.replace(part, folder)
-    except BaseException:
-        os.replace(old, folder)
-        raise
-    shutil.rmtree(old)
+    for path in sorted(source.path.iterdir()):
+        try:
+            is_ours = path.suffix == ".dcm" and not path.is_symlink() and path.is_file()
+            if not is_ours or read_file_meta_info(path).get("ImplementationClassUID") != IMPLEMENTATION_UID:
+                return path.name
+        except Exception:  # no DICOM, hence not ours
+            return path.name
+    return None

@@ -8,20 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.imageglobals import LoggingOutputSuppressor
 
-from engine.errors import InputError
-from engine.io.checks import MAX_DEFLATE_RATIO, check_affine, check_numbers, check_shape
+from engine.io.checks import MAX_DEFLATE_RATIO, check_affine, check_numbers, check_room, check_shape
 from engine.io.files import replacing
-from engine.io.orientation import Frame
-from engine.io.source import Origin
+from engine.io.guard import allow, guarded
+from engine.io.orientation import Orientation
+from engine.io.source import Source
 
-#: Size of the header, which is its first number: version 1 and 2.
-_HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_IMAGES: dict[type, Any] = {nib.Nifti1Header: nib.Nifti1Image, nib.Nifti2Header: nib.Nifti2Image}
+#: Version of a header by its size, which is its first number.
+_VERSIONS = {348: 1, 540: 2}
 #: Of what a header says about place: restored to the bit where a result lies where its file did.
 _PLACE = (
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y"),
@@ -38,114 +34,92 @@ _MAX_AXIS = 32767
 
 
 @dataclass(frozen=True)
-class NiftiFrame(Frame):
-    """A frame that keeps the header which it came from, so that a result gets the same coordinate systems.
+class NiftiOrientation(Orientation):
+    """An orientation that keeps the header which it came from, so that a result gets the same coordinate systems.
 
     Parameters
     ----------
-    header : Nifti1Header or Nifti2Header or None
+    header : bytes
+        Of NIfTI-1 or 2, without extensions.
     """
 
-    header: Any = None
+    header: bytes = b""
 
 
-def read(path: Path, argument: str) -> tuple[np.ndarray, NiftiFrame]:
+@guarded("a NIfTI image", "nibabel")
+def read(source: Source) -> tuple[np.ndarray, NiftiOrientation]:
     """Read voxels with the axes of a volume.
 
-    Whatever size a header claims, nothing is allocated that the file cannot hold; extensions are passed over unread; of
-    compressed files the checksum is compared.
+    Extensions are passed over unread; of compressed files the checksum is compared.
 
     Parameters
     ----------
-    path : path
+    source : Source
         NIfTI-1 or 2, one file; compressed where it ends in .gz.
-    argument : str
-        Begins the messages.
 
     Returns
     -------
     data : float32 (d0, d1, d2), C-contiguous
         x to the right, y to the front, z to the top; in the file's units, slope and intercept applied.
-    frame : NiftiFrame
+    orientation : NiftiOrientation
 
     Raises
     ------
     InputError
         As `load_volume` says, except what the intensities are.
     """
-    packed = path.name.lower().endswith(".gz")
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            stream = cast(BinaryIO, file)
-            header = _header(stream)
-            shape = tuple(int(n) for n in header.get_data_shape())
-            dtype = header.get_data_dtype()
-            offset = int(header["vox_offset"])
-            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-            affine[:3] *= _UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
-            n_extra = len(shape)
-            while len(shape) > 3 and shape[-1] == 1:
-                shape = shape[:-1]
-            n_extra -= len(shape)
-            check_shape(shape, str(path), argument)
-            check_numbers(dtype, str(path), argument)
-            check_affine(affine, str(path), argument)
-            n_bytes = math.prod(shape) * dtype.itemsize
-            n_room = path.stat().st_size * (MAX_DEFLATE_RATIO if packed else 1) - offset
-            if n_bytes > n_room or not 0 <= offset <= _MAX_EXTRA:
-                raise InputError(
-                    argument,
-                    f"{n_bytes} bytes of voxels for the header's shape {shape}",
-                    f"at most {n_room} after byte {offset} in '{path}'",
-                    "export the file again",
-                )
-            plain = Frame.of(shape, affine)
-            frame = NiftiFrame(plain.order, plain.flipped, plain.affine, plain.shape, header)
-            data = np.empty(frame.volume_shape, dtype=np.float32)
-            of_file, _ = frame.file_of(data, frame.volume_affine)
-            proxy: Any = ArrayProxy(stream, header, mmap=False)  # type: ignore[no-untyped-call]
-            step = max(1, _PIECE // (shape[0] * shape[1]))
-            with np.errstate(over="ignore", invalid="ignore"):  # infinite values are counted later
-                for k in range(0, shape[2], step):
-                    of_file[:, :, k : k + step] = proxy[(slice(None), slice(None), slice(k, k + step), *(0,) * n_extra)]
-            if packed:
-                _finish(stream, path, argument)
-    except InputError:
-        raise
-    except Exception as error:  # nibabel lets its readers' own errors through: zlib, struct, OSError, ValueError
-        raise Origin(path, argument).unreadable("a NIfTI image", error) from error
-    return data, frame
+    from nibabel.arrayproxy import ArrayProxy
+
+    packed = source.path.name.lower().endswith(".gz")
+    with gzip.open(source.path) if packed else source.path.open("rb") as file:
+        stream = cast(BinaryIO, file)
+        header = _header(stream.read(max(_VERSIONS)))
+        dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
+        shape = tuple(int(n) for n in header.get_data_shape())
+        n_extra = len(shape)
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        n_extra -= len(shape)
+        check_shape(shape, source)
+        check_numbers(dtype, source)
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine[:3] *= _UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+        check_affine(affine, source)
+        if not 0 <= offset <= _MAX_EXTRA:
+            raise source.refusal(f"voxels within {_MAX_EXTRA} bytes", f"byte {offset}", "export the file again")
+        check_room(shape, dtype, source, MAX_DEFLATE_RATIO if packed else 1)
+        allow(math.prod(shape) * max(4, dtype.itemsize), source)
+        plain = Orientation.of(shape, affine)
+        orientation = NiftiOrientation(plain.order, plain.flipped, plain.affine, plain.shape, header.binaryblock)
+        data = np.empty(orientation.volume_shape, dtype=np.float32)
+        of_file, _ = orientation.file_of(data, orientation.volume_affine)
+        proxy: Any = ArrayProxy(stream, header, mmap=False)  # type: ignore[no-untyped-call]
+        step = max(1, _PIECE // (shape[0] * shape[1]))
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite values are counted later
+            for k in range(0, shape[2], step):
+                of_file[:, :, k : k + step] = proxy[(slice(None), slice(None), slice(k, k + step), *(0,) * n_extra)]
+        if packed:
+            # Only at its end a compressed file's checksum is compared.
+            n_left = sum(map(len, iter(lambda: stream.read(2**20), b"")))
+            if n_left > _MAX_EXTRA:
+                raise source.refusal("an end after its voxels", f"{n_left} further bytes", "export the file again")
+    return data, orientation
 
 
-def _header(stream: BinaryIO) -> Any:
-    start = stream.read(max(_HEADERS))
+def _header(start: bytes, check: bool = True) -> Any:
+    import nibabel as nib
+
     for order in ("little", "big"):
         size = int.from_bytes(start[:4], order)  # type: ignore[arg-type]
-        if size in _HEADERS and len(start) >= size:
-            # What it finds to say of a damaged header is said below, in one sentence.
-            with LoggingOutputSuppressor():
-                header = _HEADERS[size](start[:size])
+        if size in _VERSIONS and len(start) >= size:
+            header = (nib.Nifti1Header if _VERSIONS[size] == 1 else nib.Nifti2Header)(start[:size], check=check)
             if bytes(header["magic"].tobytes()[:3]) not in (b"n+1", b"n+2"):
                 raise ValueError("header and voxels in two files")
             return header
     raise ValueError("no NIfTI header at its beginning")
 
 
-def _finish(stream: BinaryIO, path: Path, argument: str) -> None:
-    """Read what is left: only at its end a compressed file's checksum is compared."""
-    n_left = 0
-    while piece := stream.read(2**20):
-        n_left += len(piece)
-        if n_left > _MAX_EXTRA:
-            raise InputError(
-                argument,
-                f"'{path}' to end after its voxels",
-                f"more than {_MAX_EXTRA} further bytes",
-                "export the file again",
-            )
-
-
-def write(path: Path, data: np.ndarray, affine: np.ndarray, frame: Frame | None = None) -> None:
+def write(path: Path, data: np.ndarray, affine: np.ndarray, orientation: Orientation | None = None) -> None:
     """Write a NIfTI file, atomically; the same voxels give the same bytes.
 
     Parameters
@@ -156,19 +130,22 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray, frame: Frame | None 
         With the axes of the file.
     affine : float64 (4, 4)
         Its voxel indices to mm.
-    frame : Frame or None
-        A NiftiFrame restores its file's version, codes and coordinate systems: to the bit where shape and affine are
-        those of its file, else both forms are moved to the new grid.
+    orientation : Orientation or None
+        A NiftiOrientation restores its file's version, codes and coordinate systems: to the bit where shape and affine
+        are those of its file, else both forms are moved to the new grid.
     """
+    import nibabel as nib
+
     header = None
-    if isinstance(frame, NiftiFrame) and frame.header is not None:
-        header = _placed(frame, data.shape, affine)
+    if isinstance(orientation, NiftiOrientation) and orientation.header:
+        header = _placed(orientation, data.shape, affine)
     if header is None:
         # Version 1 unless it cannot hold the shape.
         image = (nib.Nifti1Image if max(data.shape) <= _MAX_AXIS else nib.Nifti2Image)(data, affine)  # type: ignore[no-untyped-call]
         image.header.set_xyzt_units("mm")
     else:
-        image = _IMAGES[type(header)](data, header.get_best_affine(), header)
+        kind = nib.Nifti1Image if type(header) is nib.Nifti1Header else nib.Nifti2Image
+        image = kind(data, header.get_best_affine(), header)  # type: ignore[no-untyped-call]
     with replacing(path) as temporary, temporary.open("wb") as raw:
         if path.name.lower().endswith(".gz"):
             # Neither a name nor a time in the file; level 1, for noise hardly shrinks further.
@@ -178,13 +155,13 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray, frame: Frame | None 
             image.to_stream(raw)
 
 
-def _placed(frame: NiftiFrame, shape: tuple[int, ...], affine: np.ndarray) -> Any:
-    """A header of float32 voxels with the coordinate systems of the frame's file; None where it has none to keep."""
-    old = frame.header
+def _placed(orientation: NiftiOrientation, shape: tuple[int, ...], affine: np.ndarray) -> Any:
+    """A header of float32 voxels with the coordinate systems of the file; None where it has none to keep."""
+    old = _header(orientation.header, check=False)
     header = type(old)()
     header.set_data_dtype(np.float32)
     header.set_data_shape(shape)
-    if tuple(shape) == frame.shape and np.array_equal(affine, frame.affine):
+    if tuple(shape) == orientation.shape and np.array_equal(affine, orientation.affine):
         for field in _PLACE:
             header[field] = old[field]
         return header
@@ -193,7 +170,7 @@ def _placed(frame: NiftiFrame, shape: tuple[int, ...], affine: np.ndarray) -> An
         return None
     # Both forms see the same change of the grid, also where they are different spaces (scanner and atlas).
     in_mm = np.diag([*[_UNITS_MM.get(int(old["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
-    moved = np.linalg.inv(frame.affine) @ affine
+    moved = np.linalg.inv(orientation.affine) @ affine
     if s_code:
         form = in_mm @ old.get_sform() @ moved
         header.set_sform(form, s_code)

@@ -1,153 +1,100 @@
-"""NumPy's files, .npy and .npz, read without trust in what they claim."""
+"""NumPy's files, .npy and .npz, in and out."""
 
 from __future__ import annotations
 
-import math
+import re
 import warnings
 import zipfile
-from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from engine.errors import InputError
-from engine.io.checks import MAX_DEFLATE_RATIO, check_numbers, check_shape
+from engine.io.checks import MAX_DEFLATE_RATIO, check_room
 from engine.io.files import replacing
-from engine.io.source import Origin
+from engine.io.guard import allow, guarded
+from engine.io.source import Source
 
 #: Bytes of a header, at most; those of plain arrays have 128.
 _MAX_HEADER = 2**16
-_PIECE = 2**22
-#: Member of an archive that is taken where there are several.
-_NAME = "volume.npy"
 
 
-def read_npy(path: Path, argument: str) -> np.ndarray:
-    """Map an array of real numbers, of any rank, into memory; nothing is allocated, no pickle opened.
+def read_npy(source: Source, kinds: str = "iuf", expected: str = "a .npy array of numbers") -> np.ndarray:
+    """Map an array into memory.
 
-    Raises
-    ------
-    InputError
-        Unreadable, no real numbers, or shorter than its header claims.
-    """
-    try:
-        with path.open("rb") as stream:
-            shape, fortran, dtype, offset = _header(stream)
-        check_numbers(dtype, str(path), argument)
-        _check_room(shape, dtype, path.stat().st_size - offset, str(path), argument)
-        if 0 in shape:
-            return np.empty(shape, dtype=dtype)
-        return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-    except InputError:
-        raise
-    except Exception as error:  # NumPy raises ValueError, OSError or EOFError, as the damage goes
-        raise Origin(path, argument).unreadable("a .npy array of numbers", error) from error
+    This needs no child process: the header is a literal of bounded length, no pickle is opened, and a file too short
+    for its header is refused before anything is allocated.
 
-
-def read_npz(path: Path, argument: str) -> np.ndarray:
-    """Read the only array of an archive, or the one named "volume"; names in it never touch the disk.
-
-    Returns
-    -------
-    float32, rank 3
+    Parameters
+    ----------
+    source : Source
+    kinds : str
+        NumPy's letters of the types that are read.
+    expected : str
+        What they are, for the error.
 
     Raises
     ------
     InputError
-        Unreadable; no array or several and none named "volume"; no real numbers; not of rank 3; a size that the
-        archive, the array's header and the compressed bytes do not agree on.
+        Nothing there, unreadable, of another type, or shorter than its header claims.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = _member(archive, path, argument)
-            n_room = min(member.compress_size, path.stat().st_size)
-            if member.compress_type == zipfile.ZIP_DEFLATED:
-                n_room *= MAX_DEFLATE_RATIO
-            elif member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"compressed by method {member.compress_type}")
-            with archive.open(member) as stream:
-                shape, fortran, dtype, offset = _header(stream)
-                check_shape(shape, str(path), argument)
-                check_numbers(dtype, str(path), argument)
-                _check_room(shape, dtype, min(n_room, member.file_size) - offset, str(path), argument)
-            # Opened again: where a member is sought in, its checksum is not compared.
-            with archive.open(member) as stream:
-                _exactly(stream, offset)
-                return _read_voxels(stream, shape, fortran, dtype)
-    except InputError:
-        raise
-    except Exception as error:  # zipfile's own, zlib's, NumPy's, and RuntimeError for a password
-        raise Origin(path, argument).unreadable("a .npz archive of numbers", error) from error
+    if not source.path.is_file():
+        raise InputError(source.argument, "a .npy file", f"nothing at '{source.path}'", "check the path")
+    with source.reading(expected), warnings.catch_warnings(), source.path.open("rb") as stream:
+        start = stream.read(12)
+        # From version 2 on a header may claim 4 GB, which would be given to it.
+        if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _MAX_HEADER:
+            raise ValueError(f"a header of more than {_MAX_HEADER} bytes")
+        warnings.simplefilter("ignore")  # headers of Python 2, and shapes that overflow
+        array = np.lib.format.open_memmap(source.path, mode="r")
+        if array.dtype.kind not in kinds:
+            raise source.refusal(expected, str(array.dtype), "save it as one of these")
+        return array
+
+
+@guarded("a .npz archive of numbers")
+def read_npz(source: Source, name: str | None, default: str) -> np.ndarray:
+    """Read an array of an archive of `numpy.savez`; names in it never touch the disk.
+
+    Parameters
+    ----------
+    source : Source
+    name : str or None
+        Of the array. None: the only one, or that called `default`.
+    default : str
+
+    Raises
+    ------
+    InputError
+        Unreadable; no such array; no real numbers.
+    """
+    with zipfile.ZipFile(source.path) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        names = [member.filename.removesuffix(".npy") for member in members]
+        member = members[names.index(chosen_name(names, name, default, source))]
+        ratio = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: MAX_DEFLATE_RATIO}.get(member.compress_type)
+        if ratio is None:
+            raise source.refusal("numpy.savez or savez_compressed", "another compression", "save it with one of them")
+        check_room((member.file_size,), np.dtype(np.uint8), source, ratio)
+        allow(member.file_size, source)
+        with archive.open(member) as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            # At its end the checksum is compared.
+            if stream.read(1):
+                raise ValueError("more numbers than its header claims")
+    return array
+
+
+def chosen_name(names: list[str], name: str | None, default: str, source: Source) -> str:
+    """Choose an array by its name, or because it is the only one or has the default name."""
+    wanted = name if name is not None else names[0] if len(names) == 1 else default
+    if names.count(wanted) != 1:
+        known = ", ".join(re.sub(r"\.(?!\w)|[^\w/.-]", "?", name[:40]) for name in names[:5])
+        raise source.refusal(f"one array, or one called '{wanted}'", f"{len(names)} ({known})", "save one array alone")
+    return wanted
 
 
 def write_npy(path: Path, data: np.ndarray) -> None:
     """Write an array, atomically."""
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, data, allow_pickle=False)
-
-
-def _member(archive: zipfile.ZipFile, path: Path, argument: str) -> zipfile.ZipInfo:
-    members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-    named = [member for member in members if member.filename == _NAME]
-    chosen = named if named else members
-    if len(chosen) != 1:
-        raise InputError(
-            argument,
-            f"one array, or one named 'volume', in '{path}'",
-            f"{len(chosen)}",
-            "save the volume alone with numpy.savez",
-        )
-    return chosen[0]
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether the first axis runs fastest, type, and where the numbers begin."""
-    # A version 2 header may claim 4 GB: it gets what is read here and no more.
-    start = BytesIO(stream.read(_MAX_HEADER))
-    version = np.lib.format.read_magic(start)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise ValueError(f"version {version} of the format")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a file of Python 2's, which is as good
-        shape, fortran, dtype = readers[version](start)
-    if any(side < 0 for side in shape):
-        raise ValueError(f"shape {shape}")
-    return shape, fortran, dtype, start.tell()
-
-
-def _check_room(shape: tuple[int, ...], dtype: np.dtype, n_room: int, source: str, argument: str) -> None:
-    n_bytes = math.prod(shape) * dtype.itemsize
-    if n_bytes > n_room:
-        raise InputError(
-            argument,
-            f"{n_bytes} bytes of numbers for the header's shape {shape}",
-            f"at most {n_room} in '{source}'",
-            "save it again",
-        )
-
-
-def _read_voxels(stream: IO[bytes], shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> np.ndarray:
-    """Numbers of a member of an archive, which is read to its end, where its checksum is compared."""
-    n, done = math.prod(shape), 0
-    flat = np.empty(n, dtype=np.float32)
-    while done < n:
-        n_bytes = min(_PIECE, n - done) * dtype.itemsize
-        numbers = np.frombuffer(_exactly(stream, n_bytes), dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite values are counted later
-            flat[done : done + numbers.size] = numbers
-        done += numbers.size
-    if stream.read(1):
-        raise ValueError("more numbers than its header claims")
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-
-
-def _exactly(stream: IO[bytes], n_bytes: int) -> bytes:
-    content = stream.read(n_bytes)
-    while len(content) < n_bytes:
-        piece = stream.read(n_bytes - len(content))
-        if not piece:
-            raise EOFError(f"{n_bytes - len(content)} bytes are missing")
-        content += piece
-    return content

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
 from engine.errors import InputError
 from engine.io.checks import MAX_VOXELS
@@ -23,6 +22,8 @@ def antialiased(volume: Volume, voxel_mm: float, mode: str = "constant") -> np.n
 
     `mode` says what lies outside, as in `scipy.ndimage`: "constant" is nothing, "nearest" more of the same.
     """
+    from scipy import ndimage
+
     ratio = voxel_mm / volume.voxel_mm
     width = np.where(ratio > 1, np.sqrt(np.maximum(ratio**2 - 1, 0)) * _ANTIALIAS, 0.0)
     return np.asarray(ndimage.gaussian_filter(volume.data, width, mode=mode), dtype=np.float32)
@@ -72,7 +73,7 @@ def resample_isotropic(volume: Volume, voxel_mm: float, *, argument: str = "voxe
     Returns
     -------
     Volume
-        With the frame of `volume`, whose `file_of` takes any size.
+        With the orientation of `volume`, whose `file_of` takes any size.
 
     Raises
     ------
@@ -103,6 +104,8 @@ def _sampled(
     volume: Volume, data: np.ndarray, step: np.ndarray, origin: np.ndarray, shape: tuple[int, int, int], mode: str
 ) -> Volume:
     """Interpolate `data` at voxel indices origin + step · i; the affine follows."""
+    from scipy import ndimage
+
     sampled = ndimage.affine_transform(data, step, offset=origin, output_shape=shape, order=1, mode=mode)
     move = np.eye(4)
     move[:3, :3] = np.diag(step)

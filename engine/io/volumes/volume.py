@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,10 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.checks import check_affine, check_numbers, check_shape
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
+from engine.io.source import Source
+from engine.io.volumes import dicom, nifti, numpy_files, tiff
+from engine.io.volumes.dicom_files import is_series
 
 #: Intensities above this percentile of the non-zero voxels map above 1: bright vessels must not dim the whole head.
 WHITE_PERCENTILE = 99.5
@@ -42,7 +45,7 @@ class Volume:
         `data` times this, plus `offset`, is in the file's own intensity units.
     source : str
         Where it came from, for the run's record.
-    frame : Frame or None
+    orientation : Orientation or None
         How the file's own axes lie in these, so that a result can be put back; None: they are the same.
     offset : float
         What 0 in `data` is in the file's units: 0, or the intensity of air where negative values mean something.
@@ -52,7 +55,7 @@ class Volume:
     affine: np.ndarray
     scale: float
     source: str
-    frame: Frame | None = None
+    orientation: Orientation | None = None
     offset: float = 0.0
 
     @property
@@ -109,33 +112,28 @@ def load_volume(
         finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed; a folder
         of several kinds of slices; a `white` that is not finite or not above the offset.
     """
-    # Each reader's library is imported where it is needed, for it takes as long as reading does.
-    path, affine = Path(path), np.eye(4)
-    frame: Frame | None = None
+    source = Source(Path(path), argument)
+    affine, orientation = np.eye(4), None
     if stack_axis not in (0, 1, 2):
         raise InputError("stack_axis", "0, 1 or 2", stack_axis, "name the axis that slices follow each other on")
-    name = path.name.lower()
-    if path.is_dir():
-        data, affine, frame = _read_folder(path, stack_axis, argument)
-    elif not path.is_file():
+    name = source.path.name.lower()
+    if source.path.is_dir():
+        data, affine, orientation = _read_folder(source, stack_axis)
+    elif not source.path.is_file():
         raise InputError(argument, f"a {_KINDS} file or a folder of slices", f"nothing at '{path}'", "check the path")
     elif name.endswith(_NIFTI):
-        from engine.io.volumes import nifti
-
-        data, frame = nifti.read(path, argument)
-        affine = frame.volume_affine
-    elif name.endswith((".npy", ".npz")):
-        from engine.io.volumes import numpy_files
-
-        data = (numpy_files.read_npy if name.endswith(".npy") else numpy_files.read_npz)(path, argument)
+        data, orientation = nifti.read(source)
+        affine = orientation.volume_affine
+    elif name.endswith(".npy"):
+        data = numpy_files.read_npy(source)
+    elif name.endswith(".npz"):
+        data = numpy_files.read_npz(source, None, "volume")
     elif name.endswith(_TIFF):
-        from engine.io.volumes import tiff
-
-        data, voxel_mm = tiff.read(path, stack_axis, argument)
-        affine = np.diag([*voxel_mm, 1.0])
+        pages, voxel_mm = tiff.read(source)
+        data, affine = _stacked(pages, voxel_mm, stack_axis, source)
     else:
-        raise InputError(argument, _KINDS, f"'{path.name}'", "convert the file to one of these")
-    return normalised(data, affine, str(path), argument=argument, white=white, frame=frame)
+        raise InputError(argument, _KINDS, f"'{source.path.name}'", "convert the file to one of these")
+    return normalised(data, affine, str(path), argument=argument, white=white, orientation=orientation)
 
 
 def normalised(
@@ -145,28 +143,23 @@ def normalised(
     *,
     argument: str = "volume",
     white: float | None = None,
-    frame: Frame | None = None,
+    orientation: Orientation | None = None,
 ) -> Volume:
     """Check an array and its affine, and scale its intensities; arguments and errors as in `load_volume`."""
-    check_shape(data.shape, source, argument)
-    check_numbers(data.dtype, source, argument)
-    check_affine(affine, source, argument)
+    named = Source(Path(source), argument)
+    check_shape(data.shape, named)
+    check_numbers(data.dtype, named)
+    check_affine(affine, named)
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite: reported below
         data = np.ascontiguousarray(data, dtype=np.float32)
     finite = np.isfinite(data)
     if not finite.all():
-        raise InputError(
-            argument,
-            "finite float32 values",
-            f"{data.size - np.count_nonzero(finite)} NaN or infinite voxels in '{source}'",
-            "replace them before the run",
-        )
+        n_bad = data.size - np.count_nonzero(finite)
+        raise named.refusal("finite float32 values", f"{n_bad} NaN or infinite voxels", "replace them before the run")
     del finite
     low, high = data.min(), data.max()
     if not high > 0 or low == high:
-        raise InputError(
-            argument, "positive, varying intensities", f"{low:g} to {high:g} in '{source}'", "check the file"
-        )
+        raise named.refusal("positive, varying intensities", f"{low:g} to {high:g}", "check the file")
     top, offset = _white_and_air(data)
     if white is not None:
         if not (math.isfinite(white) and white > offset):
@@ -185,13 +178,12 @@ def normalised(
         # Written so that NaN is out of range as well.
         in_range = 0 < np.float32(scale) < np.inf and bool(abs(result).max() <= _MOST_WHITES)
     if not in_range:
-        raise InputError(
-            argument,
+        raise named.refusal(
             f"intensities of at most {_MOST_WHITES:g} times white",
-            f"{low:g} to {high:g} with white {top:g} in '{source}'",
+            f"{low:g} to {high:g} with white {top:g}",
             "mend the file, or state --white",
         )
-    return Volume(result, np.asarray(affine, np.float64), scale, source, frame, offset)
+    return Volume(result, np.asarray(affine, np.float64), scale, source, orientation, offset)
 
 
 def _white_and_air(data: np.ndarray) -> tuple[float, float]:
@@ -207,61 +199,57 @@ def _white_and_air(data: np.ndarray) -> tuple[float, float]:
     return white, float(np.percentile(data, _AIR_PERCENTILE))
 
 
-def _read_folder(folder: Path, stack_axis: int, argument: str) -> tuple[np.ndarray, np.ndarray, Frame | None]:
-    """Voxels, affine and frame of a folder's slices, all of one kind."""
-    from engine.io.volumes import dicom, dicom_files, numpy_files, tiff
-
+def _read_folder(source: Source, stack_axis: int) -> tuple[np.ndarray, np.ndarray, Orientation | None]:
+    """Voxels, affine and orientation of a folder's slices, all of one kind."""
     # Hidden files are those of file managers, and what a stopped program left.
-    files = sorted((f for f in folder.iterdir() if not f.name.startswith(".")), key=_by_number)
+    files = sorted((f for f in source.path.iterdir() if not f.name.startswith(".")), key=_by_number)
     arrays = [f for f in files if f.suffix.lower() == ".npy"]
     images = [f for f in files if f.suffix.lower() in _TIFF]
     # A pipe would be waited for.
     if odd := next((f for f in (*arrays, *images) if not f.is_file()), None):
-        raise InputError(argument, f"files as slices in '{folder}'", f"another thing '{odd.name}'", "move it away")
-    series = bool(dicom_files.is_series(folder))
+        raise source.refusal("files as slices", f"another thing '{odd.name}'", "move it away")
+    series = is_series(source.path)
     if bool(arrays) + bool(images) + series != 1:
-        found = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
-        raise InputError(
-            argument,
-            f"slices of one kind, .npy, .tif or DICOM, in the folder '{folder}'",
-            f"{' and '.join(found) or 'none'}",
-            "give a folder of slices alone",
-        )
+        kinds = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
+        got = " and ".join(kinds) or "none"
+        raise source.refusal("slices of one kind, .npy, .tif or DICOM", got, "give a folder of slices alone")
     if series:
-        data, affine = dicom.read_series(folder, argument)
-        check_shape(data.shape, str(folder), argument)
-        check_affine(affine, str(folder), argument)
-        frame = Frame.of(data.shape, affine)
-        return frame.volume_of(data), frame.volume_affine, frame
+        data, affine = dicom.read_series(source.path, source.argument)
+        check_shape(data.shape, source)
+        check_affine(affine, source)
+        orientation = Orientation.of(data.shape, affine)
+        return orientation.volume_of(data), orientation.volume_affine, orientation
+    voxel_mm = (1.0, 1.0, 1.0)
+    slices: Iterable[np.ndarray]
     if arrays:
-        return _stacked(arrays, numpy_files.read_npy, stack_axis, argument), np.eye(4), None
-    data = _stacked(images, tiff.read_slice, stack_axis, argument)
-    return data, np.diag([*tiff.voxel_mm(images[0], stack_axis, argument), 1.0]), None
-
-
-def _stacked(files: list[Path], read: Callable[[Path, str], np.ndarray], stack_axis: int, argument: str) -> np.ndarray:
-    """Slices as one float32 array; no more than one is open at a time."""
-    volume = stack = np.empty((0, 0, 0), dtype=np.float32)
-    for i, file in enumerate(files):
-        array = np.squeeze(read(file, argument))
-        if array.ndim != 2 or (i and array.shape != stack.shape[1:]):
-            expected = f"2D slices of shape {stack.shape[1:]}" if i else "2D slices"
-            raise InputError(
-                argument,
-                f"{expected} in '{file.parent}'",
-                f"shape {array.shape} in '{file.name}'",
-                "remove what does not belong",
-            )
-        check_numbers(array.dtype, str(file), argument)
-        if not i:
-            check_shape((len(files), *array.shape), str(file.parent), argument)
-            sides = list(array.shape)
-            sides.insert(stack_axis, len(files))
-            volume = np.empty(sides, dtype=np.float32)
-            stack = np.moveaxis(volume, stack_axis, 0)
-        with np.errstate(over="ignore", invalid="ignore"):
+        # No more than one is open at a time.
+        slices = (numpy_files.read_npy(Source(file, source.argument)) for file in arrays)
+    else:
+        slices, voxel_mm = tiff.read_slices(source, [file.name for file in images])
+    files = arrays or images
+    stack: np.ndarray | None = None
+    for i, (file, array) in enumerate(zip(files, map(np.squeeze, slices), strict=True)):
+        if array.ndim != 2 or (stack is not None and array.shape != stack.shape[1:]):
+            expected = "2D slices" if stack is None else f"2D slices of shape {stack.shape[1:]}"
+            raise source.refusal(expected, f"shape {array.shape} of '{file.name}'", "remove what does not belong")
+        if stack is None:
+            check_shape((len(files), *array.shape), source)
+            stack = np.empty((len(files), *array.shape), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is reported later
             stack[i] = array
-    return volume
+    assert stack is not None
+    data, affine = _stacked(stack, voxel_mm, stack_axis, source)
+    return data, affine, None
+
+
+def _stacked(
+    pages: np.ndarray, voxel_mm: tuple[float, float, float], stack_axis: int, source: Source
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels, a view, and affine of pages that follow each other along an axis of the volume."""
+    check_shape(pages.shape, source)
+    sizes = list(voxel_mm[1:])
+    sizes.insert(stack_axis, voxel_mm[0])
+    return np.moveaxis(pages, 0, stack_axis), np.diag([*sizes, 1.0])
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:
@@ -271,7 +259,12 @@ def _by_number(path: Path) -> list[tuple[int, str]]:
 
 
 def save_volume(
-    path: str | Path, data: np.ndarray, affine: np.ndarray, frame: Frame | None = None, *, argument: str = "out"
+    path: str | Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    orientation: Orientation | None = None,
+    *,
+    argument: str = "out",
 ) -> None:
     """Write a volume, whole or not at all; the same volume gives the same bytes.
 
@@ -284,7 +277,7 @@ def save_volume(
         In the units that the file is to have.
     affine : float64 (4, 4)
         Voxel indices of `data` to mm (right, anterior, superior).
-    frame : Frame or None
+    orientation : Orientation or None
         That of the volume which was read: the file gets its axes, and NIfTI its coordinate systems.
     argument : str
         The option that named the path: messages begin with it.
@@ -301,24 +294,16 @@ def save_volume(
     if not path.parent.is_dir():
         raise InputError(argument, "an existing folder", f"none at '{path.parent}'", "make it first")
     data = np.asarray(data, dtype=np.float32)
-    if frame is not None:
-        data, affine = frame.file_of(data, affine)
+    if orientation is not None:
+        data, affine = orientation.file_of(data, affine)
     if name.endswith(_NIFTI):
-        from engine.io.volumes import nifti
-
-        nifti.write(path, data, affine, frame)
+        nifti.write(path, data, affine, orientation)
     elif name.endswith(".npy"):
-        from engine.io.volumes import numpy_files
-
         numpy_files.write_npy(path, data)
     else:
-        from engine.io.volumes import tiff
-
         tiff.write(path, data, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
 
 
 def save_nifti(path: str | Path, data: np.ndarray, affine: np.ndarray) -> None:
     """Write a float32 volume as NIfTI, atomically; arguments as in `save_volume`."""
-    from engine.io.volumes import nifti
-
     nifti.write(Path(path), np.asarray(data, dtype=np.float32), affine)

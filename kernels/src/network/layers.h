@@ -8,6 +8,8 @@
 namespace tpdm {
 
 constexpr int kLanes = 16;
+// What the kernels have room for on their stacks; a network with more is refused.
+constexpr int kMostChannels = 4096, kMostSegments = 1024;
 
 static inline int blocks_of(int channels) { return (channels + kLanes - 1) / kLanes; }
 

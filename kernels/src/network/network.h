@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,6 +10,11 @@
 #include "layers.h"
 
 namespace tpdm {
+
+// Channels with those that fill the last block up.
+inline int padded(int channels) { return blocks_of(channels) * kLanes; }
+
+[[noreturn]] inline void refuse(const std::string& message) { throw std::invalid_argument(message); }
 
 const Layers& best_layers();  // that this processor can run
 const std::vector<const Layers*>& usable_layers();
@@ -109,11 +115,9 @@ class Workspace {
   long bytes() const;
 
  private:
-  struct Use {
-    int first = -1, last = -1;
-  };
   void plan_sizes();
-  void plan_memory();
+  void plan_arena();
+  void plan_scratch();
   void need_scratch(long floats) { scratch_floats_ = floats > scratch_floats_ ? floats : scratch_floats_; }
   void set_sigma(float sigma);
   void forward(const Layer&, int index);

@@ -10,6 +10,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -22,7 +23,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from engine.io.volumes.dicom import _coded_size, read_series
+from engine.io.volumes.dicom import _read, read_series
 from engine.io.volumes.dicom_files import is_series
 from engine.io.volumes.dicom_write import write_series
 from tests.refusals import one_sentence
@@ -192,21 +193,11 @@ def jpeg2000(k, dataset, repeat=1):
     dataset["PixelData"].is_undefined_length = True
 
 
-def test_a_compressed_image_of_another_size_is_not_decoded(tmp_path, monkeypatch):
+def test_a_compressed_image_of_another_size_is_refused(tmp_path):
     pytest.importorskip("PIL")
     make(tmp_path, lambda k, dataset: jpeg2000(k, dataset, repeat=20))
-    monkeypatch.setattr("PIL.Image.open", lambda *a, **k: pytest.fail("decoded"))
-    with refused("cannot be read", "(100, 120, 1) for (5, 6, 1)"):
+    with refused("cannot be read"):
         read_series(tmp_path)
-
-
-def test_size_of_code_streams():
-    start_of_frame = bytes([0xFF, 0xC3, 0, 11, 16, 0x12, 0x34, 0x00, 0x56, 1, 0, 0, 0])
-    comment = bytes([0xFF, 0xFE, 0, 4, 1, 2])
-    assert _coded_size(b"\xff\xd8" + comment + start_of_frame) == (0x1234, 0x56, 1)
-    for damaged in (b"", b"\xff\xd8", b"\xff\xd8" + b"\xff\xfe\0\0" * 50, b"nonsense" * 4):
-        with pytest.raises(ValueError, match="no code stream"):
-            _coded_size(damaged)
 
 
 def enhanced(pixels, origin, step, cosines=ORIENTATIONS["axial"], spacing=(1.5, 0.75)):
@@ -260,6 +251,8 @@ def test_enhanced_image_with_functional_groups(tmp_path):
 def test_memory_stays_below_twice_the_volume(tmp_path, kind):
     import tracemalloc
 
+    from engine.io.source import Source
+
     shape = (256, 320, 40)
     if kind == "classic":
         make(tmp_path, shape=shape)
@@ -268,7 +261,7 @@ def test_memory_stays_below_twice_the_volume(tmp_path, kind):
         enhanced(np.ones(shape, np.int16), origin, step).save_as(tmp_path / "all", enforce_file_format=True)
     tracemalloc.start()
     try:
-        data, _ = read_series(tmp_path)
+        data, _, _ = _read.__wrapped__(Source(tmp_path, "volume"))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -380,8 +373,8 @@ def set_on(k_changed, **attributes):
         (set_on(0, SamplesPerPixel=3, PhotometricInterpretation="RGB"), ["grey images, got RGB"]),
         (set_on(0, PhotometricInterpretation="PALETTE COLOR"), ["grey images, got PALETTE COLOR"]),
         (set_on(0, BitsAllocated=1), ["8, 16 or 32 bits"]),
-        (set_on(0, Rows=65535, Columns=65535), ["bytes of pixels", "got at most"]),
-        (set_on(0, NumberOfFrames=2**31 - 1), ["bytes of pixels", "got at most"]),
+        (set_on(0, Rows=65535, Columns=65535), ["bytes for the header's shape", "got at most"]),
+        (set_on(0, NumberOfFrames=2**31 - 1), ["bytes for the header's shape", "got at most"]),
         (set_on(0, NumberOfFrames=2), ["functional group"]),
         (set_on(0, PixelData=b"\0" * 20), ["cannot be read", "less than expected"]),
         (set_on(0, ModalityLUTSequence=Sequence([Dataset()])), ["look-up table"]),
@@ -424,13 +417,22 @@ def test_one_slice_none_and_no_folder(tmp_path):
         read_series(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    "syntax, word", [(JPEGLSLossless, "JPEG-LS"), ("1.2.840.10008.1.2.1.99", "deflated"), ("1.2.3.4.5", "1.2.3.4.5")]
-)
+def test_deflated_files_are_read(tmp_path):
+    expected, _ = make(tmp_path)
+    for path in tmp_path.iterdir():
+        dataset = dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.save_as(path, enforce_file_format=True)
+    np.testing.assert_array_equal(read_series(tmp_path)[0], expected)
+
+
+@pytest.mark.parametrize("syntax, word", [(JPEGLSLossless, "JPEG-LS"), ("1.2.3.4.5", "1.2.3.4.5")])
 def test_pixels_that_cannot_be_decoded_here(tmp_path, monkeypatch, syntax, word):
     from pydicom.pixels.decoders.base import Decoder
 
     monkeypatch.setattr(Decoder, "is_available", property(lambda self: self.is_native))  # as without any plug-in
+    # In this process, where no plug-in is to be seen.
+    monkeypatch.setattr("engine.io.volumes.dicom._read", _read.__wrapped__)
     make(tmp_path)
     for path in tmp_path.iterdir():
         old, new = ExplicitVRLittleEndian.encode(), str(syntax).encode()
@@ -668,7 +670,7 @@ def test_a_failed_exchange_brings_the_earlier_series_back(tmp_path, monkeypatch)
             raise OSError(5, "Input/output error")
         replace(a, b)
 
-    monkeypatch.setattr("engine.io.volumes.dicom_write.os.replace", fail)
+    monkeypatch.setattr("engine.io.files.os.replace", fail)
     with refused("Input/output error", name="folder"):
         write_series(out, volume(), np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and len(list(out.iterdir())) == 3

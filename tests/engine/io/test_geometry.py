@@ -12,7 +12,7 @@ import pytest
 import kernels
 from engine.errors import InputError
 from engine.io.measurements.geometry import load_geometry, save_geometry
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
 from engine.operators import Radon
 from engine.operators.radon import centre_of_rotation
 from engine.volume import NAMED_PLANES, Plane
@@ -151,12 +151,12 @@ def test_every_orientation_is_brought_to_a_volume_s(load, fields, orientation):
     plain = load({**fields, "orientation": "SRA"})
     n_slices = 3
     affine = scan.affine_of(n_slices)
-    assert Frame.of((3, 3, 3), affine).order == (0, 1, 2)
-    assert not any(Frame.of((3, 3, 3), affine).flipped)
+    assert Orientation.of((3, 3, 3), affine).order == (0, 1, 2)
+    assert not any(Orientation.of((3, 3, 3), affine).flipped)
     # A blob off every axis; where it is seen has to be what the scan's own image, slices and bins say.
     own = np.random.default_rng(0).random((n_slices, 24, 20), np.float32)
-    frame = Frame.of(own.shape, scan.image_affine)
-    volume = np.ascontiguousarray(frame.volume_of(own))
+    orientation = Orientation.of(own.shape, scan.image_affine)
+    volume = np.ascontiguousarray(orientation.volume_of(own))
     assert volume.shape == tuple((n_slices, *scan.slice_shape)[scan.plane.axes.index(axis)] for axis in range(3))
     got = Radon(scan.geometry, scan.slice_shape).apply(scan.plane.slices_of(volume))
     got = got[:: -1 if scan.slices_reversed else 1, :, :: -1 if scan.bins_reversed else 1]

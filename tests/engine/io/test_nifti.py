@@ -51,7 +51,7 @@ def write(path, data, affine, codes=(1, 2), kind=nib.Nifti1Image):
 def identity(path, out):
     """Load and save; the volume."""
     volume = load_volume(path)
-    save_volume(out, volume.in_file_units(volume.data), volume.affine, volume.frame)
+    save_volume(out, volume.in_file_units(volume.data), volume.affine, volume.orientation)
     return volume
 
 
@@ -133,7 +133,7 @@ def test_spaces_that_differ_are_both_kept_and_both_moved(tmp_path):
     check_same(tmp_path / "a.nii", tmp_path / "b.nii")
     # Every second slice of the file's last axis, which is z.
     thinned = volume.affine @ np.diag([1, 1, 2, 1])
-    save_volume(tmp_path / "c.nii", volume.data[:, :, ::2], thinned, volume.frame)
+    save_volume(tmp_path / "c.nii", volume.data[:, :, ::2], thinned, volume.orientation)
     header = nib.load(tmp_path / "c.nii").header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (1, 4)
     np.testing.assert_allclose(header.get_sform(), image.header.get_sform() @ np.diag([1, 1, 2, 1]), atol=1e-5)
@@ -144,7 +144,7 @@ def test_spaces_that_differ_are_both_kept_and_both_moved(tmp_path):
 def test_another_grid_gets_the_file_s_axes_and_codes(tmp_path, codes):
     write(tmp_path / "a.nii", random(np.uint8, (8, 9, 10)), affine_of((2, 0, 1), (-1, 1, -1)), codes)
     volume = resample_isotropic(load_volume(tmp_path / "a.nii"), 1.3)
-    save_volume(tmp_path / "b.nii", volume.in_file_units(volume.data), volume.affine, volume.frame)
+    save_volume(tmp_path / "b.nii", volume.in_file_units(volume.data), volume.affine, volume.orientation)
     before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii")
     assert nib.aff2axcodes(after.affine) == nib.aff2axcodes(before.affine)
     assert (int(after.header["qform_code"]), int(after.header["sform_code"])) == codes
@@ -158,7 +158,7 @@ def test_a_sheared_grid_is_not_told_by_a_qform_alone(tmp_path):
     volume = load_volume(tmp_path / "a.nii")
     sheared = volume.affine.copy()
     sheared[:3, 2] += 0.3 * sheared[:3, 0]
-    save_volume(tmp_path / "b.nii", volume.data, sheared, volume.frame)
+    save_volume(tmp_path / "b.nii", volume.data, sheared, volume.orientation)
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, sheared, atol=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_other_units_of_length_are_brought_to_mm_and_back(tmp_path, unit, mm):
     np.testing.assert_allclose(volume.voxel_mm, np.array([0.7, 1.1, 1.9]) * mm, rtol=1e-5)
     check_same(tmp_path / "a.nii", tmp_path / "b.nii")
     # Another grid is written in mm.
-    save_volume(tmp_path / "c.nii", volume.data[:, :, ::2], volume.affine @ np.diag([1, 1, 2, 1]), volume.frame)
+    save_volume(tmp_path / "c.nii", volume.data[:, :, ::2], volume.affine @ np.diag([1, 1, 2, 1]), volume.orientation)
     assert nib.load(tmp_path / "c.nii").header.get_xyzt_units()[0] == "mm"
     np.testing.assert_allclose(
         nib.load(tmp_path / "c.nii").header.get_zooms(), np.array([0.7, 1.1, 3.8]) * mm, rtol=1e-5
@@ -244,6 +244,6 @@ def test_many_slices_are_read_in_pieces(tmp_path, monkeypatch):
 def test_a_frame_of_no_file_is_written_as_if_there_were_none(tmp_path):
     write(tmp_path / "a.nii", random("f4"), affine_of())
     volume = load_volume(tmp_path / "a.nii")
-    bare = replace(volume.frame, header=None)
+    bare = replace(volume.orientation, header=b"")
     save_volume(tmp_path / "b.nii", volume.data, volume.affine, bare)
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, nib.load(tmp_path / "a.nii").affine, atol=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
 from engine.io.volumes import load_volume, save_volume
 
 SHAPE = (6, 7, 8)
@@ -79,13 +79,6 @@ def test_of_several_arrays_the_one_named_volume_is_taken(tmp_path):
     assert "got 2" in refusal(tmp_path / "a.npz")
     archive(tmp_path / "a.npz", {"notes.txt": b"x"})
     assert "got 0" in refusal(tmp_path / "a.npz")
-
-
-def test_arrays_are_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.io.volumes.numpy_files._PIECE", 100)
-    np.savez_compressed(tmp_path / "a.npz", numbers())
-    volume = load_volume(tmp_path / "a.npz")
-    np.testing.assert_allclose(volume.data * volume.scale, numbers(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +153,13 @@ def test_a_directory_that_claims_more_than_its_bytes_inflate_to_is_refused(tmp_p
     struct.pack_into("<I", content, at + 24, 128 + 4 * 10**9)
     (tmp_path / "a.npz").write_bytes(content)
     with little_memory():
-        assert "bytes of numbers" in refusal(tmp_path / "a.npz")
+        assert "at most" in refusal(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressions_without_a_bound_are_refused(tmp_path, compression):
     archive(tmp_path / "a.npz", {"volume.npy": npy(numbers())}, compression)
-    assert "method" in refusal(tmp_path / "a.npz")
+    assert "compression" in refusal(tmp_path / "a.npz")
 
 
 def test_a_flipped_byte_in_an_archive_is_found(tmp_path):
@@ -192,7 +185,7 @@ def test_a_folder_of_more_slices_than_files_may_be_open(tmp_path):
 
 def test_saved_with_the_axes_of_the_file(tmp_path):
     affine = np.diag([-1.0, 1, 1, 1])
-    frame = Frame.of(SHAPE, affine)
-    volume = frame.volume_of(numbers())
-    save_volume(tmp_path / "a.npy", volume, frame.volume_affine, frame)
+    orientation = Orientation.of(SHAPE, affine)
+    volume = orientation.volume_of(numbers())
+    save_volume(tmp_path / "a.npy", volume, orientation.volume_affine, orientation)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), numbers())

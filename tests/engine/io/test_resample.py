@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InputError
-from engine.io.orientation import Frame
+from engine.io.orientation import Orientation
 from engine.io.volumes.resampling import resample, resample_isotropic, tissue_centre
 from engine.io.volumes.volume import Volume
 
@@ -159,13 +159,13 @@ def test_isotropic_does_not_alias():
 
 
 def test_frame_and_offset_stay_with_both():
-    frame = Frame.of((16, 15, 14), np.diag([-2.0, 1.0, 1.0, 1.0]))
-    data = frame.volume_of(np.random.default_rng(0).random((16, 15, 14), dtype=np.float32))
-    volume = Volume(np.ascontiguousarray(data), frame.volume_affine, 10.0, "noise", frame, -5.0)
+    orientation = Orientation.of((16, 15, 14), np.diag([-2.0, 1.0, 1.0, 1.0]))
+    data = orientation.volume_of(np.random.default_rng(0).random((16, 15, 14), dtype=np.float32))
+    volume = Volume(np.ascontiguousarray(data), orientation.volume_affine, 10.0, "noise", orientation, -5.0)
     for result in (resample_isotropic(volume, 1.5), resample(volume, 12, 1.5)):
-        assert result.frame is frame
+        assert result.orientation is orientation
         assert result.offset == -5.0
-        of_file, affine = result.frame.file_of(result.data, result.affine)
+        of_file, affine = result.orientation.file_of(result.data, result.affine)
         np.testing.assert_array_equal(of_file[::-1], result.data)
         assert affine[0, 0] == pytest.approx(-1.5)
 

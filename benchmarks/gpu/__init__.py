@@ -1,0 +1,1 @@
+"""What only a GPU can show: run by `benchmarks/gpu_check.sh`."""

@@ -1,0 +1,157 @@
+"""Builds engine bundles: whole or not at all, and knows which one is up to date.
+
+A bundle holds ONNX graphs of the denoiser and of its adjoint in two halves, the network as a program for the native
+kernels, and a manifest; all is verified against PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine.backends.bundle import FORMAT, MANIFEST, Bundle, sha256_of
+from engine.errors import InputError
+from engine.io.files import replacing_folder
+from engine.versions import versions
+from engine.volume import Plane
+from export.write.place import check_free
+
+log = logging.getLogger("export")
+
+#: The folders of sources whose change makes an existing bundle stale.
+_SOURCES = ("export/trace", "export/write", "networks")
+
+
+def content_key(ckpt: Path, options: dict[str, Any]) -> str:
+    """Hash of everything that a bundle depends on: the checkpoint, the options, the exporter and its libraries."""
+    digest = hashlib.sha256(sha256_of(ckpt).encode())
+    digest.update(json.dumps(options, sort_keys=True).encode())
+    for folder in _SOURCES:
+        for file in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    for package in ("torch", "onnx"):
+        digest.update(metadata.version(package).encode())
+    return digest.hexdigest()
+
+
+def is_current(folder: Path, key: str) -> bool:
+    """Whether `folder` holds a whole bundle with this key."""
+    try:
+        return Bundle.open(folder).manifest.get("key") == key
+    except InputError:
+        return False
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a whole bundle is there, of whatever network."""
+    try:
+        Bundle.open(folder)
+    except InputError:
+        return False
+    return True
+
+
+def build_engine(
+    ckpt: Path,
+    out: Path,
+    *,
+    plane: Plane | None = None,
+    ema: bool = True,
+    with_adjoint: bool = False,
+    key: str | None = None,
+    **known: Any,
+) -> dict[str, Any]:
+    """Export, verify and write a bundle; `out` appears whole or not at all.
+
+    Parameters
+    ----------
+    ckpt : Path
+        score_sde or TPDM checkpoint.
+    out : Path
+        Folder of the bundle; replaced if it is one.
+    plane : Plane, optional
+        The plane of the training slices, where the checkpoint does not say.
+    ema : bool
+        Use the moving average of the weights.
+    with_adjoint : bool
+        Write the whole adjoint as one graph too, for other programs: no run opens it.
+    key : str, optional
+        Content key to store.
+    **known
+        Fields of `networks.Architecture` that the tensors do not tell.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    InputError
+        The checkpoint cannot be used, the output cannot be written, or verification failed.
+    """
+    # PyTorch takes seconds to import: `--help`, an up-to-date bundle and a wrong path need not wait for it.
+    import torch
+
+    from export import verify
+    from export.write.graphs import write_graphs
+    from export.write.onnx import OPSET
+    from networks import load_checkpoint
+
+    started = time.monotonic()
+    network, info = load_checkpoint(ckpt, ema=ema, **known)
+    a = network.architecture
+    stored = info.get("plane")
+    if stored is not None and plane is not None and tuple(stored) != plane.axes:
+        raise InputError(
+            "plane", f"{Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on", plane, "drop --plane"
+        )
+    axes = list(plane.axes) if plane else stored
+    n_parameters = sum(p.numel() for p in network.parameters())
+    log.info("network: %.2f million parameters, %s", n_parameters / 1e6, a)
+    for name, how in info["inferred"].items():
+        log.info("  %s: %s", name, how)
+    if axes is None:
+        log.info("  plane: not stored in the checkpoint; state it with --plane here or when the engine runs")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(out, partial(check_free, record=MANIFEST, what="an engine bundle")) as work:
+        log.info("tracing the denoiser and its adjoint …")
+        with torch.no_grad():
+            write_graphs(network, work, with_adjoint)
+        log.info("verifying against float64 autograd …")
+        rows = verify.verify(network, work)
+        print(verify.table(rows))
+        if not all(r.passes for r in rows):
+            raise InputError(
+                "ckpt",
+                f"relative errors of at most {verify.BOUNDS['x0']:g} (x0) and {verify.BOUNDS['pullback']:g} (pullback)",
+                f"more for '{ckpt}', as the table above shows",
+                "the weights may be beyond float32's reach: check the training",
+            )
+        manifest = {
+            "format": FORMAT,
+            "name": out.name,
+            "architecture": a.to_dict(),
+            "inferred": info["inferred"],
+            "n_parameters": n_parameters,
+            "plane": axes,
+            "trained_size": info["image_size"],
+            "divisor": a.divisor,
+            "precision": "float32",
+            "opset": OPSET,
+            "checkpoint": {"file": ckpt.name, "sha256": sha256_of(ckpt), "ema": ema, "step": info["step"]},
+            "versions": versions("torch", "onnx"),
+            "verification": {"bounds": verify.BOUNDS, "rows": [r.to_dict() for r in rows]},
+            "build_seconds": round(time.monotonic() - started, 1),
+            "key": key,
+            "files": {p.name: sha256_of(p) for p in sorted(work.iterdir())},
+        }
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
