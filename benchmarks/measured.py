@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.table import markdown
 from engine import demo, run, simulate
 from engine.errors import InputError
 from engine.io.measurements.fastmri import save_fastmri
@@ -133,17 +134,14 @@ def _checked(code: int) -> None:
 
 def table(rows: dict[str, Any]) -> str:
     """PSNR of the worst plane: a row a way to read, a column for what was known."""
-    lines = [
-        "| measurement | simulated | from a file, all stated | from the file alone |",
-        "|---|---|---|---|",
-    ]
+    lines = []
     for title, row in rows.items():
         cells = [
             "–" if row[key] is None else f"{row[key]['worst_plane_psnr_db']:.2f} dB"
             for key in ("simulation", "stated", "estimated")
         ]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((title, *cells))
+    return markdown(("measurement", "simulated", "from a file, all stated", "from the file alone"), lines)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import kernels
 from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.table import aligned
 from engine import demo
 from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
@@ -111,20 +112,20 @@ def reconstructed(
 def estimate_table(estimates: list[dict[str, Any]]) -> str:
     """What was found, in per cent of the samples' root mean square: a row a problem, a column a level of noise."""
     levels = sorted({entry["noise"] for entry in estimates})
-    lines = [f"{'estimate, %':18}" + "".join(f"{100 * noise:>10.4g}" for noise in levels)]
+    rows = []
     for problem in dict.fromkeys(entry["problem"] for entry in estimates):
         cells = {entry["noise"]: entry["estimate"] for entry in estimates if entry["problem"] == problem}
-        lines.append(f"{problem:18}" + "".join(f"{100 * cells[noise]:>10.3g}" for noise in levels))
-    return "\n".join(lines)
+        rows.append((problem, *(f"{100 * cells[noise]:.3g}" for noise in levels)))
+    return aligned(("estimate, %", *(f"{100 * noise:.4g}" for noise in levels)), rows)
 
 
 def reconstruction_table(runs: list[dict[str, Any]]) -> str:
     """PSNR of the worst plane by the level that was expected."""
-    lines = [f"{'worst plane, dB':18}{'noise, %':>10}{'known':>10}{'estimated':>11}{'none':>10}"]
+    rows = []
     for run in runs:
         cells = [f"{run['levels'][name]['worst_plane_psnr_db']:.2f}" for name in ("known", "estimated", "none")]
-        lines.append(f"{run['problem']:18}{100 * run['noise']:>10.4g}{cells[0]:>10}{cells[1]:>11}{cells[2]:>10}")
-    return "\n".join(lines)
+        rows.append((run["problem"], f"{100 * run['noise']:.4g}", *cells))
+    return aligned(("worst plane, dB", "noise, %", "known", "estimated", "none"), rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import ROOT, measured
 from benchmarks.lib.command import RESULTS
 from benchmarks.lib.configurations import PROBLEMS, WITHOUT_NETWORK
+from benchmarks.lib.table import markdown
 from benchmarks.reports import scaling as scaling_report
 from benchmarks.reports.latency import duration, milliseconds, reasons
 from benchmarks.reports.quality import SECONDS, WORST, number
@@ -28,10 +29,7 @@ def newest(pattern: str) -> tuple[Path, dict[str, Any]]:
 
 def demo_table() -> str:
     path, report = newest("demo-*.json")
-    lines = [
-        "| task | PSNR in dB, axial / coronal / sagittal | classical | sampling | peak memory |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for name, task in report["tasks"].items():
         metrics = task["metrics"]
 
@@ -40,10 +38,11 @@ def demo_table() -> str:
                 return "–"
             return " / ".join(f"{metrics[key][p]['psnr_db']:.1f}" for p in ("axial", "coronal", "sagittal"))
 
-        cost = f"{task['sampling_seconds']:.0f} s | {task['peak_memory_mb'] * 2**20 / 1e9:.2f} GB"
-        lines.append(f"| `{name}` | {cell('reconstruction')} | {cell(CLASSICAL.get(name, ''))} | {cost} |")
-    lines.append(f"\n{report['machine']['cores']} cores ({report['machine']['processor']}); {_source(path, report)}")
-    return "\n".join(lines)
+        cost = f"{task['sampling_seconds']:.0f} s", f"{task['peak_memory_mb'] * 2**20 / 1e9:.2f} GB"
+        rows.append((f"`{name}`", cell("reconstruction"), cell(CLASSICAL.get(name, "")), *cost))
+    head = ("task", "PSNR in dB, axial / coronal / sagittal", "classical", "sampling", "peak memory")
+    machine = f"{report['machine']['cores']} cores ({report['machine']['processor']})"
+    return f"{markdown(head, rows)}\n\n{machine}; {_source(path, report)}"
 
 
 def latency_table() -> str:
@@ -101,7 +100,7 @@ def _latency_row(name: str, row: dict[str, Any], n: int) -> str:
 def operator_table() -> str:
     """Each operator's time, and how many times as long every peer takes."""
     path, report = newest("operators-*cores-*.json")
-    lines = ["| operator | ours, ms | others, times as long |", "|---|---|---|"]
+    lines = []
     for name, operator in report["operators"].items():
         rows = operator["rows"]
         others = [
@@ -111,22 +110,23 @@ def operator_table() -> str:
         ]
         ours = rows["ours"]["seconds"]
         cell = f"{1e3 * ours['median']:.1f} ({1e3 * ours['quartile_1']:.1f} … {1e3 * ours['quartile_3']:.1f})"
-        lines.append(f"| {name} | {cell} | {' · '.join(others) or '–'} |")
+        lines.append((name, cell, " · ".join(others) or "–"))
     size = f"{report['slices']} slices of {report['size']}², {report['views']} views, {report['threads']} threads"
-    return "\n".join([*lines, f"\n{size}: median (quartiles). {_source(path, report)}"])
+    table = markdown(("operator", "ours, ms", "others, times as long"), lines)
+    return f"{table}\n\n{size}: median (quartiles). {_source(path, report)}"
 
 
 def step_table() -> str:
     """What a guided step spends outside the networks."""
     path, report = newest("step-*.json")
-    lines = ["| task | guided step, ms | operator | arithmetic, noise, re-ordering | outside the networks |"]
-    lines.append("|---|---|---|---|---|")
+    rows = []
     for name, row in report["rows"].items():
         parts = {part: 1e3 * seconds["median"] for part, seconds in row["parts"].items()}
         small = parts["arithmetic"] + parts["noise"] + parts["re-ordering"]
         whole, share = 1e3 * row["seconds"]["median"], 100 * row["share_outside_network"]["median"]
-        lines.append(f"| {name} | {whole:.0f} | {parts['operator']:.0f} ms | {small:.1f} ms | {share:.1f} % |")
-    return "\n".join([*lines, f"\nMedians; {_source(path, report)}"])
+        rows.append((name, f"{whole:.0f}", f"{parts['operator']:.0f} ms", f"{small:.1f} ms", f"{share:.1f} %"))
+    head = ("task", "guided step, ms", "operator", "arithmetic, noise, re-ordering", "outside the networks")
+    return f"{markdown(head, rows)}\n\nMedians; {_source(path, report)}"
 
 
 def quality_table(name: str = "quality", rivals: tuple[str, ...] = ("pc", "fast-one", "dds")) -> str:
@@ -163,20 +163,19 @@ def weights_table() -> str:
     fixed = sorted((e for e in _unique(report, "search")), key=lambda e: float(e["configuration"].rpartition("-x")[2]))
     columns = ["pc-adaptive", *[entry["configuration"] for entry in fixed]]
     heads = ["adaptive", *[f"fixed × {c.rpartition('-x')[2]}" for c in columns[1:]]]
-    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    rows = []
     for claim in report["claims"]:
         found = _entries(report, claim["volume"], claim["problem"])
-        cells = " | ".join(_psnr(found.get(column)) for column in columns)
-        lines.append(f"| {PROBLEMS[claim['problem']].title} | {cells} |")
+        rows.append((PROBLEMS[claim["problem"]].title, *(_psnr(found.get(column)) for column in columns)))
     n_steps = fixed[0]["title"].split(", ")[1]
     foot = f"PSNR of the volume, published sampler, {n_steps}, multiples of the published λ; {_source(path, report)}"
-    return "\n".join([*lines, f"\n{foot}"])
+    return f"{markdown(('', *heads), rows)}\n\n{foot}"
 
 
 def seeds_table() -> str:
     """How much a result depends on chance."""
     path, report = newest("seeds-*.json")
-    lines = ["| | mean | standard deviation | lowest | highest | failed |", "|---|---|---|---|---|---|"]
+    rows = []
     for entry in report["summaries"]:
         psnr = [
             cell["figures"][WORST]
@@ -184,25 +183,27 @@ def seeds_table() -> str:
             if cell["figures"] and all(cell[key] == entry[key] for key in ("volume", "problem", "configuration"))
         ]
         spread = statistics.stdev(psnr)
-        cells = f"{statistics.mean(psnr):.2f} dB | {spread:.3f} dB | {min(psnr):.2f} dB | {max(psnr):.2f} dB"
+        cells = f"{statistics.mean(psnr):.2f} dB", f"{spread:.3f} dB", f"{min(psnr):.2f} dB", f"{max(psnr):.2f} dB"
         title = f"{PROBLEMS[entry['problem']].title}, {entry['title']}, {entry['n_seeds']} seeds"
-        lines.append(f"| {title} | {cells} | {entry['n_failed']} |")
-    return "\n".join([*lines, f"\nPSNR of the worst of three planes; {_source(path, report)}"])
+        rows.append((title, *cells, entry["n_failed"]))
+    table = markdown(("", "mean", "standard deviation", "lowest", "highest", "failed"), rows)
+    return f"{table}\n\nPSNR of the worst of three planes; {_source(path, report)}"
 
 
 def sweeps_table() -> str:
     """One setting of the fast preset changed, for every problem."""
     path, report = newest("sweeps-*.json")
     problems = list(dict.fromkeys(entry["problem"] for entry in report["summaries"]))
-    lines = [f"| | {' | '.join(PROBLEMS[name].title for name in problems)} |", "|---" * (len(problems) + 1) + "|"]
+    rows = []
     swept = [e for group in dict.fromkeys(e["group"] for e in report["summaries"]) for e in _unique(report, group)]
     for one in swept:
         if one["configuration"] == "classical":
             continue
         of = {e["problem"]: e for e in report["summaries"] if e["configuration"] == one["configuration"]}
         title = one["title"].removeprefix("fast, ")
-        lines.append(f"| {title} | {' | '.join(_psnr(of.get(name), WORST) for name in problems)} |")
-    return "\n".join([*lines, f"\nPSNR of the worst of three planes in dB; {_source(path, report)}"])
+        rows.append((title, *(_psnr(of.get(name), WORST) for name in problems)))
+    table = markdown(("", *(PROBLEMS[name].title for name in problems)), rows)
+    return f"{table}\n\nPSNR of the worst of three planes in dB; {_source(path, report)}"
 
 
 def _unique(report: dict[str, Any], group: str) -> list[dict[str, Any]]:
@@ -220,13 +221,13 @@ def _psnr(entry: dict[str, Any] | None, figure: str = "psnr_db") -> str:
 def noise_table() -> str:
     """What reconstructions gain by knowing, or estimating, the noise of the measurement."""
     path, report = newest("noise-levels-*.json")
-    lines = ["| | noise | found | its level known | as found | taken for none |", "|---|---|---|---|---|---|"]
+    rows = []
     for run in report["reconstructions"]:
         levels = [run["levels"][name] for name in ("known", "estimated", "none")]
-        cells = " | ".join(f"{level[WORST]:.1f} dB" for level in levels)
-        found = f"{100 * run['noise']:.3g} % | {100 * levels[1]['level']:.2g} %"
-        lines.append(f"| {run['problem']} | {found} | {cells} |")
-    return "\n".join([*lines, f"\nPSNR of the worst of three planes; {_source(path, report)}"])
+        noise = f"{100 * run['noise']:.3g} %", f"{100 * levels[1]['level']:.2g} %"
+        rows.append((run["problem"], *noise, *(f"{level[WORST]:.1f} dB" for level in levels)))
+    table = markdown(("", "noise", "found", "its level known", "as found", "taken for none"), rows)
+    return f"{table}\n\nPSNR of the worst of three planes; {_source(path, report)}"
 
 
 def generation_table() -> str:
