@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from engine.cli import HelpFormatter, Stopped, exit_code, stopped_by_signals, writing_to
 from engine.errors import InputError, in_one_line
-from engine.job import results
+from engine.job.output import new_folder, open_folder
 from engine.job.progress import Silent, Told
 from engine.options import Options, add_options, option, read
 from engine.study.cluster import Needs, connected
@@ -139,8 +139,8 @@ def _checked(args: argparse.Namespace, words: Sequence[str], shown: Silent) -> i
     if not needs.gpus and device.startswith("cuda"):
         raise InputError("gpus-per-volume", f"more than 0 for --device {device}", "0", "pass 1, or a part of one")
     volumes = volumes_of(inputs_of(args.inputs), args.out)
-    with results.new_folder(args.out), writing_to(args.out):
-        results.open_folder(args.out)
+    with new_folder(args.out), writing_to(args.out):
+        open_folder(args.out)
         if not args.overwrite:
             check_same(study, volumes)
         return _study(args, workers, needs, study, volumes, shown)

@@ -23,6 +23,7 @@ from engine.errors import InputError
 from engine.job import results
 from engine.job.configuration import parse
 from engine.job.execution import checked_job, execute, started, warnings_kept
+from engine.job.output import new_folder
 from engine.job.parser import build_parser
 from engine.job.plan import describe
 from engine.job.progress import Lines, Silent, progress_of
@@ -117,7 +118,7 @@ class Run:
         if args.dry_run:
             self._lines.say("plan", {"lines": describe(job).splitlines()})
             return
-        with results.new_folder(out, comm.is_root):
+        with closing(job.selection), new_folder(out, comm.is_root):
             saved = comm.agreed(lambda: started(job, args, out, resumed, comm))
             n_done = saved.statistics.n * job.n_steps + (saved.checkpoint.step if saved.checkpoint else 0)
             with (

@@ -17,9 +17,9 @@ from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.configuration import options_of
 from engine.job.job import Job
+from engine.job.output import Output, check_room, open_folder
 from engine.job.prepare import prepare
 from engine.job.progress import Progress
-from engine.job.results import Output
 from engine.job.saving import STATE_FILE, Saved, Saver, Survival, check_identity, short
 from engine.job.statistics import Statistics
 from engine.methods import solve
@@ -85,7 +85,7 @@ def started(job: Job, args: argparse.Namespace, out: Path, resumed: Saved | None
         Another run's state, an unfinished run in the folder, no permission or no room.
     """
     if comm.is_root:
-        results.open_folder(out)
+        open_folder(out)
     if resumed is not None:
         check_identity(resumed.identity, job.identity)
     elif comm.is_root and (out / STATE_FILE).exists() and not args.overwrite:
@@ -96,7 +96,7 @@ def started(job: Job, args: argparse.Namespace, out: Path, resumed: Saved | None
             f"go on with --resume {out}, or start anew with --overwrite",
         )
     if comm.is_root:
-        results.check_room(out, job, args.save_every > 0)
+        check_room(out, job, args.save_every > 0)
     return resumed or Saved(options_of(args), job.identity, Statistics())
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from engine.cli import HelpFormatter
 from engine.job.choices import Choice, default_steps
 from engine.job.measurement import MeasuredFile, NoiseLevel, VolumeFile
+from engine.job.output import Output
 from engine.job.prepare import Machine
 from engine.job.priors import PriorFiles
 from engine.job.progress import Told
-from engine.job.results import Output
 from engine.job.saving import Survival
 from engine.options import Options, add_options, option
 from engine.problems.tasks import TASKS, Measurement

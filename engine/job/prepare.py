@@ -19,8 +19,8 @@ from engine.device import n_gpus
 from engine.job.choices import settings_of
 from engine.job.job import Job
 from engine.job.measurement import noise_level_of, open_measurement
+from engine.job.output import Output
 from engine.job.priors import check_sizes, open_bundles
-from engine.job.results import Output
 from engine.methods import METHODS, check
 from engine.options import Options, option, read
 from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCommunicator

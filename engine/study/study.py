@@ -16,9 +16,9 @@ import numpy as np
 from engine.backends.bundle import MANIFEST
 from engine.errors import InputError
 from engine.job.configuration import options_of, parse
+from engine.job.output import ENDINGS
 from engine.job.parser import build_parser
 from engine.job.priors import ROLES
-from engine.job.results import ENDINGS
 from engine.job.saving import STATE_FILE, short
 
 #: What an input may be, and the task of it where none is named.

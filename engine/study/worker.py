@@ -15,9 +15,9 @@ from typing import Any
 from engine.backends.engines import Engines
 from engine.cli import Stopped, no_memory, writing_to
 from engine.errors import InputError
-from engine.job import results
 from engine.job.execution import checked_job, execute, started, warnings_kept
 from engine.job.job import Job
+from engine.job.output import new_folder
 from engine.job.plan import describe
 from engine.job.progress import Silent
 from engine.job.saving import STATE_FILE, load
@@ -84,7 +84,7 @@ class Worker:
     def run(self, volume: Volume) -> Outcome:
         """Reconstruct a volume, to the end unless it is stopped; nothing is raised."""
         try:
-            with results.new_folder(volume.folder), warnings_kept() as warnings, writing_to(volume.folder):
+            with new_folder(volume.folder), warnings_kept() as warnings, writing_to(volume.folder):
                 return self._run(volume, warnings)
         except KeyboardInterrupt:
             return Outcome(STOPPED)

@@ -11,9 +11,9 @@ import pytest
 
 from engine.backends.engines import Engines
 from engine.job.configuration import parse
+from engine.job.output import Output
 from engine.job.parser import GROUPS, build_parser
 from engine.job.prepare import prepare
-from engine.job.results import Output
 from engine.options import Option, declared, read
 from engine.sampling.settings import Settings
 from tests.refusals import one_sentence

@@ -197,7 +197,7 @@ def test_there_is_nothing_to_resume_in_a_finished_run(words, tmp_path, capsys):
 
 
 def test_a_disk_without_room_is_said_before_the_run(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("engine.job.results.shutil.disk_usage", lambda path: SimpleNamespace(free=1))
+    monkeypatch.setattr("engine.job.output.shutil.disk_usage", lambda path: SimpleNamespace(free=1))
     line = refused(capsys, words(tmp_path / "out", "--steps", 3))
     assert line.startswith("out: expected 32 MB free")
     assert "got 0 MB" in line
