@@ -49,7 +49,7 @@ result = reconstruct(problem, priors, Settings(n_steps=STEPS))
 # ## The result, in the units and with the axes of the file
 
 # %%
-save_volume(OUT / "recon.nii.gz", measured.in_file_units(result.volume), measured.affine, measured.frame)
+save_volume(OUT / "recon.nii.gz", measured.in_file_units(result.volume), measured.affine, measured.orientation)
 
 # %% [markdown]
 # ## World coordinates

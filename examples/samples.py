@@ -62,7 +62,7 @@ agreement = np.corrcoef(deviation[inside], abs(mean - head.data)[inside])[0, 1]
 print(f"mean: PSNR {psnr(head.data, mean, white):.1f} dB, correlation with the error {agreement:.2f}")
 
 # %%
-save_volume(OUT / "mean.nii.gz", measured.in_file_units(mean), measured.affine, measured.frame)
-save_volume(OUT / "deviation.nii.gz", deviation * measured.scale, measured.affine, measured.frame)
+save_volume(OUT / "mean.nii.gz", measured.in_file_units(mean), measured.affine, measured.orientation)
+save_volume(OUT / "deviation.nii.gz", deviation * measured.scale, measured.affine, measured.orientation)
 volumes = {"result": mean, "deviation × 10": 10 * deviation, "error × 10": 10 * abs(mean - head.data)}
 write_preview(OUT / "preview.png", volumes, voxel_mm=measured.voxel_mm)

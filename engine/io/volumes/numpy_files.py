@@ -19,7 +19,7 @@ from engine.io.source import Source
 _MAX_HEADER = 2**16
 
 
-def read_npy(source: Source, kinds: str = "iuf", expected: str = "a .npy array of numbers") -> np.ndarray:
+def read_npy(source: Source, kinds: str = "iuf", expected: str = "a .npy array of real numbers") -> np.ndarray:
     """Map an array into memory.
 
     This needs no child process: the header is a literal of bounded length, no pickle is opened, and a file too short

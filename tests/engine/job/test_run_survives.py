@@ -21,7 +21,7 @@ from engine.job.saving import STATE_FILE, load
 from engine.run import main
 from tests.engine.results_of import content
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def stopping(
@@ -224,7 +224,7 @@ def test_a_disk_that_fills_up_keeps_the_state(words, cut, tmp_path):
     state = (cut / STATE_FILE).read_bytes()
     process = start(["--resume", str(cut), "--no-report", "--save-every", "1"], limit_bytes=2048)
     _, errors = process.communicate()
-    assert process.returncode == 2
+    assert process.returncode == 2, errors
     assert "could not be saved (File too large); an earlier one is kept" in errors
     assert errors.splitlines()[-1].startswith("engine.run: out: expected room and permission to write")
     assert "Traceback" not in errors
