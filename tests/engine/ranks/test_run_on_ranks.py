@@ -32,7 +32,7 @@ def wait_for_step(file: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         # Replaced whole or not at all, so that it can be read at any time.
-        if file.is_file() and (found := load(file).checkpoint) is not None and found.state.step >= step:
+        if file.is_file() and (found := load(file).checkpoint) is not None and found.step >= step:
             return
         time.sleep(0.02)
     raise AssertionError(f"{file} never held step {step}")
@@ -75,7 +75,7 @@ def test_a_lost_rank_stops_the_others_and_the_run_goes_on_elsewhere(words, tmp_p
         if n == 3:
             # Stop it once more, by asking.
             process = started(tmp_path, n, resumed)
-            before = load(out / STATE_FILE).checkpoint.state.step
+            before = load(out / STATE_FILE).checkpoint.step
             wait_for_step(out / STATE_FILE, before + 4)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
