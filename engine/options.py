@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from engine.errors import InputError
 
@@ -180,15 +181,21 @@ _PARSED: dict[frozenset[Any], Any] = {
 }
 
 
-def declared(group: type) -> Iterator[Option]:
+def declared(group: type) -> tuple[Option, ...]:
     """The options among a dataclass's fields, in order."""
-    hints = get_type_hints(group)
+    return _declared(cast(Hashable, group))
+
+
+@cache
+def _declared(group: Any) -> tuple[Option, ...]:
+    hints, options = get_type_hints(group), []
     for one in dataclasses.fields(group):
         if "option" in one.metadata:
             hint = hints[one.name]
             kinds = {tuple} if get_origin(hint) is tuple else {*get_args(hint)} or {hint}
             named = {"name": one.name.replace("_", "-"), **one.metadata["option"]}
-            yield Option(one.name, frozenset(kinds - {type(None)}), one.default, **named)
+            options.append(Option(one.name, frozenset(kinds - {type(None)}), one.default, **named))
+    return tuple(options)
 
 
 def documented(group: type[Group]) -> type[Group]:

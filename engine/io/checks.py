@@ -48,8 +48,6 @@ def check_affine(affine: np.ndarray, source: Source) -> None:
         edges = np.hypot(np.hypot(axes[0], axes[1]), axes[2])
         usable = edges.min() >= low and edges.max() <= high
     if not usable or np.linalg.svd(axes / edges, compute_uv=False)[-1] < _FLAT:
-        raise source.refusal(
-            f"an affine of finite, independent axes and voxels of {low:g} to {high:g} mm",
-            f"{np.asarray(affine)[:3].tolist()}",
-            "mend the header's voxel sizes and orientation",
-        )
+        expected = f"an affine of finite, independent axes and voxels of {low:g} to {high:g} mm"
+        got = f"{np.asarray(affine)[:3].tolist()}"
+        raise source.refusal(expected, got, "mend the header's voxel sizes and orientation")

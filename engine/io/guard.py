@@ -173,6 +173,7 @@ def _forget() -> None:
 
 def _end() -> None:
     if _process is not None:
+        _process.process.kill()
         _process.end()
 
 

@@ -89,12 +89,14 @@ def attribute_of(file: Any, name: str, shape: tuple[int, ...], source: Source) -
     return value
 
 
-def word_of(file: Any, name: str) -> str | None:
+def word_of(file: Any, name: str, source: Source) -> str | None:
     """Return an attribute that is one text; None where there is none."""
     if name not in file.attrs:
         return None
     value = file.attrs[name]
-    return bytes(value).decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, (str, bytes)):
+        raise source.refusal(f"a text as attribute '{name}'", type(value).__name__, "save the file again")
+    return value if isinstance(value, str) else bytes(value).decode("ascii", "replace")
 
 
 def _check_storage(dataset: Any, name: str, source: Source) -> None:
@@ -106,9 +108,8 @@ def _check_storage(dataset: Any, name: str, source: Source) -> None:
         raise source.refusal(f"'{name}' stored in the file", "parts of other files", "write a file that holds its data")
     filters = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
     if any(number > _LAST_OWN and number != _LZF for number in filters):
-        raise source.refusal(
-            f"'{name}' compressed as HDF5 can itself, or by lzf", f"its filters {filters[:8]}", "repack the file"
-        )
+        expected = f"'{name}' compressed as HDF5 can itself, or by lzf"
+        raise source.refusal(expected, f"its filters {filters[:8]}", "repack the file")
     if dataset.shape is None:
         raise source.refusal(f"samples in '{name}'", "a dataset without space", "write the file again")
     n_bytes = math.prod(dataset.shape) * dataset.id.get_type().get_size()

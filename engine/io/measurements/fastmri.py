@@ -50,7 +50,7 @@ def read_fastmri(file: Any, orientation: str | None, source: Source) -> Samples:
     if data.ndim == 4 and data.shape[1] == 1:
         data = data[:, 0]
     n_slices, (rows, columns) = len(data), data.shape[-2:]
-    kept = word_of(file, _ORIENTATION)
+    kept = word_of(file, _ORIENTATION, source)
     if kept is not None and kept not in _OWN_ORIENTATIONS:
         raise source.refusal("letters of RAS as orientation", repr(kept), "save the file again")
     encoding = _encoding(file, source)

@@ -127,11 +127,8 @@ def load_geometry(path: str | Path, n_views: int, n_bins: int) -> ScanGeometry:
         refuse_beside(fields, _FAN_KEYS, "a parallel beam")
     angles_deg = _angles(fields, n_views, n_bins)
     if "bins" in fields and (bins := integer(fields, "bins", LARGEST_DETECTOR)) != n_bins:
-        raise wrong(
-            f"bins to be {n_bins} as along the sinogram's last axis (bins)",
-            str(bins),
-            "mend bins, or swap the sinogram's axes",
-        )
+        expected = f"bins to be {n_bins} as along the sinogram's last axis (bins)"
+        raise wrong(expected, str(bins), "mend bins, or swap the sinogram's axes")
     pixel_mm = length(fields, "pixel_mm")
     if "size" in fields:
         refuse_beside(fields, ("rows", "columns"), "size")
@@ -296,11 +293,9 @@ def _check_square(image_affine: np.ndarray, pixel_mm: float | None = None) -> No
     sides = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     side = pixel_mm or sides[0]
     if max(abs(s - side) for s in sides) > _SQUARE * side or abs(row @ column) > _SQUARE * side**2:
-        raise wrong(
-            f"square pixels of {side:g} mm in the affine",
-            f"{np.round([row, column], 4).tolist()} from row to row and from column to column",
-            "mend the affine or pixel_mm, or resample the volume",
-        )
+        expected = f"square pixels of {side:g} mm in the affine"
+        got = f"{np.round([row, column], 4).tolist()} from row to row and from column to column"
+        raise wrong(expected, got, "mend the affine or pixel_mm, or resample the volume")
 
 
 def _angles(fields: dict[str, Any], n_views: int, n_bins: int) -> list[float]:

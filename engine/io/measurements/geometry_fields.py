@@ -41,12 +41,9 @@ def fields_of(path: Path, keys: Collection[str]) -> dict[str, Any]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         reason = re.split(r"\n|\.\s", str(error))[0].rstrip(" .")
-        raise InputError(
-            "geometry",
-            "a JSON file",
-            f"'{path}', which cannot be read ({type(error).__name__}: {reason})",
-            "check the path, and the file's brackets, commas and quotes",
-        ) from None
+        got = f"'{path}', which cannot be read ({type(error).__name__}: {reason})"
+        remedy = "check the path, and the file's brackets, commas and quotes"
+        raise InputError("geometry", "a JSON file", got, remedy) from None
     if not isinstance(fields, dict):
         raise wrong("one JSON object", f"{shown(fields)} in '{path}'", "put names and values between braces")
     for key in fields:

@@ -97,12 +97,8 @@ def _package(source: Source) -> ModuleType:
         import ismrmrd.file
         import ismrmrd.hdf5
     except ImportError as error:
-        raise InputError(
-            source.argument,
-            f"the package ismrmrd to read '{source.path}'",
-            "none",
-            "`pip install -c constraints.txt -e '.[mri]'`",
-        ) from error
+        expected = f"the package ismrmrd to read '{source.path}'"
+        raise InputError(source.argument, expected, "none", "`pip install -c constraints.txt -e '.[mri]'`") from error
     return ismrmrd
 
 
@@ -163,11 +159,9 @@ def _placed(heads: np.ndarray, encoding: Encoding, source: Source) -> tuple[int,
         fits &= (place >= 0) & (place < n)
     if not fits.all():
         column, partition, low, high = lines[~fits][0].tolist()
-        raise source.refusal(
-            f"readouts within the encoded matrix {encoding.encoded.matrix}",
-            f"samples {low} to {high - 1} of line {column}, partition {partition}",
-            "mend the header's matrix or the centres of its limits",
-        )
+        expected = f"readouts within the encoded matrix {encoding.encoded.matrix}"
+        got = f"samples {low} to {high - 1} of line {column}, partition {partition}"
+        raise source.refusal(expected, got, "mend the header's matrix or the centres of its limits")
     return int(channels[0]), lines
 
 
@@ -188,9 +182,8 @@ def _shared_mask(count: np.ndarray, is_slab: bool, source: Source) -> np.ndarray
         what = "partition" if is_slab else "slice"
         remedy = "fill or transform the partition direction first" if is_slab else "split the scan by its masks"
         n, n_first = int(sampled[unlike[0]].sum()), int(sampled[0].sum())
-        raise source.refusal(
-            f"the same samples in every {what}", f"{n} in {what} {unlike[0]}, {n_first} in {what} 0", remedy
-        )
+        expected = f"the same samples in every {what}"
+        raise source.refusal(expected, f"{n} in {what} {unlike[0]}, {n_first} in {what} 0", remedy)
     return sampled[0].astype(np.float32)
 
 
@@ -224,11 +217,8 @@ def _geometry(
     else:
         numbers = np.unique(heads["idx"]["slice"])
         if np.ptp(numbers) >= len(numbers):
-            raise source.refusal(
-                "slices without gaps where nothing states their position",
-                f"{len(numbers)} of {np.ptp(numbers) + 1}",
-                "number them without gaps",
-            )
+            expected = "slices without gaps where nothing states their position"
+            raise source.refusal(expected, f"{len(numbers)} of {np.ptp(numbers) + 1}", "number them without gaps")
         order = np.arange(n_slices)
         n = n_partitions if n_partitions > 1 else n_slices
         affine = affine_of(DEFAULT_ORIENTATION if orientation is None else orientation, (n, rows, columns), spacing)

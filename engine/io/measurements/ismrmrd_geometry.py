@@ -56,11 +56,9 @@ def slice_order_and_affine(
         return None
     axes = directions[0].T
     if not np.isfinite(directions).all() or abs(axes.T @ axes - np.eye(3)).max() > _TOLERANCE:
-        raise source.refusal(
-            "perpendicular unit vectors as read_dir, phase_dir and slice_dir",
-            f"{np.round(directions[0], 3).tolist()}",
-            "mend them, or state the orientation with --orientation",
-        )
+        expected = "perpendicular unit vectors as read_dir, phase_dir and slice_dir"
+        got = f"{np.round(directions[0], 3).tolist()}"
+        raise source.refusal(expected, got, "mend them, or state the orientation with --orientation")
     everywhere = np.stack([heads[name] for name in ("slice_dir", "read_dir", "phase_dir")], axis=1)
     # Written so that NaN fails too.
     if not bool((abs(everywhere - directions[0]) <= _TOLERANCE).all()):
@@ -77,9 +75,8 @@ def slice_order_and_affine(
         length = float(step @ axes[:, 0])
         if not length > 0 or abs(steps - step).max() > _TOLERANCE * length:
             distances = np.round(steps @ axes[:, 0], 3)
-            raise source.refusal(
-                "slices at equal distances", f"{distances.min()} to {distances.max()} mm", "leave out those apart"
-            )
+            expected = "slices at equal distances"
+            raise source.refusal(expected, f"{distances.min()} to {distances.max()} mm", "leave out those apart")
     (n_rows, n_columns), middle_slice = shape, n_partitions // 2 if n_partitions > 1 else 0
     affine = np.eye(4)
     affine[:3, :3] = _TO_RAS @ np.stack([step, axes[:, 1] * spacing_mm[1], axes[:, 2] * spacing_mm[2]], axis=1)

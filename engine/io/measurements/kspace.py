@@ -97,9 +97,8 @@ def _check_values(data: np.ndarray, source: Source) -> None:
     # Written so that NaN counts; larger ones would overflow in a transform.
     n_bad = sum(int((~(abs(part) < _TOO_LARGE)).sum()) for part in data)
     if n_bad:
-        raise source.refusal(
-            f"finite samples below {_TOO_LARGE:g}", f"{n_bad} larger, infinite or NaN", "replace them before the run"
-        )
+        expected = f"finite samples below {_TOO_LARGE:g}"
+        raise source.refusal(expected, f"{n_bad} larger, infinite or NaN", "replace them before the run")
     if not any(part.any() for part in data):
         raise source.refusal("samples other than zero", "zeros alone", "check the file")
 
@@ -151,11 +150,9 @@ def _found(data: np.ndarray, source: Source) -> np.ndarray:
     counts = np.array([part.sum() for part in of_slices])
     unlike = np.flatnonzero((counts > 0) & (counts < _ALIKE * found.sum()))
     if len(unlike):
-        raise source.refusal(
-            "the same samples in every slice",
-            f"{counts[unlike[0]]} of {int(found.sum())} in slice {unlike[0]}",
-            "split the scan by its masks, or state the samples that all share with --mask",
-        )
+        expected = "the same samples in every slice"
+        remedy = "split the scan by its masks, or state the samples that all share with --mask"
+        raise source.refusal(expected, f"{counts[unlike[0]]} of {int(found.sum())} in slice {unlike[0]}", remedy)
     grid = _grid(found)
     # A value can be zero by chance or by rounding to integers; a line of lines cannot.
     return grid if found.sum() >= _GRID * grid.sum() else found

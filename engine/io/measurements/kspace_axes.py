@@ -125,12 +125,8 @@ def affine_of(orientation: str, shape: tuple[int, int, int], spacing_mm: tuple[f
     """
     directions = directions_of(orientation.upper())
     if directions is None:
-        raise InputError(
-            "orientation",
-            "three letters, of R or L, A or P, and S or I, in which slices, rows and columns count",
-            f"{orientation[:20]!r}",
-            "SPL is axial in radiological view",
-        )
+        expected = "three letters, of R or L, A or P, and S or I, in which slices, rows and columns count"
+        raise InputError("orientation", expected, f"{orientation[:20]!r}", "SPL is axial in radiological view")
     affine = np.eye(4)
     affine[:3, :3] = directions * spacing_mm
     affine[:3, 3] = -affine[:3, :3] @ [n // 2 for n in shape]

@@ -39,11 +39,9 @@ def read_maps(source: Source, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
     else:
         raise InputError(source.argument, ".npy or .h5", f"'{source.path.name}'", "convert the file to one of these")
     if stored.shape not in shapes or stored.dtype.kind != "c" or stored.dtype.itemsize > 16:
-        raise source.refusal(
-            f"complex {' or '.join(map(str, shapes))}",
-            f"{stored.dtype} {stored.shape}",
-            "give one sensitivity a coil and pixel, in the layout of the k-space file",
-        )
+        expected = f"complex {' or '.join(map(str, shapes))}"
+        got = f"{stored.dtype} {stored.shape}"
+        raise source.refusal(expected, got, "give one sensitivity a coil and pixel, in the layout of the k-space file")
     with np.errstate(over="ignore"):  # what complex64 cannot hold becomes infinite and is refused below
         maps = np.array(stored, np.complex64)
     # Sensitivities are of order one; so compared, NaN is refused as well.

@@ -144,11 +144,8 @@ def _space(encoding: ElementTree.Element, name: str, source: Source) -> Space:
     fov = [number("fieldOfView_mm", axis) for axis in "xyz"]
     is_matrix = all(1 <= n <= _MAX_MATRIX and n == int(n) for n in matrix)
     if not is_matrix or not all(_MIN_FOV_MM <= length <= _MAX_FOV_MM for length in fov):
-        raise source.refusal(
-            f"a matrix of 1 to {_MAX_MATRIX} samples and a field of view in mm as {name} of the header",
-            f"{matrix} and {fov}",
-            "write its header again",
-        )
+        expected = f"a matrix of 1 to {_MAX_MATRIX} samples and a field of view in mm as {name} of the header"
+        raise source.refusal(expected, f"{matrix} and {fov}", "write its header again")
     n_x, n_y, n_z = (int(n) for n in matrix)
     return Space((n_x, n_y, n_z), (fov[0], fov[1], fov[2]))
 

@@ -155,9 +155,8 @@ def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
 def _check(stored: np.ndarray, source: Source) -> None:
     shape, dtype = stored.shape, stored.dtype
     if len(shape) != 3 or min(shape) < 1:
-        raise source.refusal(
-            "axes slices, views, bins or views, bins", f"shape {shape}", "give one array of these axes"
-        )
+        expected = "axes slices, views, bins or views, bins"
+        raise source.refusal(expected, f"shape {shape}", "give one array of these axes")
     if dtype.kind not in "iuf":
         raise source.refusal("real numbers", re.sub("[^a-z0-9]", "", dtype.name), "save line integrals as float32")
     if shape[1] > _MAX_VIEWS or shape[2] > LARGEST_DETECTOR or stored.size > _MAX_SAMPLES:

@@ -182,11 +182,8 @@ def in_order(frames: list[Frame], source: Source) -> list[Frame]:
         a, b = frames[twin], frames[twin + 1]
         with b.file.reading(EXPECTED):
             differing = [name for name in _APART if str(a.header.get(name)) != str(b.header.get(name))]
-        raise source.refusal(
-            "one slice a position",
-            f"{a} and {b} at one place" + (f", which differ in {', '.join(differing)}," if differing else ""),
-            "move each echo or time point into a folder of its own",
-        )
+        got = f"{a} and {b} at one place" + (f", which differ in {', '.join(differing)}," if differing else "")
+        raise source.refusal("one slice a position", got, "move each echo or time point into a folder of its own")
     usual = np.sort(gaps)[(len(gaps) - 1) // 2]  # the lower median: missing slices only make gaps larger
     worst = int(abs(gaps - usual).argmax())
     if abs(gaps[worst] - usual) > _MAX_UNEVEN * usual:

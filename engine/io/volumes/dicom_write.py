@@ -107,9 +107,8 @@ def write_series(
                 series["PixelData"].VR = "OW"
                 series.save_as(part / f"IM{k + 1:0{n_digits}d}.dcm", enforce_file_format=True)
     except OSError as error:
-        raise InputError(
-            "folder", f"a place for {n_slices} files", f"'{error.strerror}' at '{folder}'", "choose another folder"
-        ) from error
+        expected = f"a place for {n_slices} files"
+        raise InputError("folder", expected, f"'{error.strerror}' at '{folder}'", "choose another folder") from error
 
 
 def check_series(affine: np.ndarray, source: str | Path | None = None, keep: Sequence[str] = ()) -> None:
@@ -129,53 +128,36 @@ def check_series(affine: np.ndarray, source: str | Path | None = None, keep: Seq
 
 def _check_volume(data: np.ndarray) -> None:
     if data.ndim != 3 or min(data.shape) < 1 or max(data.shape[:2]) > _LEVELS:
-        raise InputError(
-            "data",
-            f"(columns, rows, slices) of at most {_LEVELS} columns and rows",
-            f"shape {data.shape}",
-            "give a single 3D volume",
-        )
+        expected = f"(columns, rows, slices) of at most {_LEVELS} columns and rows"
+        raise InputError("data", expected, f"shape {data.shape}", "give a single 3D volume")
     if not np.issubdtype(data.dtype, np.floating) or not np.isfinite([data.min(), data.max()]).all():
-        raise InputError(
-            "data", "finite real numbers", f"{data.dtype} from {data.min()} to {data.max()}", "mend it first"
-        )
+        expected = "finite real numbers"
+        raise InputError("data", expected, f"{data.dtype} from {data.min()} to {data.max()}", "mend it first")
 
 
 def _check_description(description: str) -> None:
     if not 0 < len(description) <= 1024 or not description.isprintable() or "\\" in description:
-        raise InputError(
-            "description",
-            "1 to 1024 printable characters without backslash",
-            f"{len(description)} such as {description[:20]!r}",
-            "shorten it",
-        )
+        expected = "1 to 1024 printable characters without backslash"
+        raise InputError("description", expected, f"{len(description)} such as {description[:20]!r}", "shorten it")
 
 
 def _geometry(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return direction cosines (6,), spacing of rows and columns (2,), step (3,) and origin (3,), LPS in mm."""
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.linalg.norm(affine[:3, :3], axis=0).all():
-        raise InputError(
-            "affine", "4 × 4 finite numbers with three axes", f"{affine.tolist()}", "give that of the volume"
-        )
+        expected = "4 × 4 finite numbers with three axes"
+        raise InputError("affine", expected, f"{affine.tolist()}", "give that of the volume")
     along_row, along_column, step, origin = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)[:3].T
     column_mm, row_mm, step_mm = (float(np.linalg.norm(axis)) for axis in (along_row, along_column, step))
     cosines = np.stack([along_row / column_mm, along_column / row_mm])
     tilt_deg = math.degrees(math.acos(min(1.0, abs(float(step @ np.cross(*cosines))) / step_mm)))
     if abs(cosines[0] @ cosines[1]) > MAX_COSINE or tilt_deg > MAX_TILT_DEG:
-        raise InputError(
-            "affine",
-            "perpendicular axes",
-            (f"slices tilted by {tilt_deg:.3g}° and rows with a cosine of {cosines[0] @ cosines[1]:.3g} to columns"),
-            "resample the volume to a rectangular grid",
-        )
+        got = f"slices tilted by {tilt_deg:.3g}° and rows with a cosine of {cosines[0] @ cosines[1]:.3g} to columns"
+        raise InputError("affine", "perpendicular axes", got, "resample the volume to a rectangular grid")
     if max(column_mm, row_mm, step_mm) > MAX_SPACING_MM or abs(origin).max() > MAX_POSITION_MM:
-        raise InputError(
-            "affine",
-            f"voxels below {MAX_SPACING_MM:g} mm within {MAX_POSITION_MM:g} mm",
-            f"{column_mm:g} × {row_mm:g} × {step_mm:g} mm at {origin.tolist()}",
-            "give it in mm",
-        )
+        expected = f"voxels below {MAX_SPACING_MM:g} mm within {MAX_POSITION_MM:g} mm"
+        got = f"{column_mm:g} × {row_mm:g} × {step_mm:g} mm at {origin.tolist()}"
+        raise InputError("affine", expected, got, "give it in mm")
     return cosines.ravel(), np.array([row_mm, column_mm]), step, origin
 
 
@@ -185,17 +167,12 @@ def _template(source: str | Path | None, keep: Sequence[str]) -> Dataset:
         tag = tag_for_keyword(keyword)
         # Pixels are described by the new series alone, and a sequence may hold anything.
         if tag is None or Tag(tag).group in (0x0000, 0x0002, 0x0028, 0x7FE0) or dictionary_VR(tag) == "SQ":
-            raise InputError(
-                "keep",
-                "keywords of single attributes of patient, study or series",
-                f"{keyword!r}",
-                "write them as in DICOM PS3.6, such as PatientID",
-            )
+            expected = "keywords of single attributes of patient, study or series"
+            raise InputError("keep", expected, f"{keyword!r}", "write them as in DICOM PS3.6, such as PatientID")
     if source is None:
         if keep:
-            raise InputError(
-                "keep", f"a source to keep {', '.join(keep)} from", "none", "name the folder of a DICOM series"
-            )
+            expected = f"a source to keep {', '.join(keep)} from"
+            raise InputError("keep", expected, "none", "name the folder of a DICOM series")
         return Dataset()
     return first_header(Source(Path(source), "source"), ["Modality", *keep])
 
@@ -267,12 +244,8 @@ def _keep(series: FileDataset, template: Dataset, keep: Sequence[str]) -> None:
     n_kept = 0
     for keyword in keep:
         if keyword in mine:
-            raise InputError(
-                "keep",
-                "attributes that describe patient or study",
-                f"{keyword}, which the new series sets itself",
-                "leave it out",
-            )
+            expected = "attributes that describe patient or study"
+            raise InputError("keep", expected, f"{keyword}, which the new series sets itself", "leave it out")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -284,9 +257,8 @@ def _keep(series: FileDataset, template: Dataset, keep: Sequence[str]) -> None:
                     value = [str(name) for name in value] if element.VM > 1 else str(value)
                 series[keyword] = DataElement(element.tag, element.VR, value, validation_mode=RAISE)
         except Exception as error:  # as the parser finds the value damaged
-            raise InputError(
-                "keep", f"a valid {keyword} in the source", f"{type(error).__name__}", "leave it out"
-            ) from error
+            expected = f"a valid {keyword} in the source"
+            raise InputError("keep", expected, f"{type(error).__name__}", "leave it out") from error
         n_kept += 1
     if n_kept:
         series.PatientIdentityRemoved = "NO"
@@ -304,9 +276,8 @@ def _check_target(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError("folder", "a new folder or an earlier result", f"another file at '{folder}'", "move it")
     if folder.exists() and (name := _foreign(Source(folder, "folder"))):
-        raise InputError(
-            "folder", "a new folder or an earlier result", f"'{name}' in '{folder}'", "choose another folder"
-        )
+        expected = "a new folder or an earlier result"
+        raise InputError("folder", expected, f"'{name}' in '{folder}'", "choose another folder")
 
 
 @guarded("an earlier result", "pydicom")

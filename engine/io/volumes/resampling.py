@@ -84,18 +84,13 @@ def resample_isotropic(volume: Volume, voxel_mm: float, *, argument: str = "voxe
     if not (math.isfinite(voxel_mm) and voxel_mm > 0):
         raise InputError(argument, "a positive size", voxel_mm, "give the side of a voxel in mm")
     if voxel_mm > field_mm.min() * (1 + _ROUNDING):
-        raise InputError(
-            argument,
-            f"at most the field of view's smallest side, {field_mm.min():g} mm",
-            f"{voxel_mm:g}",
-            "give the side of a voxel in mm",
-        )
+        expected = f"at most the field of view's smallest side, {field_mm.min():g} mm"
+        raise InputError(argument, expected, f"{voxel_mm:g}", "give the side of a voxel in mm")
     # As Python's integers, which do not overflow.
     a, b, c = (max(1, math.ceil(side / voxel_mm - _ROUNDING)) for side in field_mm.tolist())
     if a * b * c > MAX_VOXELS:
-        raise InputError(
-            argument, f"at most {MAX_VOXELS} voxels", f"{voxel_mm:g}, which makes {a} × {b} × {c}", "give larger voxels"
-        )
+        expected = f"at most {MAX_VOXELS} voxels"
+        raise InputError(argument, expected, f"{voxel_mm:g}, which makes {a} × {b} × {c}", "give larger voxels")
     step = voxel_mm / volume.voxel_mm
     return _sampled(volume, antialiased(volume, voxel_mm, "nearest"), step, (step - 1) / 2, (a, b, c), "nearest")
 

@@ -134,9 +134,8 @@ def _pages(tif: Any, source: Source) -> list[Any]:
     if not pages:
         raise ValueError("it has no pages")
     if any(getattr(pages[0], f"is_{kind}") for kind in _KINDS):
-        raise source.refusal(
-            "a plain or ImageJ stack", "that of a microscope's program", "open it in ImageJ and save it as TIFF"
-        )
+        expected = "a plain or ImageJ stack"
+        raise source.refusal(expected, "that of a microscope's program", "open it in ImageJ and save it as TIFF")
     for page in pages:
         if page.dtype is None or len(page.shape) != 2 or page.samplesperpixel != 1 or int(page.photometric) > 1:
             got = f"shape {page.shape} of {page.samplesperpixel} samples"

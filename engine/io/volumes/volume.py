@@ -163,12 +163,8 @@ def normalised(
     top, offset = _white_and_air(data)
     if white is not None:
         if not (math.isfinite(white) and white > offset):
-            raise InputError(
-                "white",
-                f"a finite intensity above {offset:g}, which becomes 0",
-                white,
-                "give the intensity, in the file's units, that is to become 1",
-            )
+            expected = f"a finite intensity above {offset:g}, which becomes 0"
+            raise InputError("white", expected, white, "give the intensity, in the file's units, that is to become 1")
         top = float(white)
     scale = top - offset
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -178,11 +174,8 @@ def normalised(
         # Written so that NaN is out of range as well.
         in_range = 0 < np.float32(scale) < np.inf and bool(abs(result).max() <= _MOST_WHITES)
     if not in_range:
-        raise named.refusal(
-            f"intensities of at most {_MOST_WHITES:g} times white",
-            f"{low:g} to {high:g} with white {top:g}",
-            "mend the file, or state --white",
-        )
+        expected = f"intensities of at most {_MOST_WHITES:g} times white"
+        raise named.refusal(expected, f"{low:g} to {high:g} with white {top:g}", "mend the file, or state --white")
     return Volume(result, np.asarray(affine, np.float64), scale, source, orientation, offset)
 
 

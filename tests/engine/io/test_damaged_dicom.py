@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import tracemalloc
 from io import BytesIO
 from itertools import count
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -23,18 +22,11 @@ from engine.errors import InputError
 from engine.io.volumes.dicom import read_series
 from engine.io.volumes.dicom_files import is_series
 from engine.io.volumes.dicom_write import write_series
+from tests.engine.io.sweep import sweep
 
 N_SLICES, SIDE = 3, 16
-#: What the parser and a few small images take, whatever the files say.
-OVERHEAD_BYTES = 2 * 2**20
 
-quick = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    max_examples=80,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+some = sweep(80)
 NUMBERS = "ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept".split()
 SIZES = "Rows Columns NumberOfFrames BitsAllocated BitsStored HighBit SamplesPerPixel PixelRepresentation".split()
 TAGS = [*NUMBERS, *SIZES, "PixelData", "SeriesInstanceUID", "SOPClassUID", "PhotometricInterpretation"]
@@ -98,12 +90,11 @@ _numbers = count()
 
 
 def holds(tmp_path, files, suffix=".dcm"):
-    """Read files as a series: finite, or one sentence; in either case in little memory. Returns whether it was read."""
+    """Read files as a series: finite, or one sentence. Returns whether it was read."""
     folder = tmp_path / str(next(_numbers))
     folder.mkdir()
     for k, content in enumerate(files):
         (folder / f"{k}{suffix}").write_bytes(content)
-    tracemalloc.start()
     try:
         is_series(folder)
         data, affine = read_series(folder)
@@ -114,10 +105,7 @@ def holds(tmp_path, files, suffix=".dcm"):
         assert message.isprintable() and len(message) < 700, message
         return False
     finally:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
         shutil.rmtree(folder)
-        assert peak < OVERHEAD_BYTES + 4 * sum(len(content) for content in files), peak
     assert np.isfinite(data).all() and data.dtype == np.float32 and min(data.shape) >= 1
     assert np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) > 0
     return True
@@ -138,7 +126,7 @@ def test_undamaged_files_are_read(tmp_path):
         assert holds(tmp_path, files, suffix="")
 
 
-@quick
+@some
 @given(st.sampled_from(sorted(KINDS)), st.data())
 def test_truncated(tmp_path, kind, data):
     files = list(KINDS[kind])
@@ -147,7 +135,7 @@ def test_truncated(tmp_path, kind, data):
     assert not holds(tmp_path, files)
 
 
-@quick
+@some
 @given(st.sampled_from(sorted(KINDS)), st.data())
 def test_flipped_bytes(tmp_path, kind, data):
     files = [bytearray(content) for content in KINDS[kind]]
@@ -159,7 +147,7 @@ def test_flipped_bytes(tmp_path, kind, data):
     holds(tmp_path, [bytes(content) for content in files])
 
 
-@quick
+@some
 @given(st.binary(min_size=4, max_size=4).filter(lambda magic: magic != b"DICM"), st.integers(0, N_SLICES - 1))
 def test_wrong_magic(tmp_path, magic, which):
     files = list(KINDS["classic"])
@@ -167,13 +155,13 @@ def test_wrong_magic(tmp_path, magic, which):
     assert not holds(tmp_path, files)
 
 
-@quick
+@some
 @given(st.binary(max_size=400), st.booleans(), st.sampled_from(["", ".dcm"]))
 def test_any_bytes(tmp_path, content, with_magic, suffix):
     assert not holds(tmp_path, [b"\0" * 128 + b"DICM" + content if with_magic else content] * 2, suffix)
 
 
-@quick
+@some
 @given(st.sampled_from(sorted(KINDS)), st.sampled_from(SIZES), st.integers(0, 65535), st.booleans())
 def test_absurd_sizes(tmp_path, kind, keyword, value, everywhere):
     raw = str(value * 30000).encode() if keyword == "NumberOfFrames" else value.to_bytes(2, "little")
@@ -189,7 +177,7 @@ def test_the_largest_sizes(tmp_path, kind):
     assert not holds(tmp_path, files)
 
 
-@quick
+@some
 @given(
     st.sampled_from(NUMBERS),
     st.lists(
@@ -213,7 +201,7 @@ def test_no_number_is_ever_taken_for_one(tmp_path, keyword, value):
     assert not holds(tmp_path, [with_raw(content, keyword, raw) for content in KINDS["classic"]])
 
 
-@quick
+@some
 @given(st.sampled_from(["classic", "compressed"]), st.sets(st.sampled_from(TAGS), min_size=1), st.booleans())
 def test_deleted_tags(tmp_path, kind, keywords, everywhere):
     files = list(KINDS[kind])
@@ -227,7 +215,7 @@ def test_deleted_tags(tmp_path, kind, keywords, everywhere):
     assert not is_read or not keywords & (needed | {"PixelData"})
 
 
-@quick
+@some
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["1.2.3", "1.2.4"]), st.booleans()), max_size=6))
 def test_mixed_series(tmp_path, images):
     files = [encoded(one_image(k, uid, (0, 1, 0, 0, 0, -1) if side else (1, 0, 0, 0, 1, 0))) for k, uid, side in images]
@@ -237,7 +225,7 @@ def test_mixed_series(tmp_path, images):
     assert is_read == (is_one and len(images) > 1 and set(np.diff(positions)) in ({1}, {2}, {3}, {4}))
 
 
-@quick
+@some
 @given(st.integers(140, 700), st.integers(1, 255), st.sampled_from(["PatientID", "SeriesNumber", "EchoTime"]))
 def test_a_damaged_source_leaves_a_whole_series_or_none(tmp_path, place, mask, keyword):
     folder = tmp_path / str(next(_numbers))

@@ -8,7 +8,7 @@ from itertools import combinations
 import h5py
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
@@ -16,6 +16,7 @@ from engine.io.measurements.fastmri import save_fastmri
 from engine.io.measurements.kspace import KSpace, load_kspace
 from engine.volume import Plane
 from tests.engine.io.libismrmrd import write_as_c_does
+from tests.engine.io.sweep import sweep
 
 ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in the extra `mri`")
 
@@ -23,13 +24,7 @@ SHAPE = (2, 2, 8, 6)
 FILES = ["own.h5", "fastmri.h5", "latest.h5", "packed.h5", "lzf.h5", "scan.mrd", "appended.mrd", "latest.mrd", "c.mrd"]
 #: By which HDF5 knows its parts.
 SIGNATURES = [b"OHDR", b"TREE", b"HEAP", b"SNOD", b"GCOL", b"FRHP", b"FADB", b"FAHD", b"EAHD", b"BTHD", b"\x89HDF"]
-often = settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+often = sweep(100)
 
 
 def samples() -> np.ndarray:
@@ -284,6 +279,16 @@ def test_own_attributes_of_other_values(contents, check, tmp_path, data):
                     value[place] = data.draw(st.one_of(st.sampled_from([-1, 0, 1, 3, 9, np.nan]), st.floats()))
             file.attrs[f"tpdm_{name}"] = data.draw(arrays()) if data.draw(st.integers(0, 9)) == 0 else value
     check()
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros(6, np.float16), 1.5, np.bytes_(b"SPX"), "x" * 1000, h5py.Empty("f4")], ids=str
+)
+def test_an_orientation_that_is_none(contents, check, tmp_path, value):
+    (tmp_path / "a.h5").write_bytes(contents["own.h5"])
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["tpdm_orientation"] = value
+    assert check() is not None
 
 
 @often

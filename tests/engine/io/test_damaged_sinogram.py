@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 
 import h5py
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.io.measurements.sinogram import load_sinogram
+from tests.engine.io.sweep import sweep
 
 SHAPE = (2, 4, 9)
 FIELDS = {
@@ -32,13 +32,7 @@ FIELDS = {
     "orientation": "SPL",
 }
 FILES = ["a.npy", "a.npz", "stored.npz", "a.h5", "packed.h5", "a.tif"]
-often = settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+often = sweep(60)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +50,8 @@ def contents(tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def check(tmp_path, caplog):
+def check(tmp_path):
     """Load a file and a geometry: a sinogram comes back, or one sentence that names one of them."""
-    # What tifffile remarks on damage is not kept: there are hundreds of files.
-    caplog.set_level(logging.CRITICAL, "tifffile")
 
     def checked(name: str, content: bytes, geometry: str | bytes) -> str | None:
         (tmp_path / name).write_bytes(content)

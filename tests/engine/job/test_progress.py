@@ -148,7 +148,7 @@ def test_warnings_do_not_mix_with_lines(words, capsys):
     events(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("more", [(), ("--progress", "lines"), ("--progress", "bar"), ("--samples", 2)])
+@pytest.mark.parametrize("more", [("--progress", "lines"), ("--samples", 2)])
 def test_quiet_says_nothing(words, capsys, more):
     assert main(words("--quiet", *more)) == 0
     printed = capsys.readouterr()
@@ -170,13 +170,6 @@ def test_a_bar_counts_steps_on_standard_error(words, capsys):
     # The plan before, the metrics after.
     assert printed.out.startswith("task ")
     assert "PSNR" in printed.out
-
-
-def test_no_progress_leaves_standard_error_empty(words, capsys):
-    assert main(words("--progress", "none")) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    assert printed.out.startswith("task ")
 
 
 @pytest.mark.parametrize(("every", "shown"), [(1, [1, 2, 3]), (2, [2]), (0, [])])

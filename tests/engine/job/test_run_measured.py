@@ -11,8 +11,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from engine import demo, simulate
+from engine import simulate
 from engine.io.volumes import save_nifti
+from engine.job.configuration import parse
+from engine.job.parser import build_parser
+from engine.job.prepare import prepare
+from engine.methods import solve
 from engine.run import main
 
 #: Files by task, and options of the simulation, with a name.
@@ -30,6 +34,10 @@ MODES = {
 }
 
 
+#: Of the volume that is simulated from.
+SIDE = 32
+
+
 def run(*words: object) -> None:
     assert main([str(word) for word in (*words, "--quiet", "--no-report")]) == 0
 
@@ -38,9 +46,11 @@ def run(*words: object) -> None:
 def simulated(tmp_path, capsys, monkeypatch):
     """Write a measurement, and return the options that read it, as they are printed."""
     monkeypatch.chdir(tmp_path)
+    save_nifti("head.nii.gz", head((SIDE,) * 3), np.diag([6.0, 6.0, 6.0, 1.0]))
 
     def write(task: str, name: str, *options: object) -> list[str]:
-        assert simulate.main([str(word) for word in ("--task", task, "--out", name, *options)]) == 0
+        words = ("--task", task, "--out", name, "--volume", "head.nii.gz", *options)
+        assert simulate.main([str(word) for word in words]) == 0
         printed = shlex.split(capsys.readouterr().out.splitlines()[-1])
         assert printed[:3] == ["python", "-m", "engine.run"]
         return printed[3:]
@@ -48,7 +58,7 @@ def simulated(tmp_path, capsys, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [3, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_gives_what_its_simulation_gives(simulated, mode, steps):
     task, name, options = MODES[mode]
@@ -56,11 +66,10 @@ def test_a_file_gives_what_its_simulation_gives(simulated, mode, steps):
     # A run measures in the plane of its primary prior: state it where a simulated file says another one.
     planes = ("--planes", "sagittal,axial") if "sagittal" in mode else ()
     stated = [word for word in options if word not in ("--plane", "sagittal")]
-    run("--task", task, "--out", "simulation", "--steps", steps, *stated, *planes)
+    run("--task", task, "--out", "simulation", "--steps", steps, "--volume", "head.nii.gz", *stated, *planes)
     run(*words, "--out", "file", "--steps", steps)
     ours, theirs = (nib.load(f"{folder}/recon.nii.gz") for folder in ("file", "simulation"))
-    white = demo.volume().scale
-    assert np.abs(ours.get_fdata() - theirs.get_fdata()).max() < 1e-4 * white
+    assert np.abs(ours.get_fdata() - theirs.get_fdata()).max() < 1e-4 * head().max()
     if not name.endswith(".npy") or task != "mrzsr":  # .npy knows no places
         np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
     record = json.loads(Path("file/run.json").read_text())
@@ -87,7 +96,8 @@ def oriented(order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
     return affine
 
 
-@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+# Readers and writers know all of them; here each order of the axes is enough, with signs that differ.
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::9])
 def test_an_identity_run_returns_a_volume_as_it_lay(tiny_bundles, tmp_path, order, signs):
     data, affine = head(), oriented(order, signs)
     file = tmp_path / "head.nii.gz"
@@ -102,7 +112,7 @@ def test_an_identity_run_returns_a_volume_as_it_lay(tiny_bundles, tmp_path, orde
     assert np.abs(found.get_fdata() - data).max() <= 1e-6 * data.max()
 
 
-@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::7])
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::11])
 def test_thick_slices_become_thin_ones_in_the_same_place(tiny_bundles, tmp_path, order, signs):
     """5 mm slices of 1 mm pixels: factor and axis follow from the header, corners stay where they are."""
     affine = np.eye(4)
@@ -132,18 +142,20 @@ def test_thick_slices_become_thin_ones_in_the_same_place(tiny_bundles, tmp_path,
     assert np.abs(blocks - thick).mean() < 0.2 * thick.std()
 
 
-def test_volumes_of_any_size_run(tiny_bundles, tmp_path):
-    for shape in ((15, 17, 13), (9, 20, 16)):
-        np.save(tmp_path / "head.npy", head(shape))
-        for task in ("csmri", "mrzsr", "svct"):
-            roles = ("coronal", "axial") if task == "mrzsr" else ("axial", "coronal")
-            for more in ((), ("--guidance", "dps"), ("--mix", "sum")):
-                run("--task", task, "--volume", tmp_path / "head.npy", "--steps", 2, "--factor", 2, "--acceleration", 2,
-                    "--primary", tiny_bundles[roles[0]].folder, "--auxiliary", tiny_bundles[roles[1]].folder,
-                    "--out", tmp_path / "out", *more)  # fmt: skip
-                found = nib.load(tmp_path / "out" / "recon.nii.gz").get_fdata()
-                assert found.shape == shape
-                assert np.isfinite(found).all()
+@pytest.mark.parametrize("shape", [(15, 17, 13), (9, 20, 16)])
+@pytest.mark.parametrize(
+    ("task", "how"), [("csmri", ("--acceleration", "2")), ("mrzsr", ("--factor", "2")), ("svct", ())]
+)
+def test_volumes_of_any_size_run(tiny_bundles, tmp_path, shape, task, how):
+    np.save(tmp_path / "head.npy", head(shape))
+    roles = ("coronal", "axial") if task == "mrzsr" else ("axial", "coronal")
+    for more in ((), ("--guidance", "dps"), ("--mix", "sum")):
+        words = ("--task", task, "--volume", tmp_path / "head.npy", "--steps", 2, *how, *more,
+                 "--primary", tiny_bundles[roles[0]].folder, "--auxiliary", tiny_bundles[roles[1]].folder)  # fmt: skip
+        job = prepare(parse(build_parser(), list(map(str, words))))
+        volume = solve(job.method, job.problem, job.priors, job.settings).volume
+        assert volume.shape == shape
+        assert np.isfinite(volume).all()
 
 
 def test_voxels_are_resampled_on_request(tiny_bundles, tmp_path):
@@ -181,43 +193,13 @@ def test_a_dicom_series_comes_back_as_a_derived_one(tiny_bundles, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (("--task", "csmri", "--thick", "x.nii"), "thick"),
-        (("--task", "mrzsr", "--kspace", "x.h5"), "kspace"),
-        (("--task", "csmri", "--kspace", "x.h5", "--sinogram", "y.npy"), "sinogram"),
-        (("--task", "csmri", "--kspace", "x.h5", "--volume", "y.nii"), "volume"),
-        (("--task", "csmri", "--kspace", "x.h5", "--acceleration", "4"), "acceleration"),
-        (("--task", "csmri", "--kspace", "x.h5", "--noise", "0"), "noise"),
-        (("--task", "csmri", "--mask", "x.npy"), "mask"),
-        (("--task", "csmri", "--coil-maps", "x.npy"), "coil-maps"),
-        (("--task", "csmri", "--phase", "none"), "phase"),
-        (("--task", "csmri", "--orientation", "SPL"), "orientation"),
-        (("--task", "svct", "--geometry", "x.json"), "geometry"),
-        (("--task", "svct", "--sinogram", "x.npy"), "geometry"),
-        (("--task", "csmri", "--kspace", "nothing.h5"), "kspace"),
-        (("--task", "mrzsr", "--thick", "nothing.nii"), "thick"),
-        (("--task", "svct", "--sinogram", "nothing.npy", "--geometry", "nothing.json"), "sinogram"),
-        (("--task", "csmri", "--coils", "0"), "coils"),
-        (("--task", "csmri", "--coils", "65"), "coils"),
-        (("--task", "csmri", "--white", "0"), "white"),
-        (("--task", "csmri", "--resample", "0"), "resample"),
-        (("--task", "csmri", "--samples", "0"), "samples"),
-        (("--task", "csmri", "--save-every", "-1"), "save-every"),
-        (("--task", "csmri", "--preview-every", "-1"), "preview-every"),
-        (("--task", "csmri", "--keep-tags", "PatientID"), "keep-tags"),
-        (("--task", "csmri", "--config", "nothing.yaml"), "config"),
-        (("--resume", "nothing"), "resume"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    "words", ["--task csmri --mask x.npy", "--task csmri --config nothing.yaml", "--resume nothing"]
 )
-def test_options_that_do_not_fit_are_refused(tmp_path, capsys, monkeypatch, words, named):
+def test_files_that_are_not_there_are_refused(tmp_path, capsys, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
-    assert main(list(words)) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith(f"engine.run: {named}: expected ")
-    assert "; " in lines[0]
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"engine.run: {words.split()[-2].removeprefix('--')}: expected ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,24 +24,25 @@ from tests.engine.results_of import content
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def stopping(
+    patch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT, method: str = "engine.sampling.ddim.Ddim"
+) -> None:
+    """Raise a signal in the middle of a step, once."""
+    name, kind = method.rsplit(".", 1)
+    real, fired = getattr(sys.modules[name], kind).step, []
+
+    def step_or_signal(self, state):
+        if state.step == step and not fired:
+            fired.append(True)
+            signal.raise_signal(number)
+        return real(self, state)
+
+    patch.setattr(f"{method}.step", step_or_signal)
+
+
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Raise a signal in the middle of a step, and return to normal afterwards."""
-
-    def at(step: int, number: int = signal.SIGINT, method: str = "engine.sampling.ddim.Ddim") -> None:
-        name, kind = method.rsplit(".", 1)
-        sampler = getattr(sys.modules[name], kind)
-        real, fired = sampler.step, []
-
-        def step_or_signal(self, state):
-            if state.step == step and not fired:
-                fired.append(True)
-                signal.raise_signal(number)
-            return real(self, state)
-
-        monkeypatch.setattr(f"{method}.step", step_or_signal)
-
-    return at
+    return partial(stopping, monkeypatch)
 
 
 SAMPLERS = {
@@ -91,10 +94,18 @@ def test_sigterm_saves_and_leaves(words, stop_at, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+OF_SAMPLES = ("--steps", 4, "--samples", 3, "--noise-scale", 1)
+
+
+@pytest.fixture(scope="module")
+def samples(words, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("samples") / "whole"
+    assert main(words(out, *OF_SAMPLES)) == 0
+    return content(out)
+
+
 @pytest.mark.parametrize("stopped_in", [0, 1, 2])
-def test_samples_go_on_where_they_were(words, stop_at, tmp_path, stopped_in):
-    options = ("--steps", 4, "--samples", 3, "--noise-scale", 1)
-    assert main(words(tmp_path / "whole", *options)) == 0
+def test_samples_go_on_where_they_were(words, samples, stop_at, tmp_path, stopped_in):
     # The sampler's step knows no samples: count those that start.
     real, starts = execution.solve, []
 
@@ -106,11 +117,11 @@ def test_samples_go_on_where_they_were(words, stop_at, tmp_path, stopped_in):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execution, "solve", solve)
-        assert main(words(tmp_path / "cut", *options)) == 130
+        assert main(words(tmp_path / "cut", *OF_SAMPLES)) == 130
     saved = load(tmp_path / "cut" / STATE_FILE)
     assert (saved.statistics.n, saved.checkpoint.step) == (stopped_in, 2)
     assert main(["--resume", str(tmp_path / "cut"), "--quiet", "--no-report"]) == 0
-    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+    assert content(tmp_path / "cut") == samples
 
 
 def test_an_interruption_before_the_first_step_leaves_nothing(words, stop_at, tmp_path):
@@ -127,12 +138,19 @@ def refused(capsys, arguments: list[str]) -> str:
     return lines[0].removeprefix("engine.run: ")
 
 
+@pytest.fixture(scope="module")
+def cut_once(words, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("cut") / "cut"
+    with pytest.MonkeyPatch.context() as patch:
+        stopping(patch, 3)
+        assert main(words(out, "--steps", 5)) == 130
+    return out
+
+
 @pytest.fixture
-def cut(words, stop_at, tmp_path) -> Path:
+def cut(cut_once, tmp_path) -> Path:
     """A folder with a run that was stopped at step 3 of 5."""
-    stop_at(3)
-    assert main(words(tmp_path / "cut", "--steps", 5)) == 130
-    return tmp_path / "cut"
+    return Path(shutil.copytree(cut_once, tmp_path / "cut"))
 
 
 def test_an_unfinished_run_is_not_overwritten_by_accident(words, cut, capsys):

@@ -30,6 +30,21 @@ def words(cluster, options):
     return build
 
 
+@pytest.fixture(scope="module")
+def finished_once(cluster, inputs, options, tmp_path_factory) -> tuple[Path, Path]:
+    study, out = inputs(2), tmp_path_factory.mktemp("finished") / "out"
+    given = ("--inputs", study / "*.npy", "--as", "volume", "--out", out, "--ray", cluster.address, "--quiet")
+    assert main([str(word) for word in (*given, *options, *STEPS)]) == 0
+    return study, out
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path) -> tuple[Path, Path]:
+    """Two volumes, to be read alone, and the folder of their study, which is done."""
+    study, out = finished_once
+    return study, Path(shutil.copytree(out, tmp_path / "out"))
+
+
 def rows_of(out: Path) -> dict[str, dict[str, str]]:
     with (out / "study.csv").open(newline="") as stream:
         return {Path(row["input"]).stem: row for row in csv.DictReader(stream)}
@@ -68,32 +83,34 @@ def test_a_damaged_volume_has_its_sentence_and_the_others_are_done(words, inputs
         assert 0 < float(row["peak_memory_mb"]) < 4096
 
 
-def test_a_second_call_does_what_is_left(words, inputs, tmp_path):
-    study, out = inputs(3), tmp_path / "out"
-    assert main(words(study / "head0[01].npy", out)) == 0
+def test_a_second_call_does_what_is_left(words, finished):
+    study, out = finished
     before, rows = content(out / "head00"), rows_of(out)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.parent != out}
-    assert main(words(study / "*.npy", out)) == 0
+    # Beside the study, for its own volumes are shared.
+    other = study.with_name(f"{study.name}~more") / "head02.npy"
+    other.parent.mkdir()
+    np.save(other, np.load(study / "head00.npy")[::-1].copy())
+    both = [*words(study / "*.npy", out)]
+    both[1:2] = [both[1], str(other)]
+    assert main(both) == 0
     assert content(out / "head00") == before
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())
     again = rows_of(out)
     assert list(again) == ["head00", "head01", "head02"]
     assert {name: again[name] for name in rows} == rows
     # A third one has nothing to do, and asks no cluster.
-    assert main(words(study / "*.npy", out, "--ray", "127.0.0.1:1")) == 0
+    assert main([*both, "--ray", "127.0.0.1:1"]) == 0
     assert rows_of(out) == again
 
 
-def test_options_of_the_machine_may_change(words, inputs, tmp_path):
-    study, out = inputs(1), tmp_path / "out"
-    assert main(words(study / "*.npy", out)) == 0
+def test_options_of_the_machine_may_change(words, finished):
+    study, out = finished
     assert main(words(study / "*.npy", out, "--threads", 2, "--save-every", 1, "--ray", "127.0.0.1:1")) == 0
 
 
-def test_a_changed_option_is_refused_until_all_starts_anew(words, inputs, single, tmp_path, capsys):
-    more = ("--steps", 5)
-    study, out = inputs(2), tmp_path / "out"
-    assert main(words(study / "*.npy", out)) == 0
+def test_a_changed_option_is_refused_until_all_starts_anew(words, finished, single, capsys):
+    more, (study, out) = ("--steps", 5), finished
     before = content(out / "head01")
     line = refused(capsys, words(study / "*.npy", out, *more))
     assert line.startswith(f"steps: expected 4, as in '{out / 'head00'}', got 5; ")
@@ -104,9 +121,8 @@ def test_a_changed_option_is_refused_until_all_starts_anew(words, inputs, single
     assert content(out / "head01") == single(study / "head01.npy", *STEPS, *more)
 
 
-def test_an_unfinished_volume_of_other_options_is_refused(words, inputs, tmp_path, capsys):
-    study, out = inputs(1), tmp_path / "out"
-    assert main(words(study / "*.npy", out)) == 0
+def test_an_unfinished_volume_of_other_options_is_refused(words, finished, capsys):
+    study, out = finished
     # What a killed run leaves: its state.
     options = json.loads((out / "head00" / "run.json").read_text())["options"]
     header = json.dumps({"options": options})
@@ -135,15 +151,18 @@ def test_an_input_that_changed_is_not_taken_for_done(words, inputs, tmp_path):
     assert rows["head01"]["message"].endswith("start anew with --overwrite")
 
 
-def test_an_engine_that_changed_is_refused(words, inputs, tmp_path, capsys):
-    study, out = inputs(1), tmp_path / "out"
+def test_an_engine_that_changed_is_refused(words, finished, tmp_path, capsys):
+    study, out = finished
     plain = words(study / "*.npy", out)
     engine = tmp_path / "engine"
     shutil.copytree(plain[plain.index("--primary") + 1], engine)
-    assert main([*plain, "--primary", str(engine)]) == 0
     manifest = json.loads((engine / "manifest.json").read_text())
     manifest["files"]["weights.bin"] = "0" * 64
     (engine / "manifest.json").write_text(json.dumps(manifest))
+    for folder in ("head00", "head01"):
+        record = json.loads((out / folder / "run.json").read_text())
+        record["options"]["primary"] = record["priors"]["primary"]["folder"] = str(engine)
+        (out / folder / "run.json").write_text(json.dumps(record))
     assert refused(capsys, [*plain, "--primary", str(engine)]).startswith("primary: expected the engine '")
 
 

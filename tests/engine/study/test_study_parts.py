@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from engine.backends.engines import Engines
 from engine.backends.select import Request, Role, Selection
 from engine.device import CPU
 from engine.errors import InputError
-from engine.sampling.denoiser import Denoiser
 from engine.study import worker as study_worker
 from engine.study.cluster import Needs, _no_node
 from engine.study.study import Study, Volume, study_of, volumes_of
@@ -56,11 +56,12 @@ def test_a_worker_opens_engines_once(study, volumes, single, monkeypatch):
     ids=["native", "native guided", "tensorrt", "tensorrt guided"],
 )
 def test_only_graphs_that_hold_an_operator_are_opened_again(tiny_bundles, monkeypatch, backend, operator, n_opened):
-    opened = []
+    opened, closed = [], []
 
     def select(roles, request):
         opened.append(roles)
-        return Selection(dict.fromkeys(roles, Denoiser), request.backend, "fp32", CPU, "")
+        denoiser = SimpleNamespace(close=lambda: closed.append(roles))
+        return Selection(dict.fromkeys(roles, denoiser), request.backend, "fp32", CPU, "")
 
     monkeypatch.setattr(engines_module, "select", select)
     engines, role = Engines(), Role(Bundle.open(tiny_bundles["axial"].folder), (16, 16), operator)
@@ -70,6 +71,9 @@ def test_only_graphs_that_hold_an_operator_are_opened_again(tiny_bundles, monkey
     # A guided step is something else than a plain one.
     engines.selection({"primary": replace(role, operator=None if operator else object())}, Request(backend))
     assert len(opened) == n_opened + 1
+    engines.close()
+    # What holds an operator belongs to its job.
+    assert closed == [roles for roles in opened if backend == "native" or roles["primary"].operator is None]
 
 
 def test_a_worker_without_a_gpu_sees_none(study, monkeypatch):
