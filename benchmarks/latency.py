@@ -24,8 +24,8 @@ import numpy as np
 import kernels
 from benchmarks.lib import machine, peak_memory, rows
 from benchmarks.lib.command import parser_of, report_of, write
-from benchmarks.lib.network_rows import BASELINE, EAGER, Row, Source, Work, batch_sizes, rows_for
-from benchmarks.lib.rows import Call, Operator, Setting, Unavailable, load
+from benchmarks.lib.network_rows import BASELINE, EAGER, Source, Work, batch_sizes, rows_for
+from benchmarks.lib.rows import Call, Operator, Row, Setting, Unavailable, load
 from benchmarks.lib.workload import AUXILIARY, EVALUATIONS, GROUP, GUIDED, MEASURES, PRIMARY, Workload
 from benchmarks.reports.latency import PLANS, plot, table
 from engine import demo
@@ -193,7 +193,7 @@ def measure(chosen: list[Row], source: Source, workload: Workload, args: argpars
     repeats = min(args.repeats, max(_LEAST_REPEATS, affordable))
     for name in MEASURES:
         _say(f"{name}: {repeats} turns of {len(works)} rows …")
-        operator = Operator(name, tuple(rows.Row(n, _call(w.calls[name])) for n, w in works.items()))
+        operator = Operator(name, tuple(Row(n, _call(w.calls[name])) for n, w in works.items()))
         for row_name, found in rows.measure(operator, setting, repeats).items():
             entry = entries[row_name]
             entry["seconds"][name] = found["seconds"]

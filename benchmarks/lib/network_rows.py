@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lib.backends import BACKENDS, Problem
-from benchmarks.lib.rows import Unavailable, load
+from benchmarks.lib.rows import Row, Unavailable, load
 from benchmarks.lib.workload import GROUP, Workload, batches_of, engine_calls
 from engine.backends.bundle import Bundle
 from engine.operators import MaskedFourier
@@ -52,31 +52,11 @@ class Work:
     batch_size: Callable[[], int] | None = None
 
 
-@dataclass(frozen=True)
-class Row:
-    """One way to compute the workload.
-
-    Parameters
-    ----------
-    name : str
-    side : "eager" or "engine"
-    prepare : callable
-        (source, workload, batch size) to `Work`; `Unavailable` says why not.
-    is_searched : bool
-        Several batch sizes are worth a trial; otherwise the row takes the baseline's.
-    """
-
-    name: str
-    side: str
-    prepare: Callable[[Source, Workload, int], Work]
-    is_searched: bool = True
-
-
 def rows_for(device: str) -> list[Row]:
     """All rows, the baseline first; those of another device say so."""
     variants = _VARIANTS + (_CUDA_VARIANTS if device == "cuda" else ())
-    eager = [Row(f"{EAGER} {v}", EAGER, _eager(v), "compile" not in v) for v in variants]
-    return eager + [Row(b.name, ENGINE, _engine(b.name)) for b in BACKENDS]
+    eager = [Row(f"{EAGER} {v}", _eager(v), EAGER, "compile" not in v) for v in variants]
+    return eager + [Row(b.name, _engine(b.name), ENGINE) for b in BACKENDS]
 
 
 def batch_sizes(row: Row, workload: Workload, is_demo: bool) -> list[int]:

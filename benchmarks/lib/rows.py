@@ -155,10 +155,24 @@ class Call:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to do it; `prepare` does everything that a user does once, and raises `Unavailable` with a reason."""
+    """One way to do it.
+
+    Parameters
+    ----------
+    name : str
+    prepare : callable
+        Does everything that a user does once, and raises `Unavailable` with a reason. Of an operator: to a `Call`; of a
+        network: (source, workload, batch size) to a `benchmarks.lib.network_rows.Work`.
+    side : str
+        Of a network: "eager" or "engine".
+    is_searched : bool
+        Of a network: several batch sizes are worth a trial; otherwise the row takes the baseline's.
+    """
 
     name: str
-    prepare: Callable[[], Call]
+    prepare: Callable[..., Any]
+    side: str = ""
+    is_searched: bool = True
 
 
 @dataclass(frozen=True)

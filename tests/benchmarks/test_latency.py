@@ -18,8 +18,8 @@ from benchmarks import latency, tables
 from benchmarks.lib import backends, peak_memory
 from benchmarks.lib.eager import exact, prepare
 from benchmarks.lib.flops import per_slice
-from benchmarks.lib.network_rows import BASELINE, Row, Source, Work, batch_sizes, rows_for
-from benchmarks.lib.rows import Setting, Unavailable
+from benchmarks.lib.network_rows import BASELINE, Source, Work, batch_sizes, rows_for
+from benchmarks.lib.rows import Row, Setting, Unavailable
 from benchmarks.lib.workload import AUXILIARY, DENOISE, GUIDED, MEASURES, PRIMARY, Workload, batches_of, engine_calls
 from benchmarks.reports import latency as latency_report
 from engine.backends.bundle import Bundle
@@ -144,7 +144,7 @@ def fake(name: str, side: str, seconds_by_batch: dict[int, float], clock: list[f
 
         return Work(dict.fromkeys(MEASURES, call))
 
-    return Row(name, side, prepare)
+    return Row(name, prepare, side)
 
 
 def test_the_fastest_batch_is_taken(monkeypatch):
@@ -161,7 +161,7 @@ def failing(error: Exception) -> Row:
     def prepare(*_: object) -> Work:
         raise error
 
-    return Row("ours", "engine", prepare)
+    return Row("ours", prepare, "engine")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_batch_that_does_not_fit_leaves_the_smaller_one(monkeypatch):
         return Work(dict.fromkeys(MEASURES, lambda: None))
 
     entry, work = latency.prepared(
-        Row("ours", "engine", prepare), Source(None, Path()), SMALL, [1, 2, 4], Setting(8, 16, 0, 1, "cpu")
+        Row("ours", prepare, "engine"), Source(None, Path()), SMALL, [1, 2, 4], Setting(8, 16, 0, 1, "cpu")
     )
     assert work is not None and entry["batch_size"] == 2 and entry["reason"] is None
     assert "got 4" in entry["larger_batch_sizes"]
