@@ -19,7 +19,8 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from engine.report import sections
 from engine.report.mosaic import mosaic
-from engine.report.viewers import Grid, Panel, middle_of_tissue, panels
+from engine.report.scales import tissue_box, white_of
+from engine.report.viewers import Grid, Panel, panels
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,15 @@ def write_report(path: str | Path, content: Report) -> None:
 
 
 def _page(content: Report, grid: Grid, shown: Sequence[Panel]) -> str:
-    style, script = (resources.files("engine.report").joinpath(name).read_text() for name in ("page.css", "viewer.js"))
-    cut = middle_of_tissue(next((panel for panel in shown if panel.key == "truth"), shown[0]).data)
+    style, script = (
+        resources.files("engine.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "viewer.js")
+    )
+    reference = next((panel for panel in shown if panel.key == "truth"), shown[0]).data
+    first, last = tissue_box(reference, white_of(reference))
+    cut = ((first + last) // 2).tolist()
     viewers = [panel.key for panel in shown]
-    page_data = {"shape": list(grid.shape), "affine": grid.affine.tolist(), "cut": list(cut), "viewers": viewers}
+    page_data = {"shape": list(grid.shape), "affine": grid.affine.tolist(), "cut": cut, "viewers": viewers}
     # As data, which no browser runs; the sign that could end the element is written as its code.
     data = json.dumps(page_data).replace("<", "\\u003c")
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_digest(script)}'"

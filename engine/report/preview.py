@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,6 +18,7 @@ from matplotlib.patheffects import withStroke
 from engine.errors import InputError
 from engine.io.files import replacing
 from engine.report.metrics import psnr
+from engine.report.scales import round_top, tissue_box, white_of
 
 # Black, because air is black: the panels then have no edges.
 _BACKGROUND, _TEXT, _MUTED = "#000000", "#f2f2f2", "#9aa0a8"
@@ -29,8 +29,10 @@ _DPI = 160
 #: Least and greatest height of a panel, in its width.
 _FLATTEST, _TALLEST = 0.15, 4.0
 _PANEL, _GAP, _EDGE, _HEAD, _FOOT = 2.3, 0.08, 0.14, 0.56, 0.5
-#: Share of white above which a voxel is tissue, and the share of the tissue's extent left free on every side of it.
-_TISSUE, _FREE = 0.05, 0.07
+#: Share of the tissue's extent left free on every side of it.
+_FREE = 0.07
+#: The scale of errors ends no lower, in per cent of white.
+_LEAST_PERCENT = 1.0
 #: Characters of a title that fit a panel's width.
 _TITLE_LENGTH = 22
 
@@ -65,13 +67,9 @@ class _Frame:
     high_mm: np.ndarray
 
     @classmethod
-    def around(cls, tissue: np.ndarray, edges_mm: np.ndarray) -> _Frame:
+    def around(cls, volume: np.ndarray, white: float, edges_mm: np.ndarray) -> _Frame:
         """Frame the tissue's bounding box, or everything where there is no tissue."""
-        ends = []
-        for axis, n in enumerate(tissue.shape):
-            inside = np.flatnonzero(tissue.any(axis=tuple({0, 1, 2} - {axis})))
-            ends.append((inside[0], inside[-1]) if inside.size else (0, n - 1))
-        first, last = np.array(ends).T
+        first, last = tissue_box(volume, white)
         free = _FREE * (last + 1 - first) * edges_mm
         middle = tuple(int(m) for m in (first + last) // 2)
         return cls(middle, edges_mm, first * edges_mm - free, (last + 1) * edges_mm + free)
@@ -139,8 +137,8 @@ def write_preview(
     result = volumes[result_key] if result_key in volumes else next(iter(volumes.values()))
     truth = None if truth_key is None else volumes[truth_key]
     reference = result if truth is None else truth
-    white = _white(reference)
-    frame = _Frame.around(reference > _TISSUE * white, np.broadcast_to(edges_mm, 3))
+    white = white_of(reference)
+    frame = _Frame.around(reference, white, np.broadcast_to(edges_mm, 3))
 
     columns = []
     for name, volume in volumes.items():
@@ -150,7 +148,8 @@ def write_preview(
         pairs = zip(frame.slices_of(result), frame.slices_of(truth), strict=True)
         errors = [np.abs(a - b) * (100 / white) for a, b in pairs]
         caption = f"|{_elided(result_key)} − {_elided(str(truth_key))}|"
-        columns.append(_Column("error", caption, errors, _round_top(errors), _ERROR_MAP))
+        top = round_top(np.concatenate([e.ravel() for e in errors]), _LEAST_PERCENT)
+        columns.append(_Column("error", caption, errors, top, _ERROR_MAP))
     _save(_drawn(columns, frame), path)
 
 
@@ -179,11 +178,6 @@ def _check(
         raise InputError("voxel_mm", "one or three positive lengths", edges_mm, "take them from the affine")
 
 
-def _white(volume: np.ndarray) -> float:
-    positive = volume[volume > 0]
-    return float(np.percentile(positive, 99.5)) if positive.size else 1.0
-
-
 def _caption(volume: np.ndarray, truth: np.ndarray | None) -> str:
     if truth is None or volume is truth:
         return ""
@@ -193,13 +187,6 @@ def _caption(volume: np.ndarray, truth: np.ndarray | None) -> str:
 
 def _elided(text: str) -> str:
     return text if len(text) <= _TITLE_LENGTH else text[: _TITLE_LENGTH - 1] + "…"
-
-
-def _round_top(errors: list[np.ndarray]) -> float:
-    """The smallest round number of per cent, at least 1, that all but one in 500 of the shown voxels stay below."""
-    top = float(np.percentile(np.concatenate([e.ravel() for e in errors]), 99.8))
-    decade = 10.0 ** math.floor(math.log10(max(top, 1.0)))
-    return next(decade * step for step in (1, 1.5, 2, 3, 5, 7, 10) if decade * step >= min(top, decade * 10))
 
 
 def _drawn(columns: list[_Column], frame: _Frame) -> Figure:

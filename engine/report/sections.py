@@ -11,8 +11,8 @@ from typing import Any
 
 from engine.report.plots import plot
 from engine.report.viewers import Grid, Panel
+from engine.volume import NAMED_PLANES
 
-_PLANES = ("axial", "coronal", "sagittal")
 #: Under this name stand the figures of the result.
 RESULT = "reconstruction"
 
@@ -205,14 +205,14 @@ def _card(figure: str, label: str) -> str:
 
 def _figures(figures: Mapping[str, Any]) -> dict[str, float]:
     values = {"volume PSNR, dB": float(figures["psnr_db"])}
-    for plane in _PLANES:
+    for plane in NAMED_PLANES:
         values[f"{plane} PSNR, dB"] = float(figures[plane]["psnr_db"])
         values[f"{plane} SSIM"] = float(figures[plane]["ssim"])
     return values
 
 
 def _mean_ssim(figures: Mapping[str, Any]) -> float:
-    return math.fsum(figures[plane]["ssim"] for plane in _PLANES) / len(_PLANES)
+    return math.fsum(figures[plane]["ssim"] for plane in NAMED_PLANES) / len(NAMED_PLANES)
 
 
 def _signed(value: float, places: int) -> str:

@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from skimage.transform import resize
 
+from engine.report.scales import round_top, white_of
+
 #: Voxels and side of the largest grid that is shown; more would make a page of tens of megabytes.
 _MAX_VOXELS, _MAX_SIDE = 160**3, 512
 #: Edge lengths that differ by less than this part look alike.
 _ISOTROPIC = 0.01
-#: White is this percentile of the positive voxels; scales of differences leave as little out.
-_WHITE_PERCENTILE, _TOP_PERCENTILE = 99.5, 99.8
-#: Share of white above which a voxel is tissue.
-_TISSUE = 0.05
+#: Scales of differences end no lower, in per cent of white.
+_LEAST_PERCENT = 0.1
 _GREY = LinearSegmentedColormap.from_list("grey", ["#000000", "#ffffff"])
 #: Black in the middle, because air is black; blue and orange, which most colour-blind people tell apart.
 _SIGNED = LinearSegmentedColormap.from_list("signed", ["#a8dcff", "#1b7fe0", "#000000", "#e06a10", "#ffdda1"])
@@ -146,8 +146,7 @@ def panels(
     """
     shown = grid.sample(result)
     reference = shown if truth is None else grid.sample(truth)
-    positive = reference[reference > 0]
-    white = float(np.percentile(positive, _WHITE_PERCENTILE)) if positive.size else 1.0
+    white = white_of(reference)
     grey = (0.0, white, ("0", f"{white:.3g}"), _GREY)
     listed = [Panel("result", "Result", "what the run made", shown, *grey)]
     other, name = (reference, "truth") if truth is not None else (None, "")
@@ -160,7 +159,7 @@ def panels(
         listed.append(Panel("truth", "Truth", "what the simulation measured", reference, *grey))
     if other is not None:
         difference = shown - other
-        percent = _round_up(difference, white)
+        percent = round_top(100 / white * np.abs(difference), _LEAST_PERCENT)
         top, text = percent / 100 * white, f"{percent:g} % of white"
         ends = (f"−{text}", "0", f"+{text}")
         title = f"Difference: result − {name}"
@@ -168,29 +167,11 @@ def panels(
         listed.append(Panel("difference", title, note, difference, -top, top, ends, _SIGNED))
     if deviation is not None:
         spread = grid.sample(deviation)
-        percent = _round_up(spread, white)
+        percent = round_top(100 / white * spread, _LEAST_PERCENT)
         labels = ("0", f"{percent:g} % of white")
         note = "standard deviation of several samples, voxel by voxel"
         listed.append(Panel("uncertainty", "Uncertainty", note, spread, 0.0, percent / 100 * white, labels, _SPREAD))
     return listed
-
-
-def middle_of_tissue(volume: np.ndarray) -> tuple[int, ...]:
-    """Middle voxel of the bounding box of what is brighter than a twentieth of the volume's white."""
-    positive = volume[volume > 0]
-    tissue = volume > _TISSUE * (np.percentile(positive, _WHITE_PERCENTILE) if positive.size else 1.0)
-    middle = []
-    for axis, n in enumerate(volume.shape):
-        inside = np.flatnonzero(tissue.any(axis=tuple({0, 1, 2} - {axis})))
-        middle.append(int(inside[0] + inside[-1]) // 2 if inside.size else n // 2)
-    return tuple(middle)
-
-
-def _round_up(values: np.ndarray, white: float) -> float:
-    """The next round number of per cent of white, at least 0.1, above all but a few of the values."""
-    top = max(100 * float(np.percentile(np.abs(values), _TOP_PERCENTILE)) / white, 0.1)
-    decade = 10.0 ** math.floor(math.log10(top))
-    return next(decade * step for step in (1, 1.5, 2, 3, 5, 7, 10) if decade * step >= min(top, decade * 10))
 
 
 def _capital(text: str) -> str:

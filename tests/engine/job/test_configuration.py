@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -108,6 +111,19 @@ def test_files_that_cannot_be_used_are_refused(config, text, message):
     with pytest.raises(InputError, match=rf"^config: .*{message}") as caught:
         parsed("--task", "csmri", "--config", config(text))
     assert "\n" not in str(caught.value)
+
+
+def test_the_locale_does_not_change_what_a_file_says(tmp_path):
+    (tmp_path / "run.yaml").write_text("task: csmri\nout: Köpfe\n", encoding="utf-8")
+    code = (
+        "from pathlib import Path; from engine.job.configuration import read;"
+        "print(ascii(read(Path('run.yaml'))['out']))"
+    )
+    plain = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=plain, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ascii("Köpfe")
 
 
 def test_a_missing_and_a_huge_file_are_refused(tmp_path):

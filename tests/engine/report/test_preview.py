@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from engine.errors import InputError
 from engine.report import preview
 from engine.report.preview import write_preview
+from engine.report.scales import round_top
 
 SHAPE = (20, 24, 16)
 
@@ -117,7 +118,7 @@ def test_no_error_is_dark(tmp_path):
     ("top", "expected"), [(0, 1), (0.2, 1), (1, 1), (1.2, 1.5), (4, 5), (9, 10), (10, 10), (140, 150)]
 )
 def test_error_scale_is_the_next_round_number(top, expected):
-    assert preview._round_top([np.full((4, 4), top, dtype=np.float32)]) == expected
+    assert round_top(np.full((4, 4), top, dtype=np.float32), 1.0) == expected
 
 
 @pytest.mark.parametrize("names", [["result"], ["anything"], ["a", "b", "c"]])
