@@ -19,6 +19,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from benchmarks.lib.cells import psnr_figures
 from benchmarks.lib.command import parser_of, report_of, write
 from benchmarks.lib.table import markdown
 from engine import demo, run, simulate
@@ -106,13 +107,8 @@ def psnr_of(folder: Path, words: list[str]) -> dict[str, float]:
     _checked(run.main([*words, "--out", str(folder / "out"), "--overwrite"]))
     head = demo.volume()
     recon = np.asarray(nib.load(folder / "out" / "recon.nii.gz").dataobj, np.float32) / np.float32(head.scale)
-    figures = per_plane(head.data, recon)
     task = json.loads((folder / "out" / "run.json").read_text())["task"]
-    return {
-        "psnr_db": figures["psnr_db"],
-        "worst_plane_psnr_db": min(figures[p]["psnr_db"] for p in NAMED_PLANES),
-        "noise_level": float(task["noise_level"]),
-    }
+    return {**psnr_figures(per_plane(head.data, recon)), "noise_level": float(task["noise_level"])}
 
 
 def _without(words: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import kernels
+from benchmarks.lib.cells import psnr_figures
 from benchmarks.lib.command import parser_of, report_of, write
 from benchmarks.lib.table import aligned
 from engine import demo
@@ -97,14 +98,7 @@ def reconstructed(
         same = [other for other in figures.values() if other["level"] == value]
         if not same:
             volume = reconstruct(with_noise_level(problem, value), priors, settings).volume
-            of = per_plane(head, volume)
-            same = [
-                {
-                    "level": value,
-                    "psnr_db": of["psnr_db"],
-                    "worst_plane_psnr_db": min(of[p]["psnr_db"] for p in NAMED_PLANES),
-                }
-            ]
+            same = [{"level": value, **psnr_figures(per_plane(head, volume))}]
         figures[level] = same[0]
     return {"problem": title, "noise": noise, "levels": figures}
 

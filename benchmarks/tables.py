@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import ROOT, measured
 from benchmarks.lib.command import RESULTS
 from benchmarks.lib.configurations import PROBLEMS, WITHOUT_NETWORK
+from benchmarks.lib.machine import title
 from benchmarks.lib.table import markdown
 from benchmarks.reports import scaling as scaling_report
 from benchmarks.reports.latency import duration, milliseconds, reasons
@@ -41,8 +42,7 @@ def demo_table() -> str:
         cost = f"{task['sampling_seconds']:.0f} s", f"{task['peak_memory_mb'] * 2**20 / 1e9:.2f} GB"
         rows.append((f"`{name}`", cell("reconstruction"), cell(CLASSICAL.get(name, "")), *cost))
     head = ("task", "PSNR in dB, axial / coronal / sagittal", "classical", "sampling", "peak memory")
-    machine = f"{report['machine']['cores']} cores ({report['machine']['processor']})"
-    return f"{markdown(head, rows)}\n\n{machine}; {_source(path, report)}"
+    return f"{markdown(head, rows)}\n\n{title(report['machine'])}; {_source(path, report)}"
 
 
 def latency_table() -> str:
@@ -144,9 +144,8 @@ def quality_table(name: str = "quality", rivals: tuple[str, ...] = ("pc", "fast-
             cells[-1] += f" ({found[best]['title']})"
         lines.append(f"| {PROBLEMS[claim['problem']].title} | {' | '.join(cells)} |")
     foot = f"PSNR of the worst of three planes, and time on {report['threads']} of"
-    machine = f"{report['machine']['cores']} cores ({report['machine']['processor']})"
     picture = f"![PSNR of the worst plane against seconds](../benchmarks/results/{path.stem}.png)"
-    return "\n".join([*lines, f"\n{foot} {machine}; {_source(path, report)}\n\n{picture}"])
+    return "\n".join([*lines, f"\n{foot} {title(report['machine'])}; {_source(path, report)}\n\n{picture}"])
 
 
 def _entries(report: dict[str, Any], volume: str, problem: str) -> dict[str, dict[str, Any]]:

@@ -84,7 +84,7 @@ _COMPILE = ("precision", "batch", "height", "width", "static", "platform", "refi
 def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     try:
         with writing_to(out):
-            return _built(args, known, out)
+            return _carry_out(args, known, out)
     except ModuleNotFoundError as error:
         # Of what is not installed for a run alone; anything else of our own missing is a defect.
         if error.name not in _EXTRA:
@@ -97,7 +97,7 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
         ) from error
 
 
-def _built(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
+def _carry_out(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     options = {name: getattr(args, name) for name in _COMPILE if getattr(args, name)}
     if args.backend == "onnx":
         if options or args.bundle:
@@ -108,7 +108,7 @@ def _built(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
                 "--backend onnx, which compiles nothing",
                 "add the one or drop the other",
             )
-        return _build(args, known, out)
+        return _build_bundle(args, known, out)
     if args.bundle:
         given = [name for name in ("out", "plane", "no_ema", "with_adjoint") if getattr(args, name)] + list(known)
         if given:
@@ -124,7 +124,7 @@ def _built(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     # Asked for first: a bundle takes minutes, and would end in a refusal.
     check_options(**options)
     trt = library()
-    if args.ckpt and (code := _build(args, known, out)):
+    if args.ckpt and (code := _build_bundle(args, known, out)):
         return code
     return _compile(args, out, trt, options)
 
@@ -152,7 +152,7 @@ def _compile(args: argparse.Namespace, out: Path, trt: ModuleType, options: dict
     return 0
 
 
-def _build(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
+def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     plane = Plane.parse(args.plane) if args.plane else None
     if not args.ckpt.is_file():
         found, remedy = ("a folder", "give the file in it") if args.ckpt.is_dir() else ("nothing", "check the path")

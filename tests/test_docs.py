@@ -53,6 +53,12 @@ def identity(value: object) -> str:
     return value.stem if isinstance(value, Path) else " ".join(map(str, value))[:80]  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize("path", [*LINKED, *(ROOT / "benchmarks").glob("*.md")], ids=identity)
+def test_scripts_that_are_named_exist(path):
+    scripts = re.findall(r"\bpython3? ([\w/]+\.py)\b", path.read_text())
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+
+
 def test_every_page_of_a_task_has_commands():
     for task in TASKS:
         own = [words for path, words in COMMANDS if path == PAGES[task]]

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -148,6 +149,14 @@ class Laboratory:
         return {**kept, "date": date.today().isoformat(), "machine": described()}, volume
 
 
+def psnr_figures(planes: Mapping[str, Any]) -> dict[str, float]:
+    """Of what `per_plane` returns, the PSNR of the volume and that of the worst plane, in dB."""
+    return {
+        "psnr_db": planes["psnr_db"],
+        "worst_plane_psnr_db": min(planes[name]["psnr_db"] for name in NAMED_PLANES),
+    }
+
+
 def measured(
     truth: np.ndarray, volume: np.ndarray, problem: InverseProblem
 ) -> tuple[str | None, dict[str, Any] | None]:
@@ -157,8 +166,7 @@ def measured(
         return f"{n_bad} of {volume.size} voxels are not finite", None
     planes = per_plane(truth, volume)
     figures: dict[str, Any] = {
-        "psnr_db": planes["psnr_db"],
-        "worst_plane_psnr_db": min(planes[name]["psnr_db"] for name in NAMED_PLANES),
+        **psnr_figures(planes),
         "ssim": float(np.mean([planes[name]["ssim"] for name in NAMED_PLANES])),
         "streaks": streaks(truth, volume, problem.plane.slice_axis),
         "data_residual": _residual(volume, problem),

@@ -61,7 +61,8 @@ def _driver() -> str | None:
 
 def slug(described: dict[str, Any]) -> str:
     """A machine's name in a file name: its GPU, or its number of cores."""
-    gpu = described["gpu"]
+    # A measurement of the CPU alone may not say that there is none.
+    gpu = described.get("gpu")
     if gpu is None:
         return f"{described['cores']}cores"
     return re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower()).strip("-")
@@ -69,7 +70,8 @@ def slug(described: dict[str, Any]) -> str:
 
 def title(described: dict[str, Any]) -> str:
     """A machine in a few words."""
-    gpu = described["gpu"]
+    # A measurement of the CPU alone may not say that there is none.
+    gpu = described.get("gpu")
     cores = f"{described['cores']} cores ({described['processor']})"
     return cores if gpu is None else f"{gpu['name']}, {cores}"
 

@@ -45,6 +45,11 @@ def name_of(library: str, precision: str, platform: str) -> str:
     return f"{library}-{precision}-{platform}"
 
 
+def precision_of(folder: Path) -> str:
+    """The precision that such a name states."""
+    return folder.name.split("-")[1]
+
+
 def identity_of(bundle: Bundle) -> str:
     """What compiled graphs remember of the bundle that they were made from.
 

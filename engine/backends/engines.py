@@ -18,7 +18,8 @@ class Engines:
 
     def __init__(self) -> None:
         self._bundles: dict[Path, Bundle] = {}
-        self._last: tuple[Hashable, Selection] | None = None
+        #: The key is None where the selection serves that job alone.
+        self._last: tuple[Hashable | None, Selection] | None = None
 
     def bundle(self, folder: str | Path) -> Bundle:
         """A bundle, opened at the first call.
@@ -57,6 +58,6 @@ class Engines:
         self.close()
         selection = select(roles, request)
         # Graphs of TensorRT hold the operator of their own measurement.
-        if selection.backend != "tensorrt" or all(role.operator is None for role in roles.values()):
-            self._last = (key, selection)
+        is_bound = selection.backend == "tensorrt" and any(role.operator is not None for role in roles.values())
+        self._last = (None if is_bound else key, selection)
         return selection

@@ -52,9 +52,14 @@ class PaddedDenoiser(Denoiser):
         self.inner.close()
 
     def _margins(self, x: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows before and after, and columns."""
+        """Rows before and after, and columns; raise ValueError where a slice is too small to mirror that many."""
         whole = padded_shape(x.shape[1:], self.divisor)
         rows, columns = ((more // 2, more - more // 2) for more in np.subtract(whole, x.shape[1:]).tolist())
+        if rows[1] >= x.shape[1] or columns[1] >= x.shape[2]:
+            raise ValueError(
+                f"x: expected slices that hold what padding to multiples of {self.divisor} mirrors, got "
+                f"{x.shape[1]}×{x.shape[2]}; give larger ones"
+            )
         return rows, columns
 
     def _denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from engine.volume import Plane
 
 
 def load_priors(*folders: str | Path, planes: tuple[Plane | None, ...] = ()) -> tuple[Prior, ...]:
-    """Open the priors of engine bundles, for slices of any size, on CPU cores.
+    """Open the priors of engine bundles, for slices whose sides need not be multiples of anything, on CPU cores.
 
     Each is a context manager's worth of threads: `prior.denoiser.close()` ends them. For GPUs see
     `engine.backends.select`.

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.backends.bundle import Bundle
-from engine.backends.compiled import ANY_PLATFORM, LIBRARIES, PRECISIONS, Compiled, build_command, folders_of
+from engine.backends.compiled import (
+    ANY_PLATFORM,
+    LIBRARIES,
+    PRECISIONS,
+    Compiled,
+    build_command,
+    folders_of,
+    name_of,
+    precision_of,
+)
 from engine.backends.native import NativeDenoiser
 from engine.backends.onnx import OnnxDenoiser
 from engine.backends.onnx_gpu import OnnxGpuDenoiser
@@ -228,8 +237,7 @@ def _tensorrt(roles: Roles, request: Request, device: Device) -> tuple[dict[str,
 
 
 def _precisions_of(bundle: Bundle) -> set[str]:
-    # A part of the name, see engine.backends.compiled.name_of.
-    return {folder.name.split("-")[1] for folder in folders_of(bundle)}
+    return {precision_of(folder) for folder in folders_of(bundle)}
 
 
 def _tensorrt_of(
@@ -238,8 +246,8 @@ def _tensorrt_of(
     """The first folder of a precision that runs here: TensorRT's own before that for RTX, one for this GPU before one
     for any."""
     platforms = (device.platform, ANY_PLATFORM)
-    order = [f"{library}-{precision}-{platform}" for library in LIBRARIES for platform in platforms]
-    folders = [f for f in folders_of(role.bundle) if f"-{precision}-" in f.name]
+    order = [name_of(library, precision, platform) for library in LIBRARIES for platform in platforms]
+    folders = [f for f in folders_of(role.bundle) if precision_of(f) == precision]
     # Those for other GPUs come last, to say what is wrong with them if there is nothing else.
     folders.sort(key=lambda f: order.index(f.name) if f.name in order else len(order))
     refused = None

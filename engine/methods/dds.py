@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.methods.outcome import walk_slices, weight_of
+from engine.methods.outcome import walk_slices, weight_of, with_weight
 from engine.methods.slice_tv import SliceTv, no_splitting
 from engine.parallel.stack import Stack
 from engine.sampling.noise import CounterNoise, Noise, Phase
@@ -80,11 +80,8 @@ class Dds:
 
 def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
     """The same with this method's numbers for None."""
-    return replace(
-        settings.with_levels(trained),
-        eta=_ETA if settings.eta is None else settings.eta,
-        sparsity_weight=weight_of(settings, problem, WEIGHTS),
-    )
+    settings = with_weight(settings.with_levels(trained), problem, WEIGHTS)
+    return settings if settings.eta is not None else replace(settings, eta=_ETA)
 
 
 def solve(
@@ -97,7 +94,7 @@ def solve(
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `Dds`."""
     prior, noise = priors[0], CounterNoise(settings.seed)
-    weight = weight_of(settings, problem, WEIGHTS)
+    weight = weight_of(settings)
     levels = Levels(*settings.levels, settings.n_steps)
 
     def sampler_of(here: InverseProblem) -> Dds:

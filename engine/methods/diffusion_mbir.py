@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.methods.outcome import walk_slices, weight_of
+from engine.methods.outcome import walk_slices, weight_of, with_weight
 from engine.methods.slice_tv import SliceTv, no_splitting
 from engine.parallel.stack import Stack
 from engine.sampling.noise import CounterNoise
@@ -69,7 +69,7 @@ class DiffusionMbir:
 
 def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
     """The same with this method's numbers for None."""
-    return replace(settings.with_levels(trained), sparsity_weight=weight_of(settings, problem, WEIGHTS))
+    return with_weight(settings.with_levels(trained), problem, WEIGHTS)
 
 
 def solve(
@@ -82,7 +82,7 @@ def solve(
 ) -> Reconstruction:
     """Sample with the primary prior, its slices tied by total variation: see `DiffusionMbir`."""
     prior, noise = priors[0], CounterNoise(settings.seed)
-    weight = weight_of(settings, problem, WEIGHTS)
+    weight = weight_of(settings)
     schedule = Schedule(*settings.levels, settings.n_steps)
     alone = PosteriorMean((prior,), np.zeros(settings.n_steps, int), (1.0,))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from engine.errors import InputError
 from engine.sampling.noise import Noise
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
@@ -15,17 +16,33 @@ from engine.sampling.sampler import Sampler
 from engine.sampling.settings import Settings
 
 
-def weight_of(settings: Settings, problem: InverseProblem, weights: Mapping[str, float]) -> float:
-    """The weight of what should be sparse: that of the settings, or a method's own.
+def with_weight(settings: Settings, problem: InverseProblem, weights: Mapping[str, float]) -> Settings:
+    """The same with a weight of what should be sparse, a method's own where none is stated.
 
     Parameters
     ----------
     settings : Settings
     problem : InverseProblem
     weights : mapping
-        By the problem's name.
+        The method's own, by the problem's name.
+
+    Raises
+    ------
+    InputError
+        None is stated, and the method has none for the problem.
     """
-    return weights[problem.name] if settings.sparsity_weight is None else settings.sparsity_weight
+    if settings.sparsity_weight is not None:
+        return settings
+    if problem.name not in weights:
+        known = ", ".join(weights)
+        raise InputError("sparsity_weight", f"a weight for a problem that is not {known}", "none", "state one")
+    return replace(settings, sparsity_weight=weights[problem.name])
+
+
+def weight_of(settings: Settings) -> float:
+    """That weight of resolved settings."""
+    assert settings.sparsity_weight is not None
+    return settings.sparsity_weight
 
 
 def residual_of(problem: InverseProblem, slices: np.ndarray) -> float:

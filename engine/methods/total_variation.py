@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
-from engine.methods.outcome import weight_of
+from engine.methods.outcome import weight_of, with_weight
 from engine.sampling.problem import InverseProblem
 from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.settings import Range, Settings
@@ -27,7 +26,7 @@ _GRADIENT_NORM_SQUARED = 12
 
 def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
     """The same with this method's weight where there is none."""
-    return replace(settings, sparsity_weight=weight_of(settings, problem, WEIGHTS))
+    return with_weight(settings, problem, WEIGHTS)
 
 
 def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
@@ -39,7 +38,7 @@ def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
     A first-order primal-dual algorithm for convex problems with applications to imaging, 2011.
     """
     sigpy, first = sigpy_of("tv"), crude(problem)
-    gradient, lengths = _gradient_length(sigpy, first.shape, weight_of(settings, problem, WEIGHTS))
+    gradient, lengths = _gradient_length(sigpy, first.shape, weight_of(settings))
     return solve_least_squares(
         problem,
         first,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from engine.methods.classical import crude
 from engine.methods.least_squares import sigpy_of, solve_least_squares
-from engine.methods.outcome import weight_of
+from engine.methods.outcome import weight_of, with_weight
 from engine.methods.slice_tv import shrink
 from engine.sampling.problem import InverseProblem
 from engine.sampling.reconstruction import Reconstruction
@@ -28,7 +27,7 @@ _ITERATIONS = 150
 
 def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:
     """The same with this method's weight where there is none."""
-    return replace(settings, sparsity_weight=weight_of(settings, problem, WEIGHTS))
+    return with_weight(settings, problem, WEIGHTS)
 
 
 def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
@@ -43,9 +42,7 @@ def solve(problem: InverseProblem, settings: Settings) -> Reconstruction:
     de-noising, 1995 (shifts).
     """
     sigpy, first = sigpy_of("wavelet"), crude(problem)
-    prox = sparse_coefficients(
-        sigpy, first.shape, weight_of(settings, problem, WEIGHTS), _WAVELET, shifts_of(first.shape)
-    )
+    prox = sparse_coefficients(sigpy, first.shape, weight_of(settings), _WAVELET, shifts_of(first.shape))
     return solve_least_squares(problem, first, settings, sigpy, proxg=prox, alpha=1.0, max_iter=_ITERATIONS)
 
 

@@ -14,6 +14,7 @@ from engine.operators.proximal import Nearest, Proximal
 from engine.operators.transforms import (
     centred,
     fft_of,
+    opposite,
     slices_at_once,
     spectrum_of,
     transpose_of,
@@ -53,8 +54,7 @@ class MaskedFourier(LinearOperator):
         return MaskedFourier(device.put(self.mask), self.image_dtype)
 
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
-        kind = _HalfSpectrumFidelity if self.image_dtype == np.float32 else _FullSpectrumFidelity
-        return kind(self, measurement, scale)
+        return _fidelity_of(self, measurement, scale)
 
     def proximal(self, measurement: Any) -> Proximal:
         return _InverseSpectrum(self, measurement)
@@ -168,6 +168,13 @@ class _FullSpectrumFidelity(DataFidelity):
         return self._fft.ifft2(spectrum, norm="forward")
 
 
+def _fidelity_of(
+    operator: MaskedFourier, measurement: Any, scale: float
+) -> _HalfSpectrumFidelity | _FullSpectrumFidelity:
+    kind = _HalfSpectrumFidelity if operator.image_dtype == np.float32 else _FullSpectrumFidelity
+    return kind(operator, measurement, scale)
+
+
 @final
 class _InverseSpectrum(Proximal):
     """x = z − F⁻¹ (m² + ρ)⁻¹ m (m F z − y): every sample of k-space by itself.
@@ -178,13 +185,10 @@ class _InverseSpectrum(Proximal):
     def __init__(self, operator: MaskedFourier, measurement: Any):
         super().__init__(operator, measurement)
         h, w = operator.slice_shape
-        self._fidelity = (_HalfSpectrumFidelity if operator.image_dtype == np.float32 else _FullSpectrumFidelity)(
-            operator, measurement, 1.0
-        )
+        self._fidelity = _fidelity_of(operator, measurement, 1.0)
         weight = uncentred(operator.mask, self.library).astype(np.float64) ** 2
         if operator.image_dtype == np.float32:
-            opposite = self.library.roll(self.library.flip(weight, (0, 1)), (1, 1), (0, 1))
-            weight = ((weight + opposite) / 2)[:, : w // 2 + 1]
+            weight = ((weight + opposite(weight, self.library)) / 2)[:, : w // 2 + 1]
         # Of the unnormalised transform, whose adjoint is its inverse times h·w.
         self._gram = weight * (h * w)
 

@@ -35,6 +35,11 @@ def uncentred(spectra: Any, library: ModuleType) -> Any:
     return library.ascontiguousarray(library.fft.ifftshift(spectra, axes=_AXES))
 
 
+def opposite(spectra: Any, library: ModuleType) -> Any:
+    """What lies at −k, at the place of k; the zero frequency at (0, 0)."""
+    return library.roll(library.flip(spectra, _AXES), (1, 1), axis=_AXES)
+
+
 def spectrum_of(images: Any, library: ModuleType) -> Any:
     """Transform images, unnormalised: complex64 (..., h, w), the zero frequency at (0, 0).
 
@@ -63,6 +68,6 @@ def transpose_of(spectra: Any, library: ModuleType, real: bool) -> Any:
     if not real:
         return fft.ifft2(spectra, axes=_AXES, norm="forward")
     n_half = spectra.shape[-1] // 2 + 1
-    mirrored = library.roll(spectra[..., ::-1, ::-1], (1, 1), axis=_AXES)
+    mirrored = opposite(spectra, library)
     half = np.float32(0.5) * (spectra[..., :n_half] + mirrored[..., :n_half].conj())
     return fft.irfft2(half, s=spectra.shape[-2:], axes=_AXES, norm="forward")

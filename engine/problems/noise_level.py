@@ -12,7 +12,7 @@ from scipy.stats import median_abs_deviation
 
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
-from engine.operators.transforms import uncentred
+from engine.operators.transforms import opposite, uncentred
 from engine.sampling.problem import InverseProblem
 
 #: Values from which an estimate is taken at least: its standard error is then a tenth of it.
@@ -141,15 +141,12 @@ def _(operator: ThickSlices, y: np.ndarray) -> float:
 def _asymmetric(mask: np.ndarray, y: np.ndarray) -> np.ndarray:
     """What of k-space is not a real image's: real numbers, each with the deviation of a sample's part."""
     spectra, weight = uncentred(y, np).astype(np.complex128), uncentred(mask, np).astype(np.float64)
-
-    def opposite(a: np.ndarray) -> np.ndarray:
-        return np.roll(np.flip(a, (-2, -1)), (1, 1), (-2, -1))
-
+    opposite_weight = opposite(weight, np)
     index = np.arange(weight.size).reshape(weight.shape)
     # Each pair once; a sample that is its own opposite has no other.
-    pairs = (weight > 0) & (opposite(weight) > 0) & (index < opposite(index))
-    one, other = weight[pairs], opposite(weight)[pairs]
-    difference = (other * spectra[:, pairs] - one * opposite(spectra).conj()[:, pairs]) / np.hypot(one, other)
+    pairs = (weight > 0) & (opposite_weight > 0) & (index < opposite(index, np))
+    one, other = weight[pairs], opposite_weight[pairs]
+    difference = (other * spectra[:, pairs] - one * opposite(spectra, np).conj()[:, pairs]) / np.hypot(one, other)
     return np.concatenate([difference.real.ravel(), difference.imag.ravel()])
 
 

@@ -122,7 +122,7 @@ def simulate(
     build: Callable[..., tuple[LinearOperator, Details]] = {
         "csmri": _fourier,
         "mrzsr": thick_operator,
-        "svct": lambda shape, plane, how: _radon(shape[1:], plane, how),
+        "svct": _radon,
     }[name]
     operator, details = build(slices.shape, plane, how)
     measurement = operator.apply(slices)
@@ -195,7 +195,7 @@ def thick_operator(shape: Shape, plane: Plane, how: Measurement) -> tuple[ThickS
     return ThickSlices(shape[1:], how.factor, axis, how.slice_profile, how.gap), details
 
 
-def _radon(shape: tuple[int, int], plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
-    side = max(shape)
+def _radon(shape: Shape, plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
+    side = max(shape[1:])
     views = max(1, round(36 * side / 256)) if how.views is None else how.views
-    return Radon(kernels.ParallelGeometry.from_views(side, views), shape), {"views": views}
+    return Radon(kernels.ParallelGeometry.from_views(side, views), shape[1:]), {"views": views}

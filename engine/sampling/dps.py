@@ -94,7 +94,9 @@ class Dps:
         n_parts = 2 if measurement.dtype.kind == "c" else 1
         n_samples = n_parts * (measurement.reshape(len(measurement), -1) != 0).sum(1)
         self.floor = scale * noise_level * n_samples**0.5
-        length = scale * decomposition.largest(operator.norm()) if stable else 0.0
+        # An adaptive λ never looks at the limit, and the norm takes many passes over the operator.
+        is_limited = stable and weight is not None
+        length = scale * decomposition.largest(operator.norm()) if is_limited else 0.0
         # Of an operator that measures nothing, no step is too long.
         self.limit = 1 / length**2 if length > 0 else np.inf
 

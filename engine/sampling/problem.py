@@ -59,8 +59,9 @@ class InverseProblem:
     published : Published or None
         Its place in the published tables.
     name : str
-        For messages and records alone, as all of `details`.
+        For messages and records; a method that compares takes its default weight by it.
     details : mapping
+        For records alone.
     """
 
     plane: Plane

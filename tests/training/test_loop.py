@@ -84,11 +84,11 @@ def test_loss_falls_and_the_checkpoint_loads(new_training, sampler):
     training.run(progress=False)
     after = training.validate()
     loaded, info = load_checkpoint(training.out)
-    # An untrained network predicts almost no noise, a loss of 1; forty steps remove a third of it at strong noise.
+    # An untrained network predicts almost no noise, a loss of 1.
     assert all(0.9 < loss < 1.1 for loss in before.values())
     low, *_, high = after
-    # At the weakest, they leave it where it was.
-    assert after[high] < 0.67 and after[low] < 1.05
+    # Forty steps remove half of it at strong noise, and leave it where it was at the weakest.
+    assert all(loss < most for loss, most in zip(after.values(), (1.05, 0.95, 0.75, 0.55), strict=True))
     assert loaded.architecture == TINY
     assert (info["step"], info["plane"], info["image_size"]) == (40, None, 16)
     rows = curve_of(training)

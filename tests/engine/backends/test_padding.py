@@ -92,3 +92,12 @@ def test_a_real_network_takes_odd_slices(tiny_bundles):
 def test_sizes():
     assert padded_shape((64, 65), 4) == (64, 68)
     assert padded_shape((1, 3), 1) == (1, 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (8, 2), (1, 1)])
+def test_slices_too_small_to_mirror_are_refused_either_way(shape):
+    denoiser, x = PaddedDenoiser(Linear(), 8), stack(1, *shape)
+    with pytest.raises(ValueError, match=r"^x: expected slices that hold what padding to multiples of 8"):
+        denoiser.denoise(x, SIGMA)
+    with pytest.raises(ValueError, match=r"^x: expected slices that hold what padding to multiples of 8"):
+        denoiser.vjp(x, SIGMA, lambda x0, which: x[which])

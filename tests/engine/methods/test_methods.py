@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,3 +173,12 @@ def test_without_sigpy_its_methods_say_what_to_install(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "sigpy", None)
     with pytest.raises(InputError, match=rf"^method: expected sigpy, whose solver {name} uses, got none; `pip"):
         solve(name, task_of("csmri"), (), SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["tv", "wavelet", "dds", "diffusionmbir"])
+def test_a_problem_of_the_users_own_needs_a_weight(name):
+    nameless = replace(task_of("csmri"), name="")
+    with pytest.raises(InputError, match=r"^sparsity_weight: expected a weight for a problem that is not csmri"):
+        solve(name, nameless, PRIORS, SETTINGS)
+    stated = replace(SETTINGS, sparsity_weight=1e-4)
+    assert np.isfinite(solve(name, nameless, PRIORS, stated).volume).all()

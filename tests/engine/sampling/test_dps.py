@@ -227,6 +227,16 @@ def test_adaptive_steps_lead_down_to_the_noise_and_no_further(operator, renoised
     np.testing.assert_allclose(weights, least * (1 - floor / norms), rtol=1e-4)
 
 
+def test_an_adaptive_weight_asks_for_no_norm(operator, monkeypatch):
+    """The norm takes many passes over an operator, and only the limit of a fixed λ reads it."""
+    asked = []
+    monkeypatch.setattr(type(operator), "norm", lambda self: asked.append(self) or 1.0)
+    Dps(operator, operator.apply(stack(2)), None, stable=True)
+    assert not asked
+    Dps(operator, operator.apply(stack(2)), 0.5, stable=True)
+    assert asked
+
+
 def test_adaptive_steps_know_no_units(operator):
     """What a scanner counts in changes the residual and the gradient, but not the step."""
     steps = []
