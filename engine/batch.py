@@ -113,7 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = build_parser().parse_known_args(argv)
-    args.given = vars(args)
+    # None of a study's own options says when it has an effect.
+    args.given = {}
     logging.basicConfig(level="ERROR" if args.quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
     shown: Silent = Lines(sys.stdout) if args.progress == "lines" and not args.quiet else Silent()
 

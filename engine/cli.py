@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
@@ -67,6 +68,9 @@ def exit_code(
     int
         That of the body; 2 for a refusal, 128 and the signal's number for an interruption.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Names of files may hold what is no letter in any encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return body() or 0
     except InputError as error:

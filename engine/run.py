@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO, TextIOWrapper
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,6 @@ _ROOT_SPEAKS_S = 2.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Names of files may hold what is no letter in any encoding.
-        sys.stdout.reconfigure(errors="backslashreplace")
     return exit_code("engine.run", lambda: _on_all_ranks(words, connect()))
 
 

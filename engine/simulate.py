@@ -17,12 +17,12 @@ import numpy as np
 from engine import demo
 from engine.cli import HelpFormatter, exit_code, writing_to
 from engine.errors import InputError, in_one_line
-from engine.io.files import replacing
 from engine.io.measurements.fastmri import save_fastmri
 from engine.io.measurements.geometry import save_geometry
 from engine.io.measurements.kspace import KSpace
 from engine.io.measurements.sinogram import Sinogram, save_sinogram
 from engine.io.volumes import save_volume
+from engine.io.volumes.numpy_files import write_npy
 from engine.job.configuration import parse
 from engine.job.measurement import VolumeFile, simulated
 from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
@@ -115,8 +115,7 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
         if isinstance(operator, CoilFourier):
             maps = out.with_name(f"{out.stem}-maps.npy")
             # The layout of the file is that of the stack.
-            with replacing(maps) as temporary:
-                np.save(temporary, operator.maps)
+            write_npy(maps, operator.maps)
             options += ["--coil-maps", maps]
     elif isinstance(operator, Radon):
         sinogram = Sinogram(y * scale, operator.geometry, operator.slice_shape, problem.plane, scan.affine, scan.source)

@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
     )
     sys.exit(2)
 
-from engine.cli import HelpFormatter
+from engine.cli import HelpFormatter, exit_code
 from engine.errors import InputError
 from engine.volume import Plane
 from networks import Architecture, CheckpointError, NCSNpp, load_checkpoint
@@ -150,46 +150,43 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args = build_parser().parse_args(argv)
-    try:
-        _check(args)
-        plane = None if args.plane == "all" else Plane.parse(args.plane)
-        architecture = Architecture(
-            nf=args.nf, ch_mult=tuple(args.ch_mult), n_res_blocks=args.res_blocks,
-            attention_levels=tuple(args.attention_levels), progressive_input="residual",
-            sigma_min=args.sigma_min, sigma_max=args.sigma_max,
-        )  # fmt: skip
-        if args.size % architecture.divisor or args.size < 8 * architecture.divisor:
-            raise InputError(
-                "size",
-                f"a multiple of {architecture.divisor}, at least {8 * architecture.divisor}",
-                args.size,
-                "change --size or drop a level of --ch-mult",
-            )
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        torch.manual_seed(args.seed)
-        network = (_started_from(args.init, architecture) if args.init else _new(architecture)).to(args.device)
-        log.info("%s, %d parameters", architecture, sum(p.numel() for p in network.parameters()))
+    resume = f"go on with --resume if '{args.out}' was written"
+    return exit_code("training.fit", lambda: _fit(args), interrupted=resume)
 
-        def sampler(argument: str, contrast: float) -> PatchSampler:
-            volumes = load_folder(getattr(args, argument), argument)
-            log.info("%s: %d volumes", argument, len(volumes))
-            return PatchSampler(volumes, plane, args.size, tuple(args.voxel_mm), contrast)
 
-        schedule = Schedule(**{field.name: getattr(args, field.name) for field in fields(Schedule)})
-        validation = sampler("validate", 0.0) if args.validate else None
-        training = Training(network, sampler("volumes", args.contrast), args.out, schedule, validation, args.seed)
-        if args.resume:
-            training.resume()
-        loss = training.run()
-    except InputError as error:
-        print(f"training.fit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"training.fit: interrupted; go on with --resume if '{args.out}' was written", file=sys.stderr)
-        return 130
+def _fit(args: argparse.Namespace) -> None:
+    _check(args)
+    plane = None if args.plane == "all" else Plane.parse(args.plane)
+    architecture = Architecture(
+        nf=args.nf, ch_mult=tuple(args.ch_mult), n_res_blocks=args.res_blocks,
+        attention_levels=tuple(args.attention_levels), progressive_input="residual",
+        sigma_min=args.sigma_min, sigma_max=args.sigma_max,
+    )  # fmt: skip
+    if args.size % architecture.divisor or args.size < 8 * architecture.divisor:
+        raise InputError(
+            "size",
+            f"a multiple of {architecture.divisor}, at least {8 * architecture.divisor}",
+            args.size,
+            "change --size or drop a level of --ch-mult",
+        )
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    network = (_started_from(args.init, architecture) if args.init else _new(architecture)).to(args.device)
+    log.info("%s, %d parameters", architecture, sum(p.numel() for p in network.parameters()))
+
+    def sampler(argument: str, contrast: float) -> PatchSampler:
+        volumes = load_folder(getattr(args, argument), argument)
+        log.info("%s: %d volumes", argument, len(volumes))
+        return PatchSampler(volumes, plane, args.size, tuple(args.voxel_mm), contrast, argument)
+
+    schedule = Schedule(**{field.name: getattr(args, field.name) for field in fields(Schedule)})
+    validation = sampler("validate", 0.0) if args.validate else None
+    training = Training(network, sampler("volumes", args.contrast), args.out, schedule, validation, args.seed)
+    if args.resume:
+        training.resume()
+    loss = training.run()
     log.info("loss %.4f, written to %s", loss, args.out)
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from engine.errors import InputError
+from engine.io.files import replacing
 from networks import NCSNpp, save_checkpoint
 from networks.checkpoint import read_stored
 from training.patches import PatchSampler
@@ -291,7 +292,9 @@ class Training:
             ema_decay=self.schedule.ema, minutes=self.minutes, losses=self.losses, **described,
         )  # fmt: skip
         if self.curve:
-            with self._curve_path.open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, list(self.curve[-1]), extrasaction="ignore")
+            # A run that was resumed with or without validation has rows of both kinds.
+            names = list(dict.fromkeys(name for row in self.curve for name in row))
+            with replacing(self._curve_path) as temporary, temporary.open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, names)
                 writer.writeheader()
                 writer.writerows(self.curve)

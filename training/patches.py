@@ -84,6 +84,8 @@ class PatchSampler:
         Smallest and largest side of a pixel, in mm. Half the patches keep the voxels of their slice, at any size.
     contrast : float
         Probability of another contrast than the volume's.
+    argument : str
+        That stands for the volumes, for refusals.
 
     Raises
     ------
@@ -92,8 +94,15 @@ class PatchSampler:
     """
 
     def __init__(
-        self, volumes: Sequence[Volume], plane: Plane | None, size: int, voxel_mm: tuple[float, float], contrast: float
+        self,
+        volumes: Sequence[Volume],
+        plane: Plane | None,
+        size: int,
+        voxel_mm: tuple[float, float],
+        contrast: float,
+        argument: str = "volumes",
     ):
+        self._argument = argument
         self.plane, self.size, self.voxel_mm, self.contrast = plane, size, voxel_mm, contrast
         planes = [plane] if plane else [Plane(axes) for axes in NAMED_PLANES.values()]
         self.sources: list[tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Plane]]] = []
@@ -101,7 +110,7 @@ class PatchSampler:
         for volume in volumes:
             if not (_VOXEL_MM[0] <= volume.voxel_mm.min() and volume.voxel_mm.max() <= _VOXEL_MM[1]):
                 raise InputError(
-                    "volumes",
+                    argument,
                     f"voxels of {_VOXEL_MM[0]:g} to {_VOXEL_MM[1]:g} mm",
                     f"{' × '.join(f'{mm:g}' for mm in volume.voxel_mm)} mm in '{volume.source}'",
                     "correct the unit in its header",
@@ -109,7 +118,7 @@ class PatchSampler:
             wide = [p for p in planes if min(volume.data.shape[a] for a in p.axes[1:]) >= size]
             if not wide:
                 raise InputError(
-                    "volumes",
+                    argument,
                     f"slices that hold a patch of {size} × {size} pixels",
                     f"{' × '.join(map(str, volume.data.shape))} voxels in '{volume.source}'",
                     "lower --size or leave the file out",
@@ -117,7 +126,7 @@ class PatchSampler:
             n_tissue.append(np.count_nonzero(volume.data > TISSUE))
             if not n_tissue[-1]:
                 raise InputError(
-                    "volumes",
+                    argument,
                     f"tissue brighter than {TISSUE:g} of white",
                     f"none in '{volume.source}'",
                     "leave the file out",
@@ -155,7 +164,7 @@ class PatchSampler:
             # Axes of mixed planes mean nothing; those of one plane do, and only left and right are alike.
             mirrored = [i for i in (0, 1) if self.plane is None or plane.axes[1 + i] == 0]
             return augment(patch.clamp_min(0), rng, self.contrast, mirrored=mirrored, turned=self.plane is None)
-        raise InputError("volumes", "patches outside of black blocks", f"none in {_TRIES} draws", "lower --size")
+        raise InputError(self._argument, "patches outside of black blocks", f"none in {_TRIES} draws", "lower --size")
 
     def _sides(self, rng: np.random.Generator, edges: np.ndarray, shape: list[int]) -> tuple[int, int]:
         """Rows and columns of the slice that become a patch: its own voxels or a random voxel size."""

@@ -8,8 +8,6 @@ readers: all else that can be wrong with such a file is left to its library.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,13 +23,11 @@ _MAX_TEXT = 2**20
 _SHUFFLE, _FLETCHER32, _LAST_OWN, _LZF = 2, 3, 255, 32000
 
 
-@contextmanager
-def opened(source: Source) -> Iterator[Any]:
-    """Yield the `h5py.File` at `source`, for reading."""
+def opened(source: Source) -> Any:
+    """The `h5py.File` at `source`, for reading; a context manager."""
     import h5py
 
-    with h5py.File(source.path, "r") as file:
-        yield file
+    return h5py.File(source.path, "r")
 
 
 def has(group: Any, name: str) -> bool:

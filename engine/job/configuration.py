@@ -88,7 +88,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         # JSON is YAML; no tags, and so no code, are read. From bytes, whose encoding YAML fixes, not the locale.
         content = yaml.load(path.read_bytes(), _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except (yaml.YAMLError, OSError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         problem = getattr(error, "problem", None) or str(error).split("\n")[0] or type(error).__name__
         raise InputError("config", "YAML", f"'{path}', which cannot be read ({problem})", "mend it") from error
     if isinstance(content, dict) and "options" in content and "settings" in content:

@@ -58,7 +58,7 @@ def checked_job(args: argparse.Namespace, comm: Communicator, engines: Engines) 
     comm.agreed(lambda: read(Survival, args))
     job = comm.agreed(lambda: prepare(args, comm, engines))
     _check_all_alike(job, comm)
-    comm.agreed(lambda: results.check_format(job, output))
+    comm.agreed(lambda: results.check_results(job, output))
     return job
 
 
@@ -96,6 +96,7 @@ def started(job: Job, args: argparse.Namespace, out: Path, resumed: Saved | None
             f"go on with --resume {out}, or start anew with --overwrite",
         )
     if comm.is_root:
+        results.check_places(out, job, read(Output, args))
         check_room(out, job, args.save_every > 0)
     return resumed or Saved(options_of(args), job.identity, Statistics())
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from engine.job.output import ENDINGS, Output
 from engine.job.plan import describe
 from engine.job.statistics import Statistics
 from engine.methods import METHODS
-from engine.report.metrics import per_plane
+from engine.report.metrics import check_truth, per_plane
 from engine.report.page import Report, write_report
 from engine.report.preview import write_preview
 from engine.sampling.reconstruction import Reconstruction
@@ -36,26 +37,53 @@ CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
 _TURNS = "+PAT"
 
 
-def check_format(job: Job, output: Output) -> None:
-    """Refuse a format that would fail only when results are written.
+def check_results(job: Job, output: Output) -> None:
+    """Refuse what would fail only when results are written.
 
     Raises
     ------
     InputError
-        A volume that has no place in DICOM, or tags that cannot be kept.
+        A truth too thin to compare with, a volume that has no place in DICOM, or tags that cannot be kept.
     """
+    if job.acquisition.truth is not None:
+        with _as_options({"truth": "volume"}):
+            check_truth(job.acquisition.truth.shape)
     if output.format != "dicom":
         return
     # The shape alone counts: all voxels are the same one.
     data, affine = job.acquisition.shown(np.broadcast_to(np.float32(0), job.problem.shape))
     if job.acquisition.orientation is not None:
         _, affine = job.acquisition.orientation.file_of(data, affine)
-    try:
-        from engine.io.volumes.dicom_write import check_series
+    from engine.io.volumes.dicom_write import check_series
 
+    with _as_options({"keep": "keep-tags", "affine": "format", "source": "keep-tags"}):
         check_series(affine, _series_of(job), output.keep_tags)
+
+
+def check_places(out: Path, job: Job, output: Output) -> None:
+    """Refuse folders of results that hold what no run has written.
+
+    Raises
+    ------
+    InputError
+    """
+    if output.format != "dicom":
+        return
+    from engine.io.volumes.dicom_write import check_target
+
+    classical = CLASSICAL.get(job.problem.name)
+    names = ["recon", *(["deviation"] if job.n_samples > 1 else []), *([classical] if classical else [])]
+    with _as_options({"folder": "out"}):
+        for name in names:
+            check_target(out / name)
+
+
+@contextmanager
+def _as_options(named: Mapping[str, str]) -> Iterator[None]:
+    """Name the options of a run in a refusal of what they are handed to."""
+    try:
+        yield
     except InputError as error:
-        named = {"keep": "keep-tags", "affine": "format", "source": "keep-tags"}
         argument = named.get(error.argument, error.argument)
         raise InputError(argument, error.expected, error.got, error.remedy) from error
 

@@ -95,8 +95,9 @@ def save(path: Path, saved: Saved) -> None:
         numbers |= {"step": saved.checkpoint.step, "seconds": saved.checkpoint.seconds}
     header = {"format": _FORMAT, "options": saved.options, "identity": saved.identity, **numbers}
     arrays["header"] = np.array(json.dumps(header))
+    on_host: Any = {name: to_numpy(a) for name, a in arrays.items()}
     with replacing(path) as temporary:
-        np.savez(temporary, allow_pickle=False, **{name: to_numpy(a) for name, a in arrays.items()})
+        np.savez(temporary, **on_host)
 
 
 def load(path: Path) -> Saved:

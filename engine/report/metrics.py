@@ -14,6 +14,8 @@ from engine.volume import NAMED_PLANES, Plane
 PSNR_CAP_DB = 100.0
 #: Side of scikit-image's default SSIM window, in pixels.
 _WINDOW = 7
+#: Its smallest.
+_FEWEST_VOXELS = 3
 
 
 def psnr(truth: np.ndarray, estimate: np.ndarray, data_range: float) -> float:
@@ -70,13 +72,7 @@ def per_plane(truth: np.ndarray, estimate: np.ndarray) -> dict:
     largest odd side that fits where a slice is smaller, and sample covariances.
     """
     _check(truth, estimate)
-    if truth.ndim != 3 or min(truth.shape) < 3:
-        raise InputError(
-            "truth",
-            "a volume with at least 3 voxels along every axis",
-            f"shape {truth.shape}",
-            "compare larger volumes",
-        )
+    check_truth(truth.shape)
     truth, estimate = np.asarray(truth, dtype=np.float64), np.asarray(estimate, dtype=np.float64)
     data_range = float(truth.max() - truth.min())
     if data_range == 0:
@@ -91,6 +87,23 @@ def per_plane(truth: np.ndarray, estimate: np.ndarray) -> dict:
             "n_slices": len(pairs),
         }
     return figures
+
+
+def check_truth(shape: tuple[int, ...]) -> None:
+    """Refuse a truth that `per_plane` could not compare with.
+
+    Raises
+    ------
+    InputError
+        A rank other than 3, or an axis too short for SSIM's windows.
+    """
+    if len(shape) != 3 or min(shape) < _FEWEST_VOXELS:
+        raise InputError(
+            "truth",
+            f"a volume with at least {_FEWEST_VOXELS} voxels along every axis",
+            f"shape {shape}",
+            "compare larger volumes",
+        )
 
 
 def _psnr(truth: np.ndarray, estimate: np.ndarray, data_range: float) -> float:

@@ -84,12 +84,19 @@ class Pool:
         Raises
         ------
         InputError
-            The options are wrong.
+            The options are wrong, or no worker lives that long.
         """
         ready, _ = self._ray.wait([*self._pending], num_returns=1)
         slot = self._pending[ready[0]]
         for volume in volumes:
-            plan, complaint = self._of_study(slot.actor.plan.options(max_task_retries=-1).remote(volume))
+            try:
+                plan, complaint = self._of_study(
+                    slot.actor.plan.options(max_task_retries=self._n_retries).remote(volume)
+                )
+            except _Lost as loss:
+                raise InputError(
+                    "workers", f"one that lives until '{volume.source}' is planned", f"none ({loss})", "see Ray's logs"
+                ) from loss
             if plan:
                 return str(plan)
             if not is_about(volume, complaint):

@@ -36,6 +36,8 @@ FIGURES: dict[str, type] = {
     "seed": int,
     "recon_sha256": str,
 }
+#: Names of files may hold what is no letter in any encoding, and are to be found again.
+_TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 #: What a study adds. `seconds` is the time that a volume kept workers, all attempts together.
 _OF_STUDY: dict[str, type] = {
     "input": str,
@@ -171,7 +173,7 @@ class Table:
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Write rows, sorted by input, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", **_TEXT) as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.cells() for row in sorted(rows, key=lambda row: row.input))
@@ -184,9 +186,17 @@ def write_parquet(path: Path, rows: Iterable[Row]) -> None:
 
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-    cells = [row.cells() for row in sorted(rows, key=lambda row: row.input)]
+    cells = [
+        {name: _readable(value) for name, value in row.cells().items()}
+        for row in sorted(rows, key=lambda row: row.input)
+    ]
     with replacing(path) as temporary:
         parquet.write_table(pyarrow.Table.from_pylist(cells, schema), temporary)
+
+
+def _readable(value: Value) -> Value:
+    """Bytes of a file's name that are no letters as escapes, because Parquet's texts are UTF-8."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def read_csv(path: Path) -> dict[str, Row]:
@@ -194,7 +204,7 @@ def read_csv(path: Path) -> dict[str, Row]:
     if not path.is_file():
         return {}
     try:
-        with path.open(newline="") as stream:
+        with path.open(newline="", **_TEXT) as stream:
             lines = list(csv.DictReader(stream))
         cells = [{name: _value(line[name], kind) for name, kind in COLUMNS.items()} for line in lines]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

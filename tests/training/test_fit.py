@@ -45,6 +45,32 @@ def test_command_line(folder, tmp_path):
     assert load_checkpoint(out)[1]["plane"] == [2, 0, 1]
 
 
+def test_a_resumed_run_keeps_all_columns_of_the_curve(folder, tmp_path):
+    out = tmp_path / "prior.pt"
+    assert main([*options(folder, out, save_every=1), "--validate", str(folder / "one.nii.gz")]) == 0
+    first = out.with_suffix(".csv").read_text().splitlines()
+    assert main([*options(folder, out, steps=3, save_every=1), "--resume"]) == 0
+    again = out.with_suffix(".csv").read_text().splitlines()
+    assert again[: len(first)] == first
+    assert len(again) == len(first) + 1
+
+
+def test_the_volumes_of_others_are_named_by_their_own_option(folder, tmp_path, capsys):
+    other = tmp_path / "thin.nii"
+    nib.save(nib.Nifti1Image(ellipsoids()[:12, :, :12], np.eye(4)), other)
+    assert main([*options(folder, tmp_path / "prior.pt"), "--validate", str(other)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("training.fit: validate: expected slices that hold")
+
+
+def test_a_full_disk_is_one_sentence(folder, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "prior.pt")
+
+    monkeypatch.setattr("training.loop.save_checkpoint", full)
+    assert main(options(folder, tmp_path / "prior.pt")) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("training.fit: out: expected room and permission")
+
+
 @pytest.mark.parametrize(
     ("changed", "argument"),
     [

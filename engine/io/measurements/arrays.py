@@ -20,7 +20,7 @@ _MAX_OBJECTS = 1000
 
 
 def read_array(source: Source, dataset: str | None, default: str) -> np.ndarray:
-    """Read an array of any shape, and of real numbers where the format is not HDF5.
+    """Read an array of any shape and type; whoever asks checks both.
 
     Parameters
     ----------

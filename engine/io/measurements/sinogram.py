@@ -11,15 +11,17 @@ import numpy as np
 
 import kernels
 from engine.errors import InputError
+from engine.io.checks import MAX_VOXELS
 from engine.io.files import replacing
 from engine.io.measurements.arrays import SUFFIXES, read_array
 from engine.io.measurements.geometry import load_geometry, pixel_mm_of
 from engine.io.source import Source
+from engine.io.volumes.tiff import MAX_CLASSIC_BYTES
 from engine.volume import Plane
 from kernels.geometry import LARGEST_DETECTOR
 
 #: More than any scanner makes: 8 GiB as float32, volumes of 1024 cubed.
-_MAX_SAMPLES, _MAX_VOXELS, _MAX_VIEWS = 2**31, 2**30, 100_000
+_MAX_SAMPLES, _MAX_VIEWS = 2**31, 100_000
 _NAME = "sinogram"
 
 
@@ -98,9 +100,9 @@ def load_sinogram(
     _check(stored, source)
     scan = load_geometry(geometry_path, *stored.shape[1:])
     n_voxels = math.prod((len(stored), *scan.slice_shape))
-    if n_voxels > _MAX_VOXELS:
+    if n_voxels > MAX_VOXELS:
         got = f"{n_voxels} of {len(stored)} slices of {scan.image_shape}"
-        raise source.refusal(f"at most {_MAX_VOXELS} voxels", got, "take fewer slices or a smaller image")
+        raise source.refusal(f"at most {MAX_VOXELS} voxels", got, "take fewer slices or a smaller image")
     data = np.empty(stored.shape, np.float32)
     slices = data[:: -1 if scan.slices_reversed else 1, :, :: -1 if scan.bins_reversed else 1]
     # What float32 cannot hold becomes infinite and is reported below.
@@ -146,8 +148,7 @@ def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
         else:
             import tifffile
 
-            # Beyond 4 GiB a classic file's offsets do not reach.
-            with tifffile.TiffWriter(temporary, bigtiff=values.nbytes > 2**32 - 2**25) as tiff:
+            with tifffile.TiffWriter(temporary, bigtiff=values.nbytes > MAX_CLASSIC_BYTES) as tiff:
                 for page in values:
                     tiff.write(page, photometric="minisblack", metadata=None)
 

@@ -17,13 +17,13 @@ _SUFFIXES = (".dcm", ".ima")
 EXPECTED = "a DICOM image"
 
 
-def is_series(folder: str | Path) -> bool:
+def is_series(folder: str | Path, argument: str = "volume") -> bool:
     """Whether a folder holds DICOM files, by their content."""
     folder = Path(folder)
     if not folder.is_dir():
         return False
     files = list(_files(folder))
-    return any(map(_has_magic, files)) or (bool(files) and _is_bare(Source(folder, "volume")))
+    return any(map(_has_magic, files)) or (bool(files) and _is_bare(Source(folder, argument)))
 
 
 @guarded(EXPECTED, "pydicom")

@@ -94,7 +94,7 @@ def write_series(
     n_digits = max(4, len(str(n_slices)))
     normal = np.cross(orientation[:3], orientation[3:])
     try:
-        with replacing_folder(folder, _check_target) as part, warnings.catch_warnings():
+        with replacing_folder(folder, check_target) as part, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for k in range(n_slices):
                 position = origin + k * step
@@ -270,7 +270,14 @@ def _decimals(numbers: Sequence[float] | np.ndarray) -> str | list[str]:
     return texts if len(texts) > 1 else texts[0]
 
 
-def _check_target(folder: Path) -> None:
+def check_target(folder: Path) -> None:
+    """Refuse a folder that `write_series` would not replace.
+
+    Raises
+    ------
+    InputError
+        It has no parent, or is or holds anything but an earlier series of this program.
+    """
     if not folder.parent.is_dir():
         raise InputError("folder", "an existing parent", f"'{folder}'", f"make '{folder.parent}' first")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):

@@ -66,7 +66,7 @@ def read_npz(source: Source, name: str | None, default: str) -> np.ndarray:
     Raises
     ------
     InputError
-        Unreadable; no such array; no real numbers.
+        Unreadable, or no such array.
     """
     with zipfile.ZipFile(source.path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]

@@ -26,7 +26,7 @@ _UNITS_MM = {
 #: ResolutionUnit: inch, cm.
 _RESOLUTION_UNITS_MM = {2: 25.4, 3: 10.0}
 #: From here on offsets need 64 bits.
-_MAX_CLASSIC_BYTES = 2**32 - 2**25
+MAX_CLASSIC_BYTES = 2**32 - 2**25
 
 
 @guarded("a TIFF stack", "tifffile")
@@ -116,7 +116,7 @@ def write(path: Path, data: np.ndarray, voxel_mm: np.ndarray) -> None:
             temporary,
             np.ascontiguousarray(np.moveaxis(np.asarray(data, dtype=np.float32), 2, 0)),
             imagej=True,
-            bigtiff=data.size * 4 > _MAX_CLASSIC_BYTES,
+            bigtiff=data.size * 4 > MAX_CLASSIC_BYTES,
             resolution=(1 / columns_mm, 1 / rows_mm),
             metadata={"axes": "ZYX", "spacing": pages_mm, "unit": "mm"},
         )

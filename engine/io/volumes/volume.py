@@ -201,7 +201,7 @@ def _read_folder(source: Source, stack_axis: int) -> tuple[np.ndarray, np.ndarra
     # A pipe would be waited for.
     if odd := next((f for f in (*arrays, *images) if not f.is_file()), None):
         raise source.refusal("files as slices", f"another thing '{odd.name}'", "move it away")
-    series = is_series(source.path)
+    series = is_series(source.path, source.argument)
     if bool(arrays) + bool(images) + series != 1:
         kinds = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
         got = " and ".join(kinds) or "none"

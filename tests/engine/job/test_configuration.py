@@ -113,6 +113,16 @@ def test_files_that_cannot_be_used_are_refused(config, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_the_system_will_not_read_is_named_as_what_it_is(tmp_path, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "run.yaml").write_text("task: csmri")
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(InputError, match=r"^config: .*Permission denied"):
+        read(tmp_path / "run.yaml")
+
+
 def test_the_locale_does_not_change_what_a_file_says(tmp_path):
     (tmp_path / "run.yaml").write_text("task: csmri\nout: Köpfe\n", encoding="utf-8")
     code = (

@@ -234,6 +234,23 @@ def test_a_sheared_volume_is_no_dicom_series(run, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_volume_too_thin_to_compare_with_is_refused_before_the_run(run, refused, tmp_path):
+    said = refused(run("--volume", saved(tmp_path, volume((12, 10, 2)))), "volume")
+    assert "at least 3 voxels along every axis" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["recon", "zero_filled"])
+def test_a_folder_of_other_files_is_no_place_for_a_dicom_series(run, refused, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("engine.job.execution.solve", lambda *_, **__: pytest.fail("sampled before the refusal"))
+    other = tmp_path / "out" / name / "notes.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("mine")
+    said = refused(run("--volume", saved(tmp_path, volume()), "--format", "dicom"), "out")
+    assert "notes.txt" in said
+    assert other.read_text() == "mine"
+
+
 def test_readers_keep_their_own_remarks(run, refused, tmp_path):
     image = nib.Nifti1Image(volume(), np.eye(4))
     content = bytearray(image.to_bytes())
