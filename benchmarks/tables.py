@@ -19,7 +19,7 @@ from benchmarks.reports import scaling as scaling_report
 from benchmarks.reports.latency import duration, milliseconds, reasons
 from benchmarks.reports.quality import SECONDS, WORST, number
 
-CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
+CLASSICAL = {"csmri": "zero_filled", "mrzsr": "cubic", "svct": "fbp"}
 
 
 def newest(pattern: str) -> tuple[Path, dict[str, Any]]:

@@ -69,9 +69,9 @@ for name in ("thick", "recon"):
 
 # %%
 truth = head.in_file_units(head.data)
-repeated = measured.in_file_units(problem.classical())
+cubic = measured.in_file_units(problem.classical())
 thin = measured.in_file_units(result.volume)
 white = float(np.ptp(truth))
-print(f"PSNR {psnr(truth, thin, white):.1f} dB, of repeated slices {psnr(truth, repeated, white):.1f} dB")
-volumes = {"truth": truth, "repeated": repeated, "result": thin}
+print(f"PSNR {psnr(truth, thin, white):.1f} dB, of cubic splines {psnr(truth, cubic, white):.1f} dB")
+volumes = {"truth": truth, "cubic": cubic, "result": thin}
 write_preview(OUT / "preview.png", volumes, "truth", voxel_mm=measured.voxel_mm)

@@ -25,6 +25,8 @@ from training.patches import PatchSampler
 
 #: Bands of noise levels, and patches, of the validation loss.
 N_BANDS, N_VALIDATION = 4, 32
+#: Bands of noise levels whose losses are weighed against each other.
+_N_SCALES, _SCALE_DECAY = 8, 0.99
 #: First number of a draw's seed: training patches, training noise, validation.
 _PATCHES, _NOISE, _VALIDATION = range(3)
 
@@ -94,6 +96,43 @@ def log_uniform_sigma(n: int, sigma_min: float, sigma_max: float, generator: tor
     return sigma_min * torch.exp(t * math.log(sigma_max / sigma_min))
 
 
+class LossScale:
+    """Running mean of the loss in bands of noise levels: what losses are divided by, so that all levels count alike.
+
+    At small noise most of the loss is noise of the scanner, which nobody can predict; at large noise, where anatomy is
+    learned, it is a tenth of that. Undivided, the gradient would come from the former.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        Ends of the bands.
+
+    Attributes
+    ----------
+    means : list of float
+        1 at first, as of a network that returns zero.
+
+    Source: Karras et al., Analyzing and improving the training dynamics of diffusion models, CVPR 2024 (weights from
+    the loss itself).
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float):
+        self._low, self._width = math.log(sigma_min), math.log(sigma_max / sigma_min) / _N_SCALES
+        self.means = [1.0] * _N_SCALES
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """The divisor of every level's loss, float32 (n,)."""
+        return torch.tensor([self.means[band] for band in self._bands(sigma)], device=sigma.device)
+
+    def update(self, sigma: Tensor, losses: Tensor, decay: float) -> None:
+        """Take in losses (n,) at levels (n,)."""
+        for band, loss in zip(self._bands(sigma), losses.tolist(), strict=True):
+            self.means[band] += (1 - decay) * (loss - self.means[band])
+
+    def _bands(self, sigma: Tensor) -> list[int]:
+        return ((sigma.log() - self._low) / self._width).long().clamp(0, _N_SCALES - 1).tolist()
+
+
 class Training:
     """Network, optimiser and average on their way through a schedule.
 
@@ -131,6 +170,8 @@ class Training:
             self.trained.values(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
         self.shadow = {name: p.detach().clone() for name, p in self.trained.items()}
+        a = network.architecture
+        self.scale = LossScale(a.sigma_min, a.sigma_max)
         self.held_out = validation.draw(N_VALIDATION, (_VALIDATION, seed)).to(self.device) if validation else None
         self.step, self.minutes = 0, 0.0
         self.losses: list[float] = []
@@ -167,6 +208,7 @@ class Training:
             mine.copy_(theirs)
         self.step, self.minutes = int(stored["step"]), float(stored["minutes"])
         self.losses = list(stored["losses"])
+        self.scale.means = list(stored["loss_means"])
         if self._curve_path.is_file():
             with self._curve_path.open(newline="") as stream:
                 self.curve = [row for row in csv.DictReader(stream) if int(row["step"]) <= self.step]
@@ -218,7 +260,8 @@ class Training:
         sigma = log_uniform_sigma(schedule.batch_size, a.sigma_min, a.sigma_max, generator).to(self.device)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
         # No bfloat16: its 8 bits would round away the smallest noise.
-        loss = score_matching_loss(self.network, clean, sigma, noise).mean()
+        losses = score_matching_loss(self.network, clean, sigma, noise)
+        loss = (losses / self.scale(sigma)).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.trained.values(), schedule.clip))
@@ -231,10 +274,11 @@ class Training:
                 "lower --learning-rate",
             )
         self.optimizer.step()
+        self.scale.update(sigma, losses.detach(), min(_SCALE_DECAY, (1 + self.step) / (10 + self.step)))
         # The average starts short and lengthens, so that it does not remember the random start.
         decay = min(schedule.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.shadow.values()), [p.detach() for p in self.trained.values()], 1 - decay)
-        return loss.item()
+        return losses.mean().item()
 
     def validate(self) -> dict[str, float]:
         """Return the averaged weights' loss on the held-out patches, a band of noise levels each."""
@@ -289,7 +333,8 @@ class Training:
         del described["architecture"]  # save_checkpoint's own
         save_checkpoint(
             self.out, self.network, list(self.shadow.values()), step=self.step, optimizer=self.optimizer.state_dict(),
-            ema_decay=self.schedule.ema, minutes=self.minutes, losses=self.losses, **described,
+            ema_decay=self.schedule.ema, minutes=self.minutes, losses=self.losses, loss_means=self.scale.means,
+            **described,
         )  # fmt: skip
         if self.curve:
             # A run that was resumed with or without validation has rows of both kinds.

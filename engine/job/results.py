@@ -32,7 +32,7 @@ from engine.versions import versions
 log = logging.getLogger("engine")
 
 #: Name of the classical reconstruction.
-CLASSICAL = {"csmri": "zero_filled", "mrzsr": "repeated", "svct": "fbp"}
+CLASSICAL = {"csmri": "zero_filled", "mrzsr": "cubic", "svct": "fbp"}
 #: How the record shows a step of all priors, of the primary one, and of the others.
 _TURNS = "+PAT"
 

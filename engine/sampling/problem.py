@@ -101,7 +101,7 @@ class InverseProblem:
         return self.operator, self.measurement
 
     def classical(self) -> np.ndarray | None:
-        """Zero-filled, repeated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
+        """Zero-filled, interpolated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
         if self.operator is None or self.measurement is None:
             return None
         return self.plane.volume_of(self.operator.classical(self.measurement))

@@ -241,7 +241,7 @@ def start_of(
     elif problem.renoise and isinstance(problem.operator, ThickSlices):
         x0[problem.operator.first_entries] = 0
         np.moveaxis(x0, problem.operator.axis, -1)[..., problem.operator.n_covered :] = 0
-        x0 += problem.operator.classical(problem.measurement)
+        x0 += problem.operator.repeated(problem.measurement)
     return x.of(x0)
 
 

@@ -16,7 +16,7 @@ from networks import load_checkpoint
 from networks.checkpoint import read_stored
 from tests.training.conftest import TINY, new_network
 from training import loop
-from training.loop import Schedule, log_uniform_sigma, score_matching_loss
+from training.loop import LossScale, Schedule, log_uniform_sigma, score_matching_loss
 from training.patches import PatchSampler
 
 
@@ -209,3 +209,14 @@ def test_resume_with_other_options_is_refused(new_training, sampler):
         other = Changed(sampler, **{name: value})
         with pytest.raises(InputError, match=r"resume: expected .* repeat the first run's options"):
             new_training(4, patches=other).resume()
+
+
+def test_losses_count_alike_at_all_levels():
+    scale = LossScale(0.01, 1.0)
+    sigma = torch.tensor([0.0101, 0.9])
+    np.testing.assert_array_equal(scale(sigma), 1)
+    for _ in range(500):
+        scale.update(sigma, torch.tensor([0.5, 0.02]), decay=0.95)
+    np.testing.assert_allclose(scale(sigma), [0.5, 0.02], rtol=1e-5)
+    # What was trained on no band keeps the loss of a network that returns zero.
+    assert float(scale(torch.tensor([0.1]))) == 1

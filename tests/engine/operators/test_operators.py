@@ -513,7 +513,7 @@ def test_repeated_slices_fill_their_blocks_and_leave_the_rest_zero(axis):
     factor = 4
     operator = ThickSlices((11, 10), factor, axis)
     y = operator.apply(random_x(operator))
-    shown = operator.classical(y)
+    shown = operator.repeated(y)
     for i in range(operator.slice_shape[axis - 1]):
         found = shown.take(i, axis=axis)
         expected = y.take(i // factor, axis=axis) if i < operator.n_covered else np.zeros_like(found)
