@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.backends.priors import load_priors
+from engine.backends.shipped import PriorSet
 from engine.errors import InputError
 from engine.io.volumes import Volume, load_volume, resample
 from engine.sampling.posterior_mean import Prior
 
 #: Side of the demonstration cube, in voxels, and of a voxel, in mm: what the shipped priors were trained on.
 SIZE, VOXEL_MM = 64, 3.0
-#: Planes of the priors that are shipped, and of those that the demonstration uses.
-ALL_PLANES = ("axial", "coronal", "sagittal")
+#: Planes of the priors that the demonstration uses.
 PLANES = ("axial", "coronal")
 
 
 def bundle_folder(plane: str) -> Path:
-    """Folder of the shipped bundle of a plane."""
-    return Path(__file__).parent / "demo_engines" / plane
+    """Folder of the shipped bundle of a plane, axial, coronal or sagittal, for these voxels."""
+    return PriorSet.of("head-t1-3mm").folders[plane]
 
 
 def volume() -> Volume:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import demo
 from engine.cli import HelpFormatter, exit_code, writing_to
 from engine.errors import InputError, in_one_line
 from engine.io.measurements.fastmri import save_fastmri
@@ -137,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _simulate(args: argparse.Namespace) -> None:
     call, scan = read(Call, args), simulated(args)
-    names = [call.plane] if call.plane else demo.ALL_PLANES
+    names = [call.plane] if call.plane else list(NAMED_PLANES)
     plane = next((p for p in map(Plane.parse, names) if not scan.unsuitable(p)), Plane.parse(names[0]))
     problem = scan.problem(plane)
     with writing_to(call.out):

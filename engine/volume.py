@@ -11,6 +11,8 @@ from kernels.arrays import library_of
 
 #: Volumes are (x, y, z), x to the right, y to the front, z to the top. Rows and columns keep the order of the axes.
 NAMED_PLANES = {"axial": (2, 0, 1), "coronal": (1, 0, 2), "sagittal": (0, 1, 2)}
+#: For a prior that knows all of them, in place of one plane's axes.
+ALL_PLANES = "all"
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from engine.backends.bundle import MANIFEST, Bundle
+from engine.backends.bundle import MANIFEST, Bundle, sha256_of
 from engine.backends.compiled import folders_of
 from engine.cli import exit_code, writing_to
 from engine.errors import InputError
-from engine.volume import Plane
+from engine.volume import ALL_PLANES, Plane
 from export.bundle import build_engine, content_key, is_bundle, is_current
 
 log = logging.getLogger("export")
@@ -29,8 +29,14 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--bundle", type=Path, help="bundle whose graphs to compile, where there is no checkpoint")
     parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
     parser.add_argument(
-        "--plane", help="plane of the training slices: axial, coronal, sagittal, or axes slice,row,column such as 2,0,1"
+        "--plane",
+        help="plane of the training slices: axial, coronal, sagittal, all, or axes slice,row,column such as 2,0,1",
     )
+    parser.add_argument(
+        "--voxel-mm", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="smallest and largest side of a training pixel, if the checkpoint does not say",
+    )  # fmt: skip
+    parser.add_argument("--card", type=Path, help="text on data, validation and limits, to go into the bundle")
     parser.add_argument("--no-ema", action="store_true", help="use the last weights instead of their moving average")
     parser.add_argument(
         "--with-adjoint", action="store_true", help="also write adjoint.onnx, for other programs: no run opens it"
@@ -110,7 +116,9 @@ def _carry_out(args: argparse.Namespace, known: dict[str, Any], out: Path) -> in
             )
         return _build_bundle(args, known, out)
     if args.bundle:
-        given = [name for name in ("out", "plane", "no_ema", "with_adjoint") if getattr(args, name)] + list(known)
+        given = [
+            name for name in ("out", "plane", "voxel_mm", "card", "no_ema", "with_adjoint") if getattr(args, name)
+        ] + list(known)
         if given:
             raise InputError(
                 given[0].replace("_", "-"),
@@ -153,13 +161,19 @@ def _compile(args: argparse.Namespace, out: Path, trt: ModuleType, options: dict
 
 
 def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
-    plane = Plane.parse(args.plane) if args.plane else None
+    plane = Plane.parse(args.plane) if args.plane not in (None, ALL_PLANES) else args.plane
+    if args.voxel_mm and not 0 < args.voxel_mm[0] <= args.voxel_mm[1] < float("inf"):
+        low, high = args.voxel_mm
+        raise InputError("voxel-mm", "two sizes, the smaller first", f"{low:g} and {high:g}", "change --voxel-mm")
+    if args.card and not args.card.is_file():
+        raise InputError("card", "a text file", f"nothing, or a folder, at '{args.card}'", "check the path")
     if not args.ckpt.is_file():
         found, remedy = ("a folder", "give the file in it") if args.ckpt.is_dir() else ("nothing", "check the path")
         raise InputError("ckpt", "a checkpoint file", f"{found} at '{args.ckpt}'", remedy)
     chosen = {"ema": not args.no_ema, "with_adjoint": args.with_adjoint}
     try:
-        key = content_key(args.ckpt, {"plane": args.plane, **chosen, **known})
+        described = {"plane": args.plane, "voxel_mm": args.voxel_mm, "card": args.card and sha256_of(args.card)}
+        key = content_key(args.ckpt, {**described, **chosen, **known})
     except OSError as error:
         raise InputError("ckpt", "a file that can be read", f"'{args.ckpt}' ({error.strerror})", "check it") from error
     if is_current(out, key) and not args.force:
@@ -169,7 +183,9 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
         print(f"would build {out} from {args.ckpt}")
         return 0
     compiled = folders_of(Bundle.open(out)) if is_bundle(out) else []
-    manifest = build_engine(args.ckpt, out, plane=plane, key=key, **chosen, **known)
+    manifest = build_engine(
+        args.ckpt, out, plane=plane, voxel_mm=args.voxel_mm, card=args.card, key=key, **chosen, **known
+    )
     for folder in compiled:
         log.info("%s belonged to the earlier bundle and is gone; compile it again", folder)
     size_mb = sum((out / name).stat().st_size for name in manifest["files"]) / 1e6

@@ -10,16 +10,17 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine.backends.bundle import FORMAT, MANIFEST, Bundle, sha256_of
+from engine.backends.bundle import CARD, FORMAT, MANIFEST, Bundle, sha256_of
 from engine.errors import InputError
 from engine.io.files import replacing_folder
 from engine.versions import versions
-from engine.volume import Plane
+from engine.volume import ALL_PLANES, Plane
 from export.write.place import check_free
 
 log = logging.getLogger("export")
@@ -61,7 +62,9 @@ def build_engine(
     ckpt: Path,
     out: Path,
     *,
-    plane: Plane | None = None,
+    plane: Plane | str | None = None,
+    voxel_mm: Sequence[float] | None = None,
+    card: Path | None = None,
     ema: bool = True,
     with_adjoint: bool = False,
     key: str | None = None,
@@ -75,8 +78,12 @@ def build_engine(
         score_sde or TPDM checkpoint.
     out : Path
         Folder of the bundle; replaced if it is one.
-    plane : Plane, optional
+    plane : Plane or "all", optional
         The plane of the training slices, where the checkpoint does not say.
+    voxel_mm : (float, float), optional
+        Smallest and largest side of a training pixel, where the checkpoint does not say.
+    card : Path, optional
+        Text on data, validation and limits, to be `CARD` in the bundle.
     ema : bool
         Use the moving average of the weights.
     with_adjoint : bool
@@ -107,12 +114,12 @@ def build_engine(
     started = time.monotonic()
     network, info = load_checkpoint(ckpt, ema=ema, **known)
     a = network.architecture
-    stored = info.get("plane")
-    if stored is not None and plane is not None and tuple(stored) != plane.axes:
-        raise InputError(
-            "plane", f"{Plane(tuple(stored))}, which the checkpoint '{ckpt}' was trained on", plane, "drop --plane"
-        )
-    axes = list(plane.axes) if plane else stored
+    asked = list(plane.axes) if isinstance(plane, Plane) else plane
+    stored = info["plane"]
+    if stored is not None and asked is not None and asked != stored:
+        trained = ALL_PLANES if stored == ALL_PLANES else Plane(tuple(stored))
+        raise InputError("plane", f"{trained}, which the checkpoint '{ckpt}' was trained on", plane, "drop --plane")
+    axes = asked or stored
     n_parameters = sum(p.numel() for p in network.parameters())
     log.info("network: %.2f million parameters, %s", n_parameters / 1e6, a)
     for name, how in info["inferred"].items():
@@ -127,6 +134,8 @@ def build_engine(
             write_graphs(network, work, with_adjoint)
         log.info("verifying against float64 autograd …")
         rows = verify.verify(network, work)
+        if card is not None:
+            (work / CARD).write_bytes(card.read_bytes())
         print(verify.table(rows))
         if not all(r.passes for r in rows):
             raise InputError(
@@ -142,6 +151,7 @@ def build_engine(
             "inferred": info["inferred"],
             "n_parameters": n_parameters,
             "plane": axes,
+            "voxel_mm": list(voxel_mm) if voxel_mm else info["voxel_mm"],
             "trained_size": info["image_size"],
             "divisor": a.divisor,
             "precision": "float32",

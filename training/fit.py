@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 
 from engine.cli import HelpFormatter, exit_code
 from engine.errors import InputError
-from engine.volume import Plane
+from engine.volume import ALL_PLANES, Plane
 from networks import Architecture, CheckpointError, NCSNpp, load_checkpoint
 from training.loop import Schedule, Training
 from training.patches import PatchSampler, load_folder
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _fit(args: argparse.Namespace) -> None:
     _check(args)
-    plane = None if args.plane == "all" else Plane.parse(args.plane)
+    plane = None if args.plane == ALL_PLANES else Plane.parse(args.plane)
     architecture = Architecture(
         nf=args.nf, ch_mult=tuple(args.ch_mult), n_res_blocks=args.res_blocks,
         attention_levels=tuple(args.attention_levels), progressive_input="residual",

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from engine.errors import InputError
 from engine.io.files import replacing
+from engine.volume import ALL_PLANES
 from networks import NCSNpp, save_checkpoint
 from networks.checkpoint import read_stored
 from training.patches import PatchSampler
@@ -314,7 +315,7 @@ class Training:
         s = self.sampler
         return {
             "architecture": self.network.architecture.to_dict(),
-            "plane": list(s.plane.axes) if s.plane else None,
+            "plane": list(s.plane.axes) if s.plane else ALL_PLANES,
             "image_size": s.size,
             "voxel_mm": list(s.voxel_mm),
         }

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.errors import InputError
-from engine.volume import Plane
+from engine.volume import ALL_PLANES, Plane
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 #: The network as native layers, and the file in which all graphs and the program have their weights.
 PROGRAM, WEIGHTS = "network.json", "weights.bin"
+#: Data, validation and limits of the prior, in words; not in every bundle.
+CARD = "CARD.md"
 #: What each graph is for: names of the files without their ending.
 GRAPHS = {
     "denoise": "(x, sigma) -> x0",
@@ -95,14 +100,33 @@ class Bundle:
             raise ValueError("noise levels or divisor out of range")
         if not isinstance(self.trained_size, int | None) or not all(isinstance(h, str) for h in files.values()):
             raise TypeError("trained_size or a hash of another type")
-        _ = self.plane, self.manifest["checkpoint"]
+        _ = self.plane, self.voxel_mm, self.manifest["checkpoint"]
         return dict(files)
 
     @property
     def plane(self) -> Plane | None:
-        """The plane whose slices the network was trained on, where the checkpoint or its exporter said so."""
+        """The plane whose slices the network was trained on, where the checkpoint or its exporter said so; None also
+        where that was every plane."""
         axes = self.manifest["plane"]
-        return None if axes is None else Plane((axes[0], axes[1], axes[2]))
+        return None if axes is None or self.serves_all_planes else Plane((axes[0], axes[1], axes[2]))
+
+    @property
+    def serves_all_planes(self) -> bool:
+        """Whether the network was trained on slices of all planes."""
+        return bool(self.manifest["plane"] == ALL_PLANES)
+
+    @property
+    def voxel_mm(self) -> tuple[float, float] | None:
+        """Smallest and largest side of a pixel that the network was trained on, in mm, where known."""
+        given = self.manifest.get("voxel_mm")
+        return None if given is None else (float(given[0]), float(given[1]))
+
+    def misfit(self, voxel_mm: Sequence[float] | np.ndarray) -> float:
+        """By which factor voxels lie outside of the trained range; 1 within it, or where that is unknown."""
+        if self.voxel_mm is None:
+            return 1.0
+        low, high = self.voxel_mm
+        return float(max(1.0, low / np.min(voxel_mm), np.max(voxel_mm) / high))
 
     @property
     def sigma_min(self) -> float:

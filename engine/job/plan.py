@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from engine.backends.bundle import Bundle
 from engine.job.job import Job
+from engine.job.priors import in_mm
 from engine.methods import METHODS
 from engine.sampling.posterior_mean import ALL
 
@@ -14,9 +16,9 @@ def describe(job: Job) -> str:
     details = [f"{name.replace('_', ' ')} {value}" for name, value in problem.details.items()]
     lines = [
         f"task       {', '.join([problem.name, *details])}",
-        f"volume     {'×'.join(map(str, problem.shape))} {source}",
+        f"volume     {'×'.join(map(str, problem.shape))} voxels of {in_mm(job.acquisition.voxel_mm)} {source}",
         *(
-            f"{role:10} {prior.plane} ({job.bundles[role].folder})"
+            f"{role:10} {prior.plane} ({job.bundles[role].folder}){_trained_on(job.bundles[role])}"
             for role, prior in zip(job.bundles, job.priors, strict=True)
         ),
         f"method     {method.title}",
@@ -37,6 +39,10 @@ def describe(job: Job) -> str:
         n = problem.shape[problem.plane.slice_axis] / job.n_ranks
         lines.append(f"ranks      {job.n_ranks}, each with about {n:.3g} slices and {job.n_threads or 'no'} threads")
     return "\n".join(lines)
+
+
+def _trained_on(bundle: Bundle) -> str:
+    return "" if bundle.voxel_mm is None else f", for voxels of {in_mm(bundle.voxel_mm)}"
 
 
 def _turns(job: Job) -> str:

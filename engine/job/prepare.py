@@ -90,15 +90,17 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     if n_threads:
         kernels.set_threads(n_threads)
     measured = open_measurement(args)
-    bundles, planes = open_bundles(args, measured, engines)
+    asked = settings_of(args)
+    bundles, planes = open_bundles(args, measured, engines, from_noise=measured is None or asked.sampler == "pc")
+    voxel_mm = None if measured is None else measured.voxel_mm
     if measured is None:
         side = bundles["primary"].trained_size or demo.SIZE
         measured = acquisition.of_nothing((side, side, side), np.diag([demo.VOXEL_MM] * 3 + [1.0]))
     shapes = {role: plane.shape_of(measured.shape)[1:] for role, plane in planes.items()}
-    check_sizes(bundles, shapes)
+    check_sizes(bundles, shapes, voxel_mm)
     problem = measured.problem(planes["primary"])
     check(args.method, problem, len(bundles), comm.size)
-    settings = METHODS[args.method].resolved(settings_of(args), problem, _trained_range(bundles))
+    settings = METHODS[args.method].resolved(asked, problem, _trained_range(bundles))
     if n_samples > 1 and settings.noise_scale is not None and settings.noise_scale < 1:
         log.warning(
             "samples with a noise scale of %g differ by less than is uncertain; --preset balanced draws real ones",

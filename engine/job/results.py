@@ -221,6 +221,7 @@ def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: f
             role: {
                 "folder": str(bundle.folder),
                 "plane": list(prior.plane.axes),
+                "voxel_mm": bundle.voxel_mm,
                 "checkpoint": bundle.manifest["checkpoint"],
                 "files": bundle.manifest["files"],
             }
