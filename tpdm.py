@@ -18,7 +18,7 @@ COMMANDS = {
     "bench": ("benchmarks.latency", "measure latency and memory"),
 }
 #: Packages that no installation has, with what runs their commands in a checkout.
-_OF_A_CHECKOUT = {"benchmarks": "python benchmarks/latency.py", "training": "python -m training.fit"}
+_OF_A_CHECKOUT = {"benchmarks": "python benchmarks/latency.py"}
 #: Libraries that some commands need and others do without, and how they are installed.
 _EXTRAS = {"torch": "export", "onnx": "export"}
 

@@ -19,7 +19,6 @@ import torch
 import kernels
 from benchmarks.lib.command import parser_of, report_of, write
 from benchmarks.lib.half import TorchDenoiser, half_network
-from benchmarks.lib.weights import network_of
 from engine import demo
 from engine.backends.bundle import Bundle
 from engine.problems import simulate
@@ -27,6 +26,7 @@ from engine.report.metrics import per_plane
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.reconstruction import Settings, reconstruct
 from engine.volume import NAMED_PLANES
+from export.restore import network_of
 from networks import NCSNpp
 
 #: PSNR may change by less than this, in dB, against float32.

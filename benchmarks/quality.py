@@ -32,6 +32,8 @@ from benchmarks.lib.machine import slug
 from benchmarks.lib.machine import title as title_of
 from benchmarks.reports import quality as quality_report
 from benchmarks.reports.quality import Record
+from engine import demo
+from engine.backends.shipped import PriorSet, suiting
 from engine.cli import exit_code
 from engine.errors import InputError
 from engine.methods import METHODS
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def body() -> int:
-        plan, laboratory = plan_of(args), Laboratory(args.threads)
+        plan, laboratory = plan_of(args), Laboratory(args.threads, priors_of(args))
         # Before anything runs: a prior that is not there.
         for cell in plan.known():
             laboratory.identity(cell)
@@ -110,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--volumes", nargs="+", default=["demo"], metavar="FILE", help="NIfTI or .npy; demo: the demonstration's head"
     )
+    parser.add_argument(
+        "--voxel-mm",
+        type=float,
+        metavar="MM",
+        help="bring whole volumes to cubic voxels of this size (default: cubes of 64 voxels of 3 mm around the tissue)",
+    )
+    parser.add_argument("--prior", help="set of priors, as of engine.run (default: the shipped one for the voxels)")
     parser.add_argument("--tasks", nargs="+", help=f"of {', '.join(PROBLEMS)}, or a task's name for all of its own")
     parser.add_argument(
         "--methods",
@@ -133,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="quality", help="what the names of the written files begin with")
     parser.add_argument("--list", action="store_true", help="show what would be run")
     return parser
+
+
+def priors_of(args: argparse.Namespace) -> PriorSet:
+    """The priors of all cells."""
+    if args.prior:
+        return PriorSet.of(args.prior)
+    return suiting([args.voxel_mm or demo.VOXEL_MM] * 3, from_noise=False)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -162,7 +178,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     chosen += [configuration for text in args.sweep for configuration in sweep(text)]
     if not chosen:
         raise InputError("methods", "at least one", "none", "name some, or a --sweep")
-    truths = [Truth.read(file) for file in args.volumes]
+    truths = [Truth.read(file, args.voxel_mm) for file in args.volumes]
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):
         raise InputError("volumes", "files of different names", f"{', '.join(names)}", "rename one")

@@ -17,7 +17,7 @@ from benchmarks.lib.machine import title
 from benchmarks.lib.table import markdown
 from benchmarks.reports import scaling as scaling_report
 from benchmarks.reports.latency import duration, milliseconds, reasons
-from benchmarks.reports.quality import SECONDS, WORST, number
+from benchmarks.reports.quality import SECONDS, TISSUE, WORST, number
 
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "cubic", "svct": "fbp"}
 
@@ -189,6 +189,19 @@ def seeds_table() -> str:
     return f"{table}\n\nPSNR of the worst of three planes; {_source(path, report)}"
 
 
+def people_table() -> str:
+    """People at 1 mm whom no prior was trained on: every method's PSNR in the tissue, and in the worst plane."""
+    path, report = newest("people-*.json")
+    titles = {e["configuration"]: e["title"] for e in report["summaries"] if e["group"] == "main"}
+    rows = []
+    for problem, volume in dict.fromkeys((e["problem"], e["volume"]) for e in report["summaries"]):
+        of = {e["configuration"]: e for e in report["summaries"] if (e["problem"], e["volume"]) == (problem, volume)}
+        cells = (f"{_psnr(of.get(name), TISSUE)} / {_psnr(of.get(name), WORST)}" for name in titles)
+        rows.append((PROBLEMS[problem].title, volume, *cells))
+    table = markdown(("", "person", *titles.values()), rows)
+    return f"{table}\n\nPSNR in dB, of the tissue and of the worst of three planes; {_source(path, report)}"
+
+
 def sweeps_table() -> str:
     """One setting of the fast preset changed, for every problem."""
     path, report = newest("sweeps-*.json")
@@ -306,6 +319,7 @@ FILES: dict[str, dict[str, Callable[[], str]]] = {
         "operator table": operator_table,
     },
     "docs/quality.md": {
+        "people table": people_table,
         "second head table": lambda: quality_table("second-head"),
         "seeds table": seeds_table,
         "sweeps table": sweeps_table,

@@ -37,6 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="smallest and largest side of a training pixel, if the checkpoint does not say",
     )  # fmt: skip
     parser.add_argument("--card", type=Path, help="text on data, validation and limits, to go into the bundle")
+    parser.add_argument(
+        "--to-checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="write a checkpoint of --bundle, to train on from, and no more",
+    )
     parser.add_argument("--no-ema", action="store_true", help="use the last weights instead of their moving average")
     parser.add_argument(
         "--with-adjoint", action="store_true", help="also write adjoint.onnx, for other programs: no run opens it"
@@ -89,7 +95,7 @@ _COMPILE = ("precision", "batch", "height", "width", "static", "platform", "refi
 
 def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
     try:
-        with writing_to(out):
+        with writing_to(args.to_checkpoint or out):
             return _carry_out(args, known, out)
     except ModuleNotFoundError as error:
         # Of what is not installed for a run alone; anything else of our own missing is a defect.
@@ -103,7 +109,28 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
         ) from error
 
 
+def _restore(args: argparse.Namespace) -> int:
+    """Write the checkpoint of a bundle."""
+    if not args.bundle:
+        raise InputError("to-checkpoint", "--bundle with it", "none", "name the bundle")
+    if args.to_checkpoint.is_dir():
+        raise InputError("to-checkpoint", "a file to write", f"the folder '{args.to_checkpoint}'", "name a file in it")
+    bundle = Bundle.open(args.bundle)
+    from export.restore import write_checkpoint
+
+    try:
+        write_checkpoint(bundle, args.to_checkpoint)
+    except ValueError as error:
+        raise InputError(
+            "bundle", "a small network, written by this exporter", f"'{args.bundle}' ({error})", "use its checkpoint"
+        ) from error
+    print(f"wrote {args.to_checkpoint}")
+    return 0
+
+
 def _carry_out(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
+    if args.to_checkpoint:
+        return _restore(args)
     options = {name: getattr(args, name) for name in _COMPILE if getattr(args, name)}
     if args.backend == "onnx":
         if options or args.bundle:

@@ -87,7 +87,7 @@ def test_a_command_passes_on_options_and_exit_codes(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["train", "bench"])
+@pytest.mark.parametrize("name", ["bench"])
 def test_what_no_installation_has_asks_for_a_checkout(tmp_path, name):
     # As installed: without the folders of the repository beside it.
     shutil.copy(tpdm.__file__, tmp_path)

@@ -315,7 +315,7 @@ class Training:
         s = self.sampler
         return {
             "architecture": self.network.architecture.to_dict(),
-            "plane": list(s.plane.axes) if s.plane else ALL_PLANES,
+            "plane": ALL_PLANES if s.serves_all or s.plane is None else list(s.plane.axes),
             "image_size": s.size,
             "voxel_mm": list(s.voxel_mm),
         }

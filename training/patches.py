@@ -86,6 +86,8 @@ class PatchSampler:
         Probability of another contrast than the volume's.
     argument : str
         That stands for the volumes, for refusals.
+    serves_all : bool
+        Whether patches of one plane stand for those of all: mirrored and turned like these.
 
     Raises
     ------
@@ -101,8 +103,10 @@ class PatchSampler:
         voxel_mm: tuple[float, float],
         contrast: float,
         argument: str = "volumes",
+        *,
+        serves_all: bool = False,
     ):
-        self._argument = argument
+        self._argument, self.serves_all = argument, serves_all or plane is None
         self.plane, self.size, self.voxel_mm, self.contrast = plane, size, voxel_mm, contrast
         planes = [plane] if plane else [Plane(axes) for axes in NAMED_PLANES.values()]
         self.sources: list[tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Plane]]] = []
@@ -162,8 +166,8 @@ class PatchSampler:
             if sides != (self.size, self.size):
                 patch = F.interpolate(patch[None, None], (self.size, self.size), mode="bicubic", antialias=True)[0, 0]
             # Axes of mixed planes mean nothing; those of one plane do, and only left and right are alike.
-            mirrored = [i for i in (0, 1) if self.plane is None or plane.axes[1 + i] == 0]
-            return augment(patch.clamp_min(0), rng, self.contrast, mirrored=mirrored, turned=self.plane is None)
+            mirrored = [i for i in (0, 1) if self.serves_all or plane.axes[1 + i] == 0]
+            return augment(patch.clamp_min(0), rng, self.contrast, mirrored=mirrored, turned=self.serves_all)
         raise InputError(self._argument, "patches outside of black blocks", f"none in {_TRIES} draws", "lower --size")
 
     def _sides(self, rng: np.random.Generator, edges: np.ndarray, shape: list[int]) -> tuple[int, int]:

@@ -15,25 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 import kernels
 from benchmarks.lib.configurations import Configuration, Problem
 from benchmarks.lib.machine import described
 from engine import demo
-from engine.backends.bundle import MANIFEST, Bundle
+from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
+from engine.backends.padding import PaddedDenoiser
+from engine.backends.shipped import PriorSet
 from engine.errors import InputError
-from engine.io.volumes import load_volume, resample
+from engine.io.volumes import load_volume, resample, resample_isotropic
 from engine.methods import solve
 from engine.problems import simulate
-from engine.report.metrics import per_plane
+from engine.report.metrics import per_plane, psnr
 from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
 from engine.volume import NAMED_PLANES, Plane
 
 #: Raised by hand where the same settings no longer give the same result, or figures mean something else.
-VERSION = 1
+VERSION = 2
+#: Part of white above which a voxel is no air.
+TISSUE = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,19 @@ class Truth:
     source: str
 
     @classmethod
-    def read(cls, file: str) -> Truth:
-        """A file, resampled to what the shipped priors know, or "demo".
+    def read(cls, file: str, voxel_mm: float | None = None) -> Truth:
+        """A file, whole, resampled to cubic voxels; or without a size the demonstration's cube around its tissue.
 
-        An array of the priors' size, which says nothing of its voxels, is taken as it is.
+        The file "demo" is the demonstration's head. An array of the cube's size, which says nothing of its voxels, is
+        taken as it is.
         """
         if file == "demo":
             volume = demo.volume()
         else:
             volume = load_volume(file)
-            if not (file.endswith(".npy") and volume.data.shape == (demo.SIZE,) * 3):
+            if voxel_mm is not None:
+                volume = resample_isotropic(volume, voxel_mm)
+            elif not (file.endswith(".npy") and volume.data.shape == (demo.SIZE,) * 3):
                 volume = resample(volume, demo.SIZE, demo.VOXEL_MM)
         data = np.ascontiguousarray(volume.data)
         name = Path(file).name.split(".")[0]
@@ -81,21 +89,20 @@ class Laboratory:
     ----------
     n_threads : int
         For networks and operators.
+    priors : PriorSet
     """
 
-    def __init__(self, n_threads: int):
-        self.n_threads = n_threads
+    def __init__(self, n_threads: int, priors: PriorSet):
+        self.n_threads, self.priors = n_threads, priors
         self._opened: dict[str, tuple[Prior, str]] = {}
 
     def _prior(self, plane: str) -> tuple[Prior, str]:
         """The shipped prior of a plane, and its bundle's key."""
         if plane not in self._opened:
-            folder = demo.bundle_folder(plane)
-            if not (folder / MANIFEST).is_file():
-                raise InputError("planes", "planes with a shipped prior", f"'{plane}'", "choose others")
-            bundle = Bundle.open(folder)
-            prior = Prior(NativeDenoiser(bundle, n_threads=self.n_threads), Plane(NAMED_PLANES[plane]))
-            self._opened[plane] = prior, bundle.manifest["key"]
+            known = Plane(NAMED_PLANES[plane])
+            bundle = Bundle.open(self.priors.folder_of(known))
+            denoiser = PaddedDenoiser(NativeDenoiser(bundle, n_threads=self.n_threads), bundle.divisor)
+            self._opened[plane] = Prior(denoiser, known), bundle.manifest["key"]
         return self._opened[plane]
 
     def identity(self, cell: Cell) -> dict[str, Any]:
@@ -167,6 +174,7 @@ def measured(
     planes = per_plane(truth, volume)
     figures: dict[str, Any] = {
         **psnr_figures(planes),
+        "tissue_psnr_db": tissue_psnr(truth, volume),
         "ssim": float(np.mean([planes[name]["ssim"] for name in NAMED_PLANES])),
         "streaks": streaks(truth, volume, problem.plane.slice_axis),
         "data_residual": _residual(volume, problem),
@@ -175,6 +183,15 @@ def measured(
     if wrong:
         return f"not finite: {', '.join(wrong)}", None
     return None, {**figures, "planes": {name: planes[name] for name in NAMED_PLANES}}
+
+
+def tissue_psnr(truth: np.ndarray, volume: np.ndarray) -> float:
+    """PSNR over the head, in dB, with the data range of the whole truth: air, which is easy, does not count.
+
+    The head is what is brighter than `TISSUE`, two voxels around it, and holes within.
+    """
+    head = ndimage.binary_fill_holes(ndimage.binary_dilation(truth > TISSUE, iterations=2))
+    return psnr(truth[head], volume[head], float(np.ptp(truth)))
 
 
 def streaks(truth: np.ndarray, volume: np.ndarray, slice_axis: int) -> float:

@@ -75,7 +75,14 @@ PROBLEMS = {
             "MR-ZSR ×4, thick axial slices",
             "mrzsr",
             {"factor": 4},
-            planes=("coronal", "axial", "sagittal"),
+            planes=("coronal", "sagittal", "axial"),
+        ),
+        Problem(
+            "mrzsr-5",
+            "MR-ZSR ×5, thick axial slices",
+            "mrzsr",
+            {"factor": 5},
+            planes=("coronal", "sagittal", "axial"),
         ),
     )
 }

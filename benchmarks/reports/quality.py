@@ -14,8 +14,18 @@ from benchmarks.lib.configurations import PROBLEMS, WITHOUT_NETWORK
 
 #: One finished cell: the names of its volume, problem and configuration, its seed, and what the store keeps of it.
 Record = dict[str, Any]
-WORST, SECONDS = "worst_plane_psnr_db", "seconds"
-_FIGURES = ("psnr_db", WORST, "ssim", "streaks", "data_residual", SECONDS, "cpu_seconds", "n_evaluations")
+WORST, TISSUE, SECONDS = "worst_plane_psnr_db", "tissue_psnr_db", "seconds"
+_FIGURES = (
+    "psnr_db",
+    WORST,
+    "tissue_psnr_db",
+    "ssim",
+    "streaks",
+    "data_residual",
+    SECONDS,
+    "cpu_seconds",
+    "n_evaluations",
+)
 _AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
@@ -114,8 +124,18 @@ def tables(entries: Sequence[dict[str, Any]]) -> str:
     for volume, problem in _problems(entries):
         of_problem = [e for e in entries if (e["volume"], e["problem"]) == (volume, problem)]
         lines.append(f"\n{volume}, {PROBLEMS[problem].title}")
-        columns = ("PSNR", "worst plane", "axi / cor / sag", "SSIM", "streaks", "residual", "passes", "seconds")
-        widths = (14, 14, 20, 8, 10, 10, 8, 16)
+        columns = (
+            "PSNR",
+            "in tissue",
+            "worst plane",
+            "axi / cor / sag",
+            "SSIM",
+            "streaks",
+            "residual",
+            "passes",
+            "seconds",
+        )
+        widths = (14, 14, 14, 20, 8, 10, 10, 8, 16)
         lines.append(f"{'':44}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True)))
         for group in dict.fromkeys(entry["group"] for entry in of_problem):
             if group not in ("main", "steps"):
@@ -135,6 +155,7 @@ def _line(entry: dict[str, Any], widths: Sequence[int]) -> str:
     of = entry["figures"]
     cells = (
         number(of["psnr_db"], ".2f"),
+        number(of[TISSUE], ".2f"),
         number(of[WORST], ".2f"),
         " / ".join(f"{entry['planes'][plane]:.1f}" for plane in _AXES),
         f"{of['ssim']['mean']:.3f}",

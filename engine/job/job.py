@@ -51,7 +51,7 @@ class Job:
             "shape": list(self.problem.shape),
             "measurement": None if y is None else digest_of(y),
             "noise level": self.problem.noise_level,
-            **{f"prior {role}": _key_of(bundle) for role, bundle in self.bundles.items()},
+            **{f"prior {role}": key_of(bundle) for role, bundle in self.bundles.items()},
             **{f"setting {name}": value for name, value in asdict(self.settings).items()},
             "samples": self.n_samples,
             "backend": self.selection.backend,
@@ -68,5 +68,6 @@ def digest_of(array: np.ndarray) -> str:
     return whole.hexdigest()
 
 
-def _key_of(bundle: Bundle) -> str:
+def key_of(bundle: Bundle) -> str:
+    """SHA-256 of a bundle's files."""
     return hashlib.sha256(json.dumps(bundle.manifest["files"], sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cli import HelpFormatter
+from engine.job.adaptation import Adaptation
 from engine.job.choices import Choice, default_steps
 from engine.job.measurement import MeasuredFile, NoiseLevel, VolumeFile
 from engine.job.output import Output
@@ -39,7 +40,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "measurement simulated from a known volume": (VolumeFile, Measurement),
     "noise in the measurement": (NoiseLevel,),
     "measurement from a file": (MeasuredFile,),
-    "priors": (PriorFiles,),
+    "priors": (PriorFiles, Adaptation),
     "sampler": (Choice, Settings),
     "results": (Output,),
     "long runs": (Survival,),

@@ -16,6 +16,8 @@ from engine.backends.engines import Engines
 from engine.backends.padding import PaddedDenoiser, padded_shape
 from engine.backends.select import BACKENDS, Request, Role
 from engine.device import n_gpus
+from engine.errors import InputError
+from engine.job.adaptation import Adaptation, adapted
 from engine.job.choices import settings_of
 from engine.job.job import Job
 from engine.job.measurement import noise_level_of, open_measurement
@@ -101,6 +103,10 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     problem = measured.problem(planes["primary"])
     check(args.method, problem, len(bundles), comm.size)
     settings = METHODS[args.method].resolved(asked, problem, _trained_range(bundles))
+    if minutes := read(Adaptation, args).adapt:
+        if comm.size > 1:
+            raise InputError("adapt", "a run of one process", f"{comm.size} ranks", "adapt beforehand, alone")
+        bundles = adapted(bundles, measured, problem, minutes, n_threads, engines)
     if n_samples > 1 and settings.noise_scale is not None and settings.noise_scale < 1:
         log.warning(
             "samples with a noise scale of %g differ by less than is uncertain; --preset balanced draws real ones",

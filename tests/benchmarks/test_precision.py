@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="half precision is emulated by PyTor
 
 from benchmarks import precision
 from benchmarks.lib.half import TorchDenoiser, half_network
-from benchmarks.lib.weights import network_of
 from engine.backends.bundle import Bundle
 from engine.volume import NAMED_PLANES
+from export.restore import network_of
 from networks import load_checkpoint
 from networks.layers import Attention, FirConv
 

@@ -14,6 +14,7 @@ from benchmarks import ROOT, quality, tables
 from benchmarks.lib.cells import Laboratory, Store, measured, streaks
 from benchmarks.lib.configurations import PROBLEMS, Configuration, at_steps, configurations, sweep
 from benchmarks.reports import quality as quality_report
+from engine import demo
 from engine.errors import InputError
 from engine.job.choices import PRESETS
 from engine.problems.tasks import simulate
@@ -97,7 +98,7 @@ def test_what_is_interrupted_is_kept_so_far(tmp_path, capsys, monkeypatch, runs)
 
 def test_the_published_sampler_gets_the_best_weight_of_its_search(tmp_path, capsys):
     pytest.importorskip("nilearn")
-    command = ["--tasks", "mrzsr", "--methods", "pc", "--pc-steps", "2", "--threads", "2", "--results", str(tmp_path)]
+    command = ["--tasks", "mrzsr-4", "--methods", "pc", "--pc-steps", "2", "--threads", "2", "--results", str(tmp_path)]
     assert quality.main(command) == 0
     cells = report_of(tmp_path)["cells"]
     tried = {c["identity"]["dps_weight_multiple"]: c["figures"]["psnr_db"] for c in cells if c["group"] == "search"}
@@ -130,11 +131,12 @@ def test_wrong_input_is_one_sentence(arguments, word, capsys):
     assert word in said and said.count("\n") == 1
 
 
-def test_a_plane_without_a_shipped_prior_is_refused_before_anything_runs(capsys, monkeypatch, tmp_path, runs):
+def test_a_plane_without_a_prior_is_refused_before_anything_runs(capsys, monkeypatch, tmp_path, runs):
     pytest.importorskip("nilearn")
-    monkeypatch.setattr("benchmarks.lib.cells.demo.bundle_folder", lambda plane: tmp_path / plane)
-    assert quality.main([*TINY, "--results", str(tmp_path)]) == 2
-    assert "shipped prior" in capsys.readouterr().err and runs == []
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "coronal").symlink_to(demo.bundle_folder("coronal"))
+    assert quality.main([*TINY, "--prior", str(tmp_path / "some"), "--results", str(tmp_path)]) == 2
+    assert "planes: expected planes of" in capsys.readouterr().err and runs == []
 
 
 def test_the_list_is_what_would_run(capsys):
@@ -196,7 +198,14 @@ def test_what_is_not_finite_is_a_failure():
 def record(configuration: str, db: float | None, seconds: float = 1.0, seed: int = 0) -> dict[str, Any]:
     """A made-up cell."""
     figures = {
-        **{"psnr_db": db, "worst_plane_psnr_db": db, "ssim": 0.9, "streaks": 1.0, "data_residual": 0.1},
+        **{
+            "psnr_db": db,
+            "worst_plane_psnr_db": db,
+            "tissue_psnr_db": db,
+            "ssim": 0.9,
+            "streaks": 1.0,
+            "data_residual": 0.1,
+        },
         **{"seconds": seconds, "cpu_seconds": seconds, "n_evaluations": 3},
         "planes": {plane: {"psnr_db": db, "ssim": 0.9} for plane in NAMED_PLANES},
     }

@@ -28,7 +28,16 @@ ALLOWED = {
         "engine.versions",
         "engine.volume",
     ),
-    "training": ("networks", "engine.cli", "engine.errors", "engine.io", "engine.volume"),
+    "training": (
+        "networks",
+        "export.bundle",
+        "export.restore",
+        "engine.backends.bundle",
+        "engine.cli",
+        "engine.errors",
+        "engine.io",
+        "engine.volume",
+    ),
 }
 #: The rooms of `engine`, each with those below it that it may import; command lines stand on top.
 BASE = ("errors", "volume", "device", "options")

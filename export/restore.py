@@ -1,4 +1,4 @@
-"""Reads a bundle's weights back into the PyTorch network that it was made from: no checkpoint has to be kept."""
+"""Reads a bundle back into the PyTorch network, and the checkpoint, that it was made from."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from onnx import numpy_helper
 
 from engine.backends.bundle import Bundle
-from engine.backends.onnx import OnnxDenoiser
 from export.trace.adjoint import trace
 from export.write.onnx import WeightStore, write_onnx
-from networks import Architecture, NCSNpp
+from networks import Architecture, NCSNpp, save_checkpoint
 
 #: First of the probe's numbers: larger than any constant of a graph that is not a weight.
 _FIRST = 1000
@@ -47,11 +47,7 @@ def network_of(bundle: Bundle) -> NCSNpp:
     n = sum(p.numel() for p in network.parameters())
     if n > _MOST:
         raise ValueError(f"bundle: expected at most {_MOST} parameters, got {n}; load the network's checkpoint")
-    first = _FIRST
-    for parameter in network.parameters():
-        numbers = torch.arange(first, first + parameter.numel(), dtype=torch.float32)
-        parameter.data = numbers.reshape(parameter.shape)
-        first += parameter.numel()
+    torch.nn.utils.vector_to_parameters(_FIRST + torch.arange(n, dtype=torch.float32), network.parameters())
     values = np.full(n, np.nan, dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
         _export(network, Path(folder))
@@ -69,6 +65,23 @@ def network_of(bundle: Bundle) -> NCSNpp:
     torch.nn.utils.vector_to_parameters(torch.from_numpy(values), network.parameters())
     _compare(network, bundle)
     return network
+
+
+def write_checkpoint(bundle: Bundle, path: Path) -> None:
+    """Write a checkpoint from which training can start: `training.fit --init`.
+
+    Raises
+    ------
+    ValueError
+        As `network_of`.
+    """
+    network, of = network_of(bundle), bundle.manifest
+    weights = list(network.parameters())
+    # The first one, the frequencies of the noise level's features, is never trained.
+    save_checkpoint(
+        path, network, weights[1:], step=of["checkpoint"]["step"], plane=of["plane"], image_size=of["trained_size"],
+        voxel_mm=of.get("voxel_mm"),
+    )  # fmt: skip
 
 
 def _export(network: NCSNpp, folder: Path) -> None:
@@ -91,7 +104,11 @@ def _constants(folder: Path) -> list[tuple[str, np.ndarray]]:
 def _compare(network: NCSNpp, bundle: Bundle) -> None:
     side, sigma = 8 * bundle.divisor, 0.5
     x = np.random.default_rng(0).standard_normal((2, side, side)).astype(np.float32)
-    ours = OnnxDenoiser(bundle, 1, 1).denoise(x, sigma)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(bundle.folder / "denoise.onnx"), options, providers=["CPUExecutionProvider"])
+    feeds = {"x": x[:, None], "sigma": np.full(2, sigma, np.float32)}
+    ours = session.run(["x0"], feeds)[0][:, 0]
     with torch.no_grad():
         theirs = network.denoise(torch.from_numpy(x)[:, None], torch.full((2,), sigma))[:, 0].numpy()
     error = float(np.linalg.norm(theirs - ours) / np.linalg.norm(ours))
