@@ -315,7 +315,7 @@ class Training:
         s = self.sampler
         return {
             "architecture": self.network.architecture.to_dict(),
-            "plane": ALL_PLANES if s.serves_all or s.plane is None else list(s.plane.axes),
+            "plane": list(s.plane.axes) if s.plane and not s.serves_all else ALL_PLANES,
             "image_size": s.size,
             "voxel_mm": list(s.voxel_mm),
         }

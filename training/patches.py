@@ -106,7 +106,7 @@ class PatchSampler:
         *,
         serves_all: bool = False,
     ):
-        self._argument, self.serves_all = argument, serves_all or plane is None
+        self._argument, self._stands_for_all = argument, serves_all
         self.plane, self.size, self.voxel_mm, self.contrast = plane, size, voxel_mm, contrast
         planes = [plane] if plane else [Plane(axes) for axes in NAMED_PLANES.values()]
         self.sources: list[tuple[np.ndarray, np.ndarray | None, np.ndarray, list[Plane]]] = []
@@ -140,6 +140,11 @@ class PatchSampler:
             data = volume.data.astype(np.float16)
             self.sources.append((data, block if block.any() else None, volume.voxel_mm, wide))
         self.weights = np.array(n_tissue) / sum(n_tissue)
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether a network that is trained on these patches serves all planes."""
+        return self._stands_for_all or self.plane is None
 
     def draw(self, n: int, seed: tuple[int, ...]) -> Tensor:
         """Return n patches, float32 (n, 1, size, size), intensities about [0, 1]; the same seed, the same patches."""

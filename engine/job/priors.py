@@ -77,7 +77,8 @@ def open_bundles(
     named = {role: getattr(files, role) for role in ROLES if getattr(files, role)}
     for argument, value in (("planes", files.planes), ("prior", files.prior)):
         if value and named:
-            raise InputError(argument, "no bundles for single roles beside it", "some", f"drop --{argument} or them")
+            given = ", ".join(f"--{role}" for role in named)
+            raise InputError(argument, "no bundles for single roles beside it", given, f"drop --{argument} or these")
     if files.planes and not 2 <= len(files.planes) <= len(ROLES):
         raise InputError("planes", "two or three", f"{len(files.planes)}", "name them as axial,coronal")
     if "auxiliary" not in named and {"primary", "tertiary"} <= set(named):

@@ -39,7 +39,7 @@ def test_command_line(folder, tmp_path):
     assert out.with_suffix(".csv").read_text().count("sigma") == 4
     assert main([*options(folder, out, steps=3), "--resume"]) == 0
     loaded, info = load_checkpoint(out)
-    assert (info["step"], info["plane"]) == (3, None)
+    assert (info["step"], info["plane"]) == (3, "all")
     assert loaded.architecture == replace(TINY, attention_levels=(1,))
     assert main(options(folder, out, plane="axial")) == 0
     assert load_checkpoint(out)[1]["plane"] == [2, 0, 1]

@@ -90,7 +90,7 @@ def test_loss_falls_and_the_checkpoint_loads(new_training, sampler):
     # Forty steps remove half of it at strong noise, and leave it where it was at the weakest.
     assert all(loss < most for loss, most in zip(after.values(), (1.05, 0.95, 0.75, 0.55), strict=True))
     assert loaded.architecture == TINY
-    assert (info["step"], info["plane"], info["image_size"]) == (40, None, 16)
+    assert (info["step"], info["plane"], info["image_size"]) == (40, "all", 16)
     rows = curve_of(training)
     assert [int(row["step"]) for row in rows] == [20, 40]
     assert {name: float(rows[-1][name]) for name in after} == after

@@ -223,7 +223,7 @@ def test_hidden_files_in_a_folder_are_no_slices(tmp_path):
 def test_a_dicom_series_comes_with_its_place(tmp_path, monkeypatch):
     affine = np.diag([-1.0, -2.0, 3.0, 1.0])
     (tmp_path / "1.dcm").write_bytes(b"")
-    monkeypatch.setattr("engine.io.volumes.volume.is_series", lambda folder: folder == tmp_path)
+    monkeypatch.setattr("engine.io.volumes.volume.is_series", lambda folder, argument: folder == tmp_path)
     monkeypatch.setattr("engine.io.volumes.dicom.read_series", lambda folder, argument: (numbers(), affine))
     volume = load_volume(tmp_path)
     np.testing.assert_allclose(volume.in_file_units(volume.data), numbers()[::-1, ::-1], rtol=1e-6)

@@ -192,6 +192,8 @@ def test_the_methods_that_read_a_noise_level_are_named(prepared):
         ("--task csmri --primary nothing", "engine"),
         ("--task csmri --tertiary x --primary y", "tertiary"),
         ("--task csmri --planes axial", "planes"),
+        ("--task csmri --prior nowhere", "prior"),
+        ("--task csmri --prior head-t1-3mm --primary x", "prior"),
     ],
 )
 def test_files_that_do_not_go_together_are_refused(tmp_path, monkeypatch, words, named):

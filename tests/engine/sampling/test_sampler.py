@@ -117,7 +117,7 @@ def test_guided_sample_follows_the_measurement_and_keeps_the_prior_elsewhere(ung
     seen = operator.apply(slices)
     n_blocks, spread = y.size, S / np.sqrt(factor)
 
-    unseen = slices - operator.classical(seen)
+    unseen = slices - operator.repeated(seen)
     # The last level is the auxiliary's: it leaves its corrector's noise, √(2ε) with ε = 2 r² s², and nothing more. Five
     # standard deviations of a sample's width.
     last_noise = 2 * SMALL_SNR * spread
@@ -129,7 +129,7 @@ def test_guided_sample_follows_the_measurement_and_keeps_the_prior_elsewhere(ung
     assert (unseen.astype(np.float64) ** 2).sum() / n_blocks == pytest.approx(
         S**2, rel=5 * np.sqrt(2 / n_blocks) + 0.02
     )
-    correlation = np.corrcoef(unseen.ravel(), (AXIAL.slices_of(truth) - operator.classical(y)).ravel())[0, 1]
+    correlation = np.corrcoef(unseen.ravel(), (AXIAL.slices_of(truth) - operator.repeated(y)).ravel())[0, 1]
     assert abs(correlation) < 5 / np.sqrt(n_blocks)
 
 

@@ -221,7 +221,7 @@ def test_wrong_options_are_refused_in_one_sentence(inputs, tmp_path, capsys, mor
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        (("--planes", "axial,sideways"), "planes: expected no bundles beside the shipped ones"),
+        (("--planes", "axial,sideways"), "planes: expected no bundles for single roles beside it"),
         (("--sigma-max", 1e6), "sigma-max: expected "),
         (("--primary", "nowhere"), "engine: expected an engine bundle"),
         (("--cpus-per-volume", 64), "cpus-per-volume: expected at most 2, which the largest node has, got 64"),
