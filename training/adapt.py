@@ -43,7 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--thick", type=Path, required=True, help="scan with thick slices: NIfTI, or what engine.run takes")
     add("--thick-axis", type=int, choices=(0, 1, 2), help="axis across the thick slices, else that of largest spacing")
     add("--minutes", type=float, required=True, help="of training, those before an interruption included")
-    add("--out", type=Path, required=True, help="folder of the adapted bundle; its name with .pt holds the checkpoint")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the adapted bundle; beside it lies a checkpoint until that is written",
+    )
     add("--threads", type=int, help="CPU threads (all cores if not given)")
     add("--seed", type=int, default=0, help="seed of patches and noise")
     return parser
@@ -102,7 +107,8 @@ def _adapt(args: argparse.Namespace) -> None:
         raise InputError(
             "bundle", "a small network, written by this exporter", f"'{args.bundle}' ({error})", "use another prior"
         ) from error
-    checkpoint = args.out.with_suffix(".pt")
+    # A name that no training of the user's has: it is gone in the end.
+    checkpoint = args.out.with_name(f"{args.out.name}.adapting.pt")
     schedule = Schedule(
         steps=_MOST_STEPS, minutes=args.minutes, batch_size=_BATCH, learning_rate=_RATE, warmup=_WARMUP, ema=_EMA,
         save_every=_SAVE_EVERY,

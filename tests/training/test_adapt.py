@@ -59,15 +59,18 @@ def test_a_bundle_gives_back_its_checkpoint(prior, tmp_path):
 
 def test_an_interrupted_adaptation_goes_on_and_leaves_a_bundle_alone(prior, scan, tmp_path, monkeypatch):
     out, advance = tmp_path / "adapted", adapt_steps(monkeypatch, 3)
+    # The user's own, of another training.
+    (tmp_path / "adapted.pt").write_bytes(b"mine")
+    monkeypatch.setattr(adapt, "_MOST_STEPS", 5)
     with pytest.raises(KeyboardInterrupt):
-        adapt._adapt(adapt.build_parser().parse_args(words(prior, scan, out, minutes=0.02)))
-    assert not out.exists() and out.with_suffix(".pt").is_file()
+        adapt._adapt(adapt.build_parser().parse_args(words(prior, scan, out, minutes=60)))
+    assert not out.exists() and (tmp_path / "adapted.adapting.pt").is_file()
     monkeypatch.setattr("training.loop.Training._advance", advance)
-    assert adapt.main(words(prior, scan, out, minutes=0.02)) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "thick.nii.gz"]
+    assert adapt.main(words(prior, scan, out, minutes=60)) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "adapted.pt", "thick.nii.gz"]
     bundle = Bundle.open(out)
     assert bundle.serves_all_planes and bundle.voxel_mm == (0.9, 1.1)
-    assert bundle.manifest["checkpoint"]["step"] > 3
+    assert bundle.manifest["checkpoint"]["step"] == 5
     before, after = (
         torch.nn.utils.parameters_to_vector(network_of(b).parameters()) for b in (Bundle.open(prior), bundle)
     )
