@@ -98,6 +98,13 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             "attention_levels", f"levels from 0 to {len(args.ch_mult) - 1}", f"{wrong[0]}", "change --attention-levels"
         )
+    if args.shares and (len(args.shares) != len(args.volumes) or not all(0 < s < float("inf") for s in args.shares)):
+        raise InputError(
+            "shares",
+            f"{len(args.volumes)} positive numbers, one for every path of --volumes",
+            " ".join(f"{share:g}" for share in args.shares),
+            "change --shares",
+        )
     if args.init and args.resume:
         raise InputError(
             "init", "a new run with it", "--resume, which takes its weights from --out", "drop one of them"
@@ -116,6 +123,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--volumes", nargs="+", required=True, metavar="PATH", help="volumes to learn from: files, or folders of NIfTI")
+    add(
+        "--shares", type=float, nargs="+", metavar="PART",
+        help="part of the patches from every path of --volumes, in any unit (by tissue if not given)",
+    )  # fmt: skip
     add("--validate", nargs="+", metavar="PATH", help="volumes of other people, for the validation loss")
     add("--out", type=Path, required=True, help="checkpoint to write; its name with .csv holds the loss curves")
     add("--plane", default="all", help="all, axial, coronal, sagittal, or axes slice,row,column such as 2,0,1")
@@ -175,14 +186,18 @@ def _fit(args: argparse.Namespace) -> None:
     network = (_started_from(args.init, architecture) if args.init else _new(architecture)).to(args.device)
     log.info("%s, %d parameters", architecture, sum(p.numel() for p in network.parameters()))
 
-    def sampler(argument: str, contrast: float) -> PatchSampler:
-        volumes = load_folder(getattr(args, argument), argument)
+    def sampler(argument: str, contrast: float, shares: list[float] | None = None) -> PatchSampler:
+        by_path = [load_folder([path], argument) for path in getattr(args, argument)]
+        volumes = [volume for found in by_path for volume in found]
         log.info("%s: %d volumes", argument, len(volumes))
-        return PatchSampler(volumes, plane, args.size, tuple(args.voxel_mm), contrast, argument)
+        parts = [s / len(found) for s, found in zip(shares, by_path, strict=True) for _ in found] if shares else None
+        return PatchSampler(volumes, plane, args.size, tuple(args.voxel_mm), contrast, argument, shares=parts)
 
     schedule = Schedule(**{field.name: getattr(args, field.name) for field in fields(Schedule)})
     validation = sampler("validate", 0.0) if args.validate else None
-    training = Training(network, sampler("volumes", args.contrast), args.out, schedule, validation, args.seed)
+    training = Training(
+        network, sampler("volumes", args.contrast, args.shares), args.out, schedule, validation, args.seed
+    )
     if args.resume:
         training.resume()
     loss = training.run()

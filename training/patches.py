@@ -70,8 +70,8 @@ def black_block(data: np.ndarray) -> np.ndarray:
 class PatchSampler:
     """Draws patches at random places of random slices, resampled to random voxel sizes.
 
-    Every voxel of tissue is about equally likely, whichever volume it is in. Patches that touch a black block are drawn
-    again: no scan has such an edge.
+    Every voxel of tissue is about equally likely, whichever volume it is in, unless `shares` says otherwise. Patches
+    that touch a black block are drawn again: no scan has such an edge.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ class PatchSampler:
         That stands for the volumes, for refusals.
     serves_all : bool
         Whether patches of one plane stand for those of all: mirrored and turned like these.
+    shares : sequence of float or None
+        Part of the patches from each volume, in any unit. None: as much as it has tissue.
 
     Raises
     ------
@@ -105,6 +107,7 @@ class PatchSampler:
         argument: str = "volumes",
         *,
         serves_all: bool = False,
+        shares: Sequence[float] | None = None,
     ):
         self._argument, self._stands_for_all = argument, serves_all
         self.plane, self.size, self.voxel_mm, self.contrast = plane, size, voxel_mm, contrast
@@ -139,7 +142,8 @@ class PatchSampler:
             # Half the memory; its rounding, 0.05 % of white, is far below any noise level trained.
             data = volume.data.astype(np.float16)
             self.sources.append((data, block if block.any() else None, volume.voxel_mm, wide))
-        self.weights = np.array(n_tissue) / sum(n_tissue)
+        weights = np.array(n_tissue if shares is None else shares, dtype=float)
+        self.weights = weights / weights.sum()
 
     @property
     def serves_all(self) -> bool:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 import kernels
 from benchmarks.lib.configurations import Configuration, Problem
@@ -29,7 +28,7 @@ from engine.errors import InputError
 from engine.io.volumes import load_volume, resample, resample_isotropic
 from engine.methods import solve
 from engine.problems import simulate
-from engine.report.metrics import per_plane, psnr
+from engine.report.metrics import per_plane, tissue_psnr
 from engine.sampling.dps import published_weight
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
@@ -37,8 +36,6 @@ from engine.volume import NAMED_PLANES, Plane
 
 #: Raised by hand where the same settings no longer give the same result, or figures mean something else.
 VERSION = 2
-#: Part of white above which a voxel is no air.
-TISSUE = 0.1
 
 
 @dataclass(frozen=True)
@@ -183,15 +180,6 @@ def measured(
     if wrong:
         return f"not finite: {', '.join(wrong)}", None
     return None, {**figures, "planes": {name: planes[name] for name in NAMED_PLANES}}
-
-
-def tissue_psnr(truth: np.ndarray, volume: np.ndarray) -> float:
-    """PSNR over the head, in dB, with the data range of the whole truth: air, which is easy, does not count.
-
-    The head is what is brighter than `TISSUE`, two voxels around it, and holes within.
-    """
-    head = ndimage.binary_fill_holes(ndimage.binary_dilation(truth > TISSUE, iterations=2))
-    return psnr(truth[head], volume[head], float(np.ptp(truth)))
 
 
 def streaks(truth: np.ndarray, volume: np.ndarray, slice_axis: int) -> float:

@@ -21,6 +21,7 @@ from engine.job.output import Output, check_room, open_folder
 from engine.job.prepare import prepare
 from engine.job.progress import Progress
 from engine.job.saving import STATE_FILE, Saved, Saver, Survival, check_identity, short
+from engine.job.self_check import self_check
 from engine.job.statistics import Statistics
 from engine.methods import solve
 from engine.options import read
@@ -160,11 +161,13 @@ def execute(
 
     with writing_to(out):
         try:
+            # First, because its warning may be a reason to stop.
+            check = self_check(job)
             result, statistics = _sampled(job, saved, saver, after_step, progress, comm)
             if not comm.is_root:
                 return {}
             # Interrupted here, all steps are done: going on is writing.
-            metrics = results.write_results(out, job, result, statistics, saved.options, output, warnings)
+            metrics = results.write_results(out, job, result, statistics, saved.options, output, warnings, check)
         except KeyboardInterrupt:
             position = saver.interrupt() if job.n_steps else None
             if position:

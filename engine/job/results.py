@@ -21,6 +21,7 @@ from engine.io.volumes.dicom_files import is_series
 from engine.job.job import Job, digest_of
 from engine.job.output import ENDINGS, Output
 from engine.job.plan import describe
+from engine.job.self_check import SelfCheck
 from engine.job.statistics import Statistics
 from engine.methods import METHODS
 from engine.report.metrics import check_truth, per_plane
@@ -102,6 +103,7 @@ def write_results(
     options: dict[str, Any],
     output: Output,
     warnings: Sequence[str] = (),
+    check: SelfCheck | None = None,
 ) -> dict[str, Any]:
     """Write volumes, metrics, pictures, record and report.
 
@@ -118,6 +120,7 @@ def write_results(
     output : Output
     warnings : sequence of str
         Of the run, for the report.
+    check : SelfCheck or None
 
     Returns
     -------
@@ -160,7 +163,7 @@ def write_results(
             write_json(out / "metrics.json", metrics)
             pictures = {"truth": truth, **pictures}
     write_preview(out / "preview.png", pictures, "truth" if "truth" in pictures else None, voxel_mm=scan.voxel_mm)
-    content = record(job, result, options, statistics.seconds)
+    content = record(job, result, options, statistics.seconds) | {"self_check": check and check.record()}
     write_json(out / "run.json", content)
     if not output.no_report:
         report = Report(
@@ -174,7 +177,7 @@ def write_results(
             metrics=metrics or None,
             residuals=content["residuals"],
             sigmas=result.sigmas.tolist(),
-            plan=describe(job).splitlines(),
+            plan=[*describe(job).splitlines(), *([f"check      {check}"] if check else [])],
             settings=content["settings"],
             record=content,
             command=f"python -m engine.run --config {shlex.quote(str(out / 'run.json'))}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from engine.errors import InputError
@@ -12,6 +13,8 @@ from engine.volume import NAMED_PLANES, Plane
 
 #: PSNR of identical images, in dB, where the formula gives infinity, which JSON has no word for; nothing exceeds it.
 PSNR_CAP_DB = 100.0
+#: Part of white above which a voxel is no air.
+TISSUE = 0.1
 #: Side of scikit-image's default SSIM window, in pixels.
 _WINDOW = 7
 #: Its smallest.
@@ -41,6 +44,26 @@ def psnr(truth: np.ndarray, estimate: np.ndarray, data_range: float) -> float:
     _check(truth, estimate)
     _check_range(data_range)
     return _psnr(np.asarray(truth, dtype=np.float64), np.asarray(estimate, dtype=np.float64), data_range)
+
+
+def tissue_psnr(truth: np.ndarray, estimate: np.ndarray) -> float:
+    """PSNR of the head, in dB, with the data range of the whole truth: air, which is easy, does not count.
+
+    The head is what is brighter than `TISSUE`, two voxels around it, and holes within.
+
+    Parameters
+    ----------
+    truth, estimate : float32 (d0, d1, d2)
+        White about 1.
+
+    Raises
+    ------
+    InputError
+        As `psnr`; also a truth without tissue.
+    """
+    _check(truth, estimate)
+    head = ndimage.binary_fill_holes(ndimage.binary_dilation(truth > TISSUE, iterations=2))
+    return psnr(truth[head], estimate[head], float(np.ptp(truth)))
 
 
 def per_plane(truth: np.ndarray, estimate: np.ndarray) -> dict:

@@ -45,6 +45,15 @@ def test_command_line(folder, tmp_path):
     assert load_checkpoint(out)[1]["plane"] == [2, 0, 1]
 
 
+def test_a_path_has_its_share_however_many_files_it_holds(folder, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(fit_module, "Training", lambda network, sampler, *_: made.append(sampler) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        main(options(folder, tmp_path / "prior.pt", volumes=f"{folder} {folder / 'one.nii.gz'}", shares="1 3"))
+    *several, one = made[0].weights
+    assert len(several) > 1 and sum(several) == pytest.approx(0.25) and one == pytest.approx(0.75)
+
+
 def test_a_resumed_run_keeps_all_columns_of_the_curve(folder, tmp_path):
     out = tmp_path / "prior.pt"
     assert main([*options(folder, out, save_every=1), "--validate", str(folder / "one.nii.gz")]) == 0
@@ -79,6 +88,8 @@ def test_a_full_disk_is_one_sentence(folder, tmp_path, capsys, monkeypatch):
         ({"volumes": "absent.nii.gz"}, "volumes"),
         ({"validate": "absent.nii.gz"}, "validate"),
         ({"contrast": 1.5}, "contrast"),
+        ({"shares": "1 2"}, "shares"),
+        ({"shares": "0"}, "shares"),
         ({"size": 17}, "size"),
         ({"size": 8}, "size"),
         ({"size": 0}, "size"),

@@ -73,6 +73,13 @@ def test_volumes_are_drawn_by_their_tissue():
     assert weights[0] / weights[1] == pytest.approx(8, rel=0.1)
 
 
+def test_volumes_are_drawn_as_stated(plain):
+    dark, bright = (np.full((16, 16, 16), value, np.float32) for value in (0.25, 0.75))
+    sampler = PatchSampler([volume_of(dark), volume_of(bright)], None, 16, (1.0, 1.0), 0.0, shares=[3, 1])
+    n_bright = (sampler.draw(80, (0,)).amax((1, 2, 3)) > 0.5).sum()
+    assert 10 < n_bright < 30
+
+
 def test_most_patches_have_tissue():
     data = np.zeros((64, 64, 64), np.float32)
     data[:20, :20, :20] = 1

@@ -1,0 +1,134 @@
+"""What the priors of a run are worth on its own scan of thick slices, measured on the scan itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from engine.backends.bundle import Bundle
+from engine.job.job import Job
+from engine.methods import METHODS, solve
+from engine.operators import ThickSlices
+from engine.report.metrics import TISSUE, tissue_psnr
+from engine.sampling.posterior_mean import Prior
+from engine.sampling.problem import InverseProblem
+from engine.volume import Plane
+
+log = logging.getLogger("engine")
+
+#: Slices that are thinned, at most: a few percent of a run's time.
+_N_SLICES = 8
+#: Gain over interpolation below which a prior knows little of a scan, in dB.
+_LITTLE_DB = 0.3
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """How well slices of the scan were brought back from fewer of their own rows or columns.
+
+    Parameters
+    ----------
+    n_slices : int
+    psnr_db, cubic_psnr_db : float
+        Of the tissue, by one prior and by cubic splines.
+    """
+
+    n_slices: int
+    psnr_db: float
+    cubic_psnr_db: float
+
+    @property
+    def gain_db(self) -> float:
+        return self.psnr_db - self.cubic_psnr_db
+
+    def record(self) -> dict[str, Any]:
+        """For the record of a run."""
+        return {**asdict(self), "gain_db": self.gain_db}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.gain_db:+.1f} dB against cubic splines ({self.psnr_db:.1f} and {self.cubic_psnr_db:.1f} dB), one "
+            f"plane alone, on {self.n_slices} of the scan's own slices"
+        )
+
+
+def self_check(job: Job) -> SelfCheck | None:
+    """Reconstruct slices of the scan, whose pixels are fine and known, from thick rows as thick as the scan's slices.
+
+    The scan's slices are of the person, contrast and scanner that the run is about, and were not trained on. What a
+    prior gains on them over interpolation it may be expected to gain between them.
+
+    Parameters
+    ----------
+    job : Job
+
+    Returns
+    -------
+    SelfCheck or None
+        None where there is nothing to be learned: another task, a method without priors, a truth that will be compared
+        with anyway, no prior for slices of the measured plane, a runner bound to one size of slices, or slices
+        that are too small or empty.
+    """
+    operator, axis = job.problem.operator, job.acquisition.thick_axis
+    in_parts = job.n_ranks > 1 or job.selection.device.name != "cpu"
+    if not isinstance(operator, ThickSlices) or axis is None or in_parts or job.acquisition.truth is not None:
+        return None
+    if METHODS[job.method].n_priors == 0:
+        return None
+    plane = _measured_plane(axis, list(job.bundles.values()), job.priors)
+    if plane is None:
+        return None
+    which, shown = plane
+    _, y = job.problem.measured()
+    slices = shown.slices_of(job.problem.plane.volume_of(y))
+    # Whole blocks alone: a rest would be a guess.
+    slices = slices[:, : slices.shape[1] // operator.factor * operator.factor]
+    chosen = _with_tissue(slices)
+    if min(slices.shape[1:]) < max(2 * operator.factor, 2 * max(b.divisor for b in job.bundles.values())) or not chosen:
+        return None
+    truth = np.ascontiguousarray(slices[chosen])
+    thinned = ThickSlices(truth.shape[1:], operator.factor, 1, operator.profile, operator.gap)
+    problem = InverseProblem(
+        shown,
+        shown.volume_shape(truth.shape),
+        thinned,
+        thinned.apply(truth),
+        # Noise of the slices, less what the mean over a block leaves of it.
+        job.problem.noise_level / float(np.sqrt(operator.factor)),
+        name=job.problem.name,
+    )
+    settings = replace(job.settings, dps_weight=None) if job.settings.stable else job.settings
+    result = solve("single", problem, [Prior(job.priors[which].denoiser, shown)], settings)
+    cubic = thinned.classical(problem.measurement)
+    check = SelfCheck(len(truth), *(tissue_psnr(truth, found) for found in (shown.slices_of(result.volume), cubic)))
+    if check.gain_db < _LITTLE_DB:
+        log.warning(
+            "the prior knows little of this scan: on its own slices it gains %.1f dB over cubic splines; train it on "
+            "them with --adapt 5, or take the interpolated volume",
+            check.gain_db,
+        )
+    return check
+
+
+def _measured_plane(axis: int, bundles: Sequence[Bundle], priors: Sequence[Prior]) -> tuple[int, Plane] | None:
+    """The number of a prior that knows slices across an axis, and their plane."""
+    row, column = (i for i in range(3) if i != axis)
+    for number, (bundle, prior) in enumerate(zip(bundles, priors, strict=True)):
+        if bundle.serves_all_planes:
+            return number, Plane((axis, row, column))
+        if prior.plane.slice_axis == axis:
+            return number, prior.plane
+    return None
+
+
+def _with_tissue(slices: np.ndarray) -> list[int]:
+    """Numbers of a few slices, evenly apart among those that hold at least half as much tissue as any."""
+    tissue = (slices > TISSUE).mean(axis=(1, 2))
+    full = np.flatnonzero(tissue >= 0.5 * tissue.max()) if tissue.any() else np.zeros(0, int)
+    return full[
+        np.unique(np.linspace(0, max(0, len(full) - 1), min(_N_SLICES, len(full))).round().astype(int))
+    ].tolist()
