@@ -30,6 +30,7 @@ from benchmarks.lib.configurations import (
 )
 from benchmarks.lib.machine import slug
 from benchmarks.lib.machine import title as title_of
+from benchmarks.peers.bart import PEERS
 from benchmarks.reports import quality as quality_report
 from benchmarks.reports.quality import Record
 from engine import demo
@@ -58,7 +59,7 @@ class Plan:
         return [
             Cell(truth, problem, configuration.for_problem(problem), seed)
             for configuration in chosen
-            if configuration.planes is None or problem.takes(configuration.planes)
+            if configuration.serves(problem)
             for seed in range(self.n_seeds if configuration.uses_priors and configuration.group != "search" else 1)
         ]
 
@@ -123,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         nargs="*",
-        help=f"of {', '.join(configurations())} (default: all; with --sweep: fast and classical)",
+        help=f"of {', '.join(configurations())} (default: all but BART's, which has to be "
+        "installed; with --sweep: fast and classical)",
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of every method that uses chance")
     parser.add_argument(
@@ -170,10 +172,16 @@ def plan_of(args: argparse.Namespace) -> Plan:
         _check("tasks", args.tasks, sorted(known))
         problems = [p for p in problems if p.name in args.tasks or p.task in args.tasks]
     every = configurations(args.pc_steps)
-    names = args.methods if args.methods is not None else ["fast", "classical"] if args.sweep else list(every)
+    names = (
+        args.methods
+        if args.methods is not None
+        else ["fast", "classical"]
+        if args.sweep
+        else [n for n in every if n not in PEERS]
+    )
     _check("methods", names, list(every))
     chosen = [configuration for name, configuration in every.items() if name in names]
-    _check("methods", [configuration.method for configuration in chosen], list(METHODS))
+    _check("methods", [configuration.method for configuration in chosen], [*METHODS, *PEERS])
     chosen += at_steps(chosen, args.steps)
     chosen += [configuration for text in args.sweep for configuration in sweep(text)]
     if not chosen:

@@ -19,6 +19,7 @@ import numpy as np
 import kernels
 from benchmarks.lib.configurations import Configuration, Problem
 from benchmarks.lib.machine import described
+from benchmarks.peers import bart
 from engine import demo
 from engine.backends.bundle import Bundle
 from engine.backends.native import NativeDenoiser
@@ -137,19 +138,28 @@ class Laboratory:
         kernels.set_threads(self.n_threads)
         started, cpu = time.perf_counter(), time.process_time()
         failure, figures, volume = None, None, None
+        trial: bart.Trial | None = None
         try:
-            # What diverges is recorded as such below.
-            with np.errstate(over="ignore", invalid="ignore"):
-                result = solve(configuration.method, problem, priors, settings)
+            if configuration.method in bart.PEERS:
+                trial = bart.best(problem, configuration.method, truth, self.n_threads)
+                result = trial.result
+            else:
+                # What diverges is recorded as such below.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    result = solve(configuration.method, problem, priors, settings)
         except InputError as error:
             failure = str(error)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+        if trial is not None:
+            seconds, cpu_seconds = result.seconds, trial.cpu_seconds
         if failure is None:
             failure, figures = measured(truth, result.volume, problem)
         if figures is not None:
             figures |= {"seconds": seconds, "cpu_seconds": cpu_seconds, "n_evaluations": result.n_evaluations}
             volume = result.volume
         kept = {"failure": failure, "figures": figures, "dps_weight": settings.dps_weight}
+        if trial is not None:
+            kept["peer_weight"] = trial.weight
         return {**kept, "date": date.today().isoformat(), "machine": described()}, volume
 
 

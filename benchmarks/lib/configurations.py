@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.peers.bart import PEERS
 from engine.errors import InputError
 from engine.job.choices import PRESETS
 from engine.methods import METHODS
@@ -96,7 +97,7 @@ class Configuration:
     ----------
     name, title : str
     method : str
-        Of `engine.methods`.
+        Of `engine.methods`, or of `benchmarks.peers.bart`.
     settings : mapping
         Fields of `Settings` that are not the defaults.
     weight : float or None
@@ -126,12 +127,23 @@ class Configuration:
         return Settings(**self.settings, seed=seed)
 
     @property
+    def n_priors(self) -> int | None:
+        """As of `Method`; none of what others wrote."""
+        return METHODS[self.method].n_priors if self.method in METHODS else 0
+
+    @property
     def uses_priors(self) -> bool:
-        return METHODS[self.method].n_priors != 0
+        return self.n_priors != 0
+
+    def serves(self, problem: Problem) -> bool:
+        """Whether there is such a method for the problem, and its slices can be measured."""
+        if self.method in PEERS and problem.task != "csmri":
+            return False
+        return self.planes is None or problem.takes(self.planes)
 
     def planes_for(self, problem: Problem) -> tuple[str, ...]:
         """Of the priors that work; the first of them, or without any the problem's first, is measured."""
-        return (self.planes or problem.planes[: self.n_planes])[: METHODS[self.method].n_priors]
+        return (self.planes or problem.planes[: self.n_planes])[: self.n_priors]
 
     def measured_plane(self, problem: Problem) -> str:
         return (self.planes or problem.planes)[0]
@@ -169,6 +181,7 @@ def configurations(pc_steps: int = PC_STEPS) -> dict[str, Configuration]:
         Configuration("tv", "total variation", "tv"),
         Configuration("wavelet", "sparse wavelets", "wavelet"),
         Configuration("classical", "classical", "classical"),
+        *(Configuration(name, title, name) for name, (title, _) in PEERS.items()),
     )
     return {configuration.name: configuration for configuration in found}
 

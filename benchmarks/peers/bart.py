@@ -1,0 +1,135 @@
+"""Compressed sensing by the BART toolbox (Debian's package ``bart``), a whole volume at once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.methods.outcome import outcome_of
+from engine.operators import MaskedFourier
+from engine.operators.transforms import uncentred
+from engine.report.metrics import tissue_psnr
+from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruction import Reconstruction
+from engine.sampling.settings import Settings
+
+#: Configurations by name: title, and BART's letter for what is to be sparse.
+PEERS = {"bart-tv": ("BART, total variation", "T"), "bart-wavelet": ("BART, wavelets", "W")}
+#: Of its regularisation, relative to the zero-filled image's scale, which BART takes by itself.
+WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2)
+_ITERATIONS = 100
+#: BART's arrays have this many axes.
+_AXES = 16
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A reconstruction, the weight of its regularisation, and the processor time that it took."""
+
+    result: Reconstruction
+    weight: float
+    cpu_seconds: float
+
+
+def best(problem: InverseProblem, name: str, truth: np.ndarray, n_threads: int) -> Trial:
+    """The best of four weights, by the truth: what a user who tries them may hope for.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    name : str
+        One of `PEERS`.
+    truth : float32 (d0, d1, d2)
+    n_threads : int
+
+    Raises
+    ------
+    InputError
+        As `pics`.
+    """
+    tried = []
+    for weight in WEIGHTS:
+        started, cpu = time.monotonic(), _cpu_seconds()
+        slices = pics(problem, PEERS[name][1], weight, n_threads)
+        result = outcome_of(problem, slices, Settings(), None, time.monotonic() - started)
+        tried.append(Trial(result, weight, _cpu_seconds() - cpu))
+    return max(tried, key=lambda trial: tissue_psnr(truth, trial.result.volume))
+
+
+def pics(problem: InverseProblem, regulariser: str, weight: float, n_threads: int) -> np.ndarray:
+    """Reconstruct with a sparsity prior over all three axes, which slice-wise methods lack.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+        Of a masked Fourier transform.
+    regulariser : str
+        BART's letter: "T" total variation, "W" wavelets.
+    weight : float
+    n_threads : int
+
+    Returns
+    -------
+    float32 (n, h, w)
+        Slices in the problem's plane.
+
+    Raises
+    ------
+    InputError
+        BART is not installed, refuses, or does not take such a problem.
+
+    Source: Uecker et al., Berkeley Advanced Reconstruction Toolbox, ISMRM 2015.
+    """
+    operator, y = problem.measured()
+    if not isinstance(operator, MaskedFourier):
+        raise InputError("methods", "BART for k-space of one coil alone", f"'{problem.name}'", "leave it out")
+    program = shutil.which("bart")
+    if program is None:
+        raise InputError("methods", "the program bart", "none", "`apt-get install bart`, or leave it out")
+    # BART's k-space is that of an image whose origin is its middle, along all of its axes; ours has its origin in a
+    # corner, and slices are not transformed.
+    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(np.fft.ifft2(uncentred(y, np)))))
+    sampled = np.broadcast_to(operator.mask != 0, y.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / name for name in ("kspace", "pattern", "maps", "image")}
+        _write(files["kspace"], spectrum * sampled)
+        _write(files["pattern"], sampled)
+        _write(files["maps"], np.ones(y.shape))
+        words = ["-c", "-S", "-d", 0, "-i", _ITERATIONS, "-R", f"{regulariser}:7:0:{weight}", "-p", files["pattern"]]
+        done = subprocess.run(
+            [program, "pics", *map(str, [*words, files["kspace"], files["maps"], files["image"]])],
+            env={**os.environ, "OMP_NUM_THREADS": str(n_threads)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise InputError("methods", "an image from bart pics", done.stderr.strip() or "none", "leave it out")
+        # Its unitary transform leaves images with the square root of their number of voxels.
+        image = _read(files["image"], y.shape) / np.float32(np.sqrt(y.size))
+    return np.ascontiguousarray(image.real)
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process's finished children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    """Write a .cfl file: complex64, the first axis innermost."""
+    sides = [*array.shape, *[1] * (_AXES - array.ndim)]
+    path.with_suffix(".hdr").write_text(f"# Dimensions\n{' '.join(map(str, sides))}\n")
+    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(shape, order="F")
