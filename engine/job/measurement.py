@@ -43,7 +43,8 @@ class VolumeFile(Options):
         None,
         metavar="MM",
         needs={"source": ("--volume",)},
-        help="bring the volume to cubic voxels of this many mm beforehand",
+        help="bring the volume to cubic voxels of this many mm beforehand; the demonstration, which is a cube of "
+        "64 voxels of 3 mm, is then the whole head",
     )
     white: float | None = option(
         None,
@@ -158,7 +159,10 @@ def simulated(args: argparse.Namespace) -> Acquisition:
     file, how = read(VolumeFile, args, source="--volume"), read(Measurement, args, source="--volume")
     if file.volume is None and file.white is not None:
         raise InputError("white", "--volume, whose intensities it scales", "none", "pass a volume")
-    volume = demo.volume() if file.volume is None else load_volume(file.volume, file.stack_axis, white=file.white)
+    if file.volume is not None:
+        volume = load_volume(file.volume, file.stack_axis, white=file.white)
+    else:
+        volume = demo.volume() if file.resample is None else demo.head()
     if file.resample is not None:
         volume = resample_isotropic(volume, file.resample, argument="resample")
     return acquisition.of_volume(args.task, volume, how)

@@ -52,6 +52,29 @@ def test_every_task_runs_without_further_arguments(task, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / task / "metrics.json").exists() == (task != "uncond")
 
 
+def test_the_whole_head_lies_where_the_cube_lies():
+    head, cube = demo.head(), demo.volume()
+    np.testing.assert_allclose(head.voxel_mm, 1.0)
+    tissue = head.data > 0.1
+    # All of it, in a frame of air; the brain stem ends with the file.
+    borders = {(axis, end) for axis in range(3) for end in (0, -1) if np.take(tissue, end, axis).any()}
+    assert borders == {(2, 0)}
+    assert tissue.sum() == pytest.approx(27 * (cube.data > 0.1).sum(), rel=0.06)
+    centres = [
+        (v.affine @ [*np.argwhere(inside).mean(axis=0), 1])[:3]
+        for v, inside in ((head, tissue), (cube, cube.data > 0.1))
+    ]
+    np.testing.assert_allclose(*centres, atol=0.5)
+
+
+def test_a_voxel_size_asks_for_the_whole_head(tmp_path):
+    words = ["--task", "csmri", "--resample", "4", "--steps", "2", "--prior", "head-t1-3mm", "--quiet", "--no-report"]
+    assert run.main([*words, "--out", str(tmp_path)]) == 0
+    image = nib.load(tmp_path / "recon.nii.gz")
+    np.testing.assert_allclose(image.header.get_zooms(), 4.0)
+    assert image.shape == tuple(np.ceil(np.array(demo.head().data.shape) / 4))
+
+
 @pytest.mark.slow
 def test_the_demonstration_beats_zero_filling_by_3_db_in_every_plane(tmp_path):
     assert run.main(["--task", "csmri", "--out", str(tmp_path), "--quiet"]) == 0

@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "io": (*BASE, "operators"),
     "problems": (*BASE, "io", "operators", "sampling"),
     "report": (*BASE, "io", "versions"),
-    "demo": (*BASE, "backends", "io", "sampling"),
+    "demo": (*BASE, "backends", "io", "report", "sampling"),
     "job": (
         *(*BASE, "cli", "versions", "operators", "parallel", "sampling", "backends", "methods", "io", "problems"),
         *("report", "demo"),
