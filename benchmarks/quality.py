@@ -119,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MM",
         help="bring whole volumes to cubic voxels of this size (default: cubes of 64 voxels of 3 mm around the tissue)",
     )
+    parser.add_argument(
+        "--axial-slices", type=int, metavar="N", help="cut volumes to N axial slices in their middle (default: whole)"
+    )
     parser.add_argument("--prior", help="set of priors, as of engine.run (default: the shipped one for the voxels)")
     parser.add_argument("--tasks", nargs="+", help=f"of {', '.join(PROBLEMS)}, or a task's name for all of its own")
     parser.add_argument(
@@ -161,9 +164,10 @@ def plan_of(args: argparse.Namespace) -> Plan:
     InputError
         A name or a number that does not suit.
     """
-    for name in ("seeds", "threads"):
-        if getattr(args, name) < 1:
-            raise InputError(name, "at least 1", f"{getattr(args, name)}", "ask for more")
+    for name in ("seeds", "threads", "axial_slices"):
+        number = getattr(args, name)
+        if number is not None and number < 1:
+            raise InputError(name, "at least 1", f"{number}", "ask for more")
     for n_steps in (*args.steps, args.pc_steps):
         Settings(n_steps=n_steps)
     problems = list(PROBLEMS.values())
@@ -186,7 +190,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     chosen += [configuration for text in args.sweep for configuration in sweep(text)]
     if not chosen:
         raise InputError("methods", "at least one", "none", "name some, or a --sweep")
-    truths = [Truth.read(file, args.voxel_mm) for file in args.volumes]
+    truths = [Truth.read(file, args.voxel_mm, args.axial_slices) for file in args.volumes]
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):
         raise InputError("volumes", "files of different names", f"{', '.join(names)}", "rename one")

@@ -49,11 +49,11 @@ class Truth:
     source: str
 
     @classmethod
-    def read(cls, file: str, voxel_mm: float | None = None) -> Truth:
+    def read(cls, file: str, voxel_mm: float | None = None, axial_slices: int | None = None) -> Truth:
         """A file, whole, resampled to cubic voxels; or without a size the demonstration's cube around its tissue.
 
         The file "demo" is the demonstration's head. An array of the cube's size, which says nothing of its voxels, is
-        taken as it is.
+        taken as it is. A number of axial slices cuts the volume to those in its middle.
         """
         if file == "demo":
             volume = demo.volume()
@@ -63,7 +63,11 @@ class Truth:
                 volume = resample_isotropic(volume, voxel_mm)
             elif not (file.endswith(".npy") and volume.data.shape == (demo.SIZE,) * 3):
                 volume = resample(volume, demo.SIZE, demo.VOXEL_MM)
-        data = np.ascontiguousarray(volume.data)
+        data = volume.data
+        if axial_slices is not None:
+            start = max(0, (data.shape[2] - axial_slices) // 2)
+            data = data[..., start : start + axial_slices]
+        data = np.ascontiguousarray(data)
         name = Path(file).name.split(".")[0]
         return cls(name, data, hashlib.sha256(data.tobytes()).hexdigest(), Path(volume.source).name)
 

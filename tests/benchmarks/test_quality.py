@@ -11,7 +11,7 @@ import pytest
 
 import kernels
 from benchmarks import ROOT, quality, tables
-from benchmarks.lib.cells import Laboratory, Store, measured, streaks
+from benchmarks.lib.cells import Laboratory, Store, Truth, measured, streaks
 from benchmarks.lib.configurations import PROBLEMS, Configuration, at_steps, configurations, sweep
 from benchmarks.reports import quality as quality_report
 from engine import demo
@@ -116,6 +116,7 @@ def test_the_published_sampler_gets_the_best_weight_of_its_search(tmp_path, caps
         (["--methods", "slow"], "methods: expected"),
         (["--methods"], "methods: expected"),
         (["--seeds", "0"], "seeds: expected"),
+        (["--axial-slices", "0"], "axial_slices: expected"),
         (["--pc-steps", "1"], "steps: expected"),
         (["--sweep", "speed=1"], "sweep: expected"),
         (["--sweep", "K=often"], "sweep: expected"),
@@ -169,6 +170,13 @@ def test_further_steps_leave_out_the_published_sampler_and_what_is_there_already
     chosen = [configurations()[name] for name in ("fast", "dds", "pc")]
     assert [c.name for c in at_steps(chosen, [10, PRESETS["fast"]["n_steps"]])] == ["fast-10", "dds-10"]
     assert at_steps([Configuration("classical", "classical", "classical")], [10]) == []
+
+
+def test_a_volume_is_cut_about_its_middle(tmp_path):
+    np.save(tmp_path / "ramp.npy", np.broadcast_to(np.linspace(0.1, 1, 64, dtype=np.float32), (64, 64, 64)))
+    whole, cut = (Truth.read(str(tmp_path / "ramp.npy"), axial_slices=n) for n in (None, 10))
+    np.testing.assert_array_equal(cut.data, whole.data[..., 27:37])
+    assert cut.sha256 != whole.sha256
 
 
 def test_streaks_show_slices_that_disagree():
