@@ -189,9 +189,9 @@ def seeds_table() -> str:
     return f"{table}\n\nPSNR of the worst of three planes; {_source(path, report)}"
 
 
-def people_table() -> str:
+def people_table(pattern: str = "people-*.json") -> str:
     """People at 1 mm whom no prior was trained on: every method's PSNR in the tissue, and in the worst plane."""
-    path, report = newest("people-*.json")
+    path, report = newest(pattern)
     titles = {e["configuration"]: e["title"] for e in report["summaries"] if e["group"] == "main"}
     rows = []
     for problem, volume in dict.fromkeys((e["problem"], e["volume"]) for e in report["summaries"]):
@@ -320,6 +320,8 @@ FILES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/quality.md": {
         "people table": people_table,
+        "k-space people table": partial(people_table, "kspace-people-*.json"),
+        "thickness table": partial(people_table, "thickness-*.json"),
         "second head table": lambda: quality_table("second-head"),
         "seeds table": seeds_table,
         "sweeps table": sweeps_table,

@@ -63,6 +63,9 @@ class Problem:
         return self.task != "mrzsr" or planes[0] != "axial"
 
 
+#: Planes that show thick axial slices come first.
+_OF_THICK = ("coronal", "sagittal", "axial")
+
 #: Within a task, the harder ones last.
 PROBLEMS = {
     problem.name: problem
@@ -71,19 +74,15 @@ PROBLEMS = {
         Problem("csmri-8", "CS-MRI ×8", "csmri", {"acceleration": 8.0}),
         Problem("svct-5", "SV-CT, a fifth of the views", "svct", views_part=5, K=2.7),
         Problem("svct-9", "SV-CT, a ninth of the views", "svct", views_part=9, K=2.7),
-        Problem(
-            "mrzsr-4",
-            "MR-ZSR ×4, thick axial slices",
-            "mrzsr",
-            {"factor": 4},
-            planes=("coronal", "sagittal", "axial"),
-        ),
-        Problem(
-            "mrzsr-5",
-            "MR-ZSR ×5, thick axial slices",
-            "mrzsr",
-            {"factor": 5},
-            planes=("coronal", "sagittal", "axial"),
+        *(
+            Problem(f"mrzsr-{name}", f"MR-ZSR {title}, thick axial slices", "mrzsr", how, planes=_OF_THICK)
+            for name, title, how in (
+                ("4", "×4", {"factor": 4}),
+                ("5", "×5", {"factor": 5}),
+                ("6", "×6", {"factor": 6}),
+                ("5-gap", "×5, a gap of 1", {"factor": 5, "gap": 1.0}),
+                ("5-gaussian", "×5, Gaussian profile", {"factor": 5, "slice_profile": "gaussian"}),
+            )
         ),
     )
 }

@@ -95,9 +95,7 @@ def pics(problem: InverseProblem, regulariser: str, weight: float, n_threads: in
     program = shutil.which("bart")
     if program is None:
         raise InputError("methods", "the program bart", "none", "`apt-get install bart`, or leave it out")
-    # BART's k-space is that of an image whose origin is its middle, along all of its axes; ours has its origin in a
-    # corner, and slices are not transformed.
-    spectrum = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(np.fft.ifft2(uncentred(y, np)))))
+    spectrum = _spectrum_of(np.fft.ifft2(uncentred(y, np)))
     sampled = np.broadcast_to(operator.mask != 0, y.shape)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / name for name in ("kspace", "pattern", "maps", "image")}
@@ -116,6 +114,17 @@ def pics(problem: InverseProblem, regulariser: str, weight: float, n_threads: in
         # Its unitary transform leaves images with the square root of their number of voxels.
         image = _read(files["image"], y.shape) / np.float32(np.sqrt(y.size))
     return np.ascontiguousarray(image.real)
+
+
+def _spectrum_of(image: np.ndarray) -> np.ndarray:
+    """What ``pics`` takes for the k-space of an image: centred along all axes, with a convention of its own.
+
+    Its transform differs from a centred one by a constant phase, exp(2πi c²/n) for the middle c of n samples, and for
+    odd n by a pixel: found by asking it for images that are known.
+    """
+    for axis, n in enumerate(image.shape):
+        image = np.roll(image, -(n % 2), axis) * np.exp(-2j * np.pi * (n // 2) ** 2 / n)
+    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image)))
 
 
 def _cpu_seconds() -> float:
