@@ -21,7 +21,7 @@ venv: $(BIN)/python  ## create the virtual environment (PYTHON=python3.12 to cho
 install: $(TEST_STAMP)  ## editable installation with all that the tests need
 
 run: $(RUN_STAMP)  ## reconstruct the demonstration volume (no PyTorch needed)
-	$(BIN)/python -m engine.run --task csmri
+	$(BIN)/python -m engine.run --task csmri --resample 1
 
 test: lint  ## lint, format check, types, quick tests
 	$(BIN)/python -m pytest -m "not slow"
