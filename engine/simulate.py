@@ -104,6 +104,7 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
         coarser[axis, axis], coarser[axis, 3] = factor, (factor - 1) / 2
         save_volume(out, scan.in_file_units(problem.plane.volume_of(y)), scan.affine @ coarser, scan.orientation)
         options = ["--thick", out, "--factor", factor, "--thick-axis", axis]
+        options += ["--white", repr(scan.scale + scan.offset)] + (["--black", repr(scan.offset)] if scan.offset else [])
         if not operator.is_block_mean:
             options += ["--slice-profile", operator.profile, "--gap", operator.gap]
     elif isinstance(operator, (MaskedFourier, CoilFourier)):
@@ -124,10 +125,13 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
         options = ["--sinogram", out, "--geometry", geometry]
     else:
         raise TypeError(f"no file for {type(operator).__name__}")
+    if not isinstance(operator, ThickSlices):
+        # The transform of what is brighter than black: a constant would be no object's.
+        options += ["--white", repr(scan.scale)]
     # In the unit that whoever reads the file knows: of samples with their noise.
     rms = rms_of_samples(y)
     level = problem.noise_level / rms if rms else 0.0
-    return [str(word) for word in (*options, "--white", repr(scan.scale + scan.offset), "--noise-level", level)]
+    return [str(word) for word in (*options, "--noise-level", level)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,6 +147,8 @@ def _simulate(args: argparse.Namespace) -> None:
         call.out.parent.mkdir(parents=True, exist_ok=True)
         options = write(scan, problem, call.out)
     print(in_one_line(f"{call.out}: {problem.name} {problem.details}"))
+    if scan.offset and not isinstance(problem.operator, ThickSlices):
+        print(f"intensities count from black, which is {scan.offset:g} in the volume's file")
     print("python -m engine.run --task", problem.name, in_one_line(shlex.join(options)))
 
 

@@ -53,6 +53,40 @@ class VolumeFile(Options):
         "volume",
         help="intensity in the file's units that the priors see as 1",
     )
+    black: float | None = option(
+        None,
+        metavar="INTENSITY",
+        needs={"source": ("--volume", "--thick")},
+        default_words="0; air where negative values mean something; a flat background that is not 0",
+        help="intensity in the file's units that the priors see as 0",
+    )
+    window: tuple[str, ...] = option(
+        (),
+        metavar="LOW,HIGH",
+        needs={"source": ("--volume", "--thick")},
+        help="--black and --white at once, such as --window=-1000,1500",
+    )
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """Black and white, as stated.
+
+        Raises
+        ------
+        InputError
+            A window of anything but two intensities, or one beside --black or --white.
+        """
+        if not self.window:
+            return self.black, self.white
+        try:
+            black, white = (float(word) for word in self.window)
+        except ValueError:
+            got = ",".join(self.window)
+            raise InputError("window", "two intensities", f"'{got}'", "give them as --window=LOW,HIGH") from None
+        for name in ("black", "white"):
+            if getattr(self, name) is not None:
+                raise InputError(name, "none beside --window, which has both", "both", "drop one of them")
+        return black, white
 
 
 @dataclass(frozen=True)
@@ -133,7 +167,8 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     # Thick slices are described by its options; the others have an effect on simulations alone.
     read(Measurement, args, source=source)
     if file.thick is not None:
-        thick = load_volume(file.thick, volume.stack_axis, argument="thick", white=volume.white)
+        black, white = volume.ends
+        thick = load_volume(file.thick, volume.stack_axis, argument="thick", white=white, black=black)
         return acquisition.of_thick(thick, args.factor, args.thick_axis, args.slice_profile, args.gap)
     if file.kspace is not None:
         kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
@@ -143,7 +178,13 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         if file.geometry is None:
             raise InputError("geometry", "a JSON file beside --sinogram", "none", "pass --geometry")
         return acquisition.of_sinogram(load_sinogram(file.sinogram, file.geometry), volume.white)
-    if args.task == "uncond" and volume.volume is None and volume.white is None:
+    if (
+        args.task == "uncond"
+        and volume.volume is None
+        and volume.white is None
+        and volume.black is None
+        and not volume.window
+    ):
         return None
     return simulated(args)
 
@@ -157,10 +198,12 @@ def simulated(args: argparse.Namespace) -> Acquisition:
         A volume that cannot be used, or options that contradict each other.
     """
     file, how = read(VolumeFile, args, source="--volume"), read(Measurement, args, source="--volume")
-    if file.volume is None and file.white is not None:
-        raise InputError("white", "--volume, whose intensities it scales", "none", "pass a volume")
+    for name in ("white", "black", "window"):
+        if file.volume is None and getattr(file, name) not in (None, ()):
+            raise InputError(name, "--volume, whose intensities it scales", "none", "pass a volume")
     if file.volume is not None:
-        volume = load_volume(file.volume, file.stack_axis, white=file.white)
+        black, white = file.ends
+        volume = load_volume(file.volume, file.stack_axis, white=white, black=black)
     else:
         volume = demo.volume() if file.resample is None else demo.head()
     if file.resample is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from engine.errors import InputError
 from engine.io.measurements.kspace import KSpace
 from engine.io.measurements.sinogram import Sinogram
 from engine.io.orientation import Orientation
-from engine.io.volumes.volume import WHITE_PERCENTILE, Volume
+from engine.io.volumes.intensities import WHITE_PERCENTILE
+from engine.io.volumes.volume import Volume
 from engine.operators import CoilFourier, MaskedFourier, Radon
 from engine.problems.coil_maps import espirit
 from engine.problems.phase import estimate_phase
@@ -19,6 +21,8 @@ from engine.problems.pose import Details, pose, uncond
 from engine.problems.tasks import Measurement, simulate, thick_operator
 from engine.sampling.problem import InverseProblem, Shape
 from engine.volume import Plane
+
+log = logging.getLogger("engine")
 
 PHASES = ("estimate", "none")
 #: Thin slices for a thick one: no scan has slices thicker than this many pixels.
@@ -110,21 +114,35 @@ def of_volume(name: str, volume: Volume, how: Measurement) -> Acquisition:
         One of `engine.problems.tasks.TASKS`.
     volume : Volume
     how : Measurement
+        Of thick slices as many as fill blocks are measured: the rest of the volume is left out, with a warning.
     """
-    shape = volume.data.shape
+    data = volume.data
+    if name == "mrzsr":
+        data = _whole_blocks(data, how, volume.source)
+    shape = data.shape
     return Acquisition(
         name,
         shape,
         volume.affine,
-        lambda plane: simulate(name, volume.data, plane, how),
+        lambda plane: simulate(name, data, plane, how),
         volume.source,
         volume.scale,
         volume.offset,
         volume.orientation,
-        volume.data,
+        data,
         thick_axis=how.thick_axis if name == "mrzsr" else None,
         knows_noise=True,
     )
+
+
+def _whole_blocks(data: np.ndarray, how: Measurement, source: str) -> np.ndarray:
+    """A volume without the thin slices beyond its last thick one; as it is where not even one block is full."""
+    n = data.shape[how.thick_axis]
+    rest = n % how.factor if how.factor > 0 else 0
+    if not rest or n < how.factor:
+        return data
+    log.warning("%d of the %d slices of '%s' fill no block of %d, and are left out", rest, n, source, how.factor)
+    return np.ascontiguousarray(np.take(data, range(n - rest), how.thick_axis))
 
 
 def of_thick(

@@ -16,15 +16,8 @@ from engine.io.orientation import Orientation
 from engine.io.source import Source
 from engine.io.volumes import dicom, nifti, numpy_files, tiff
 from engine.io.volumes.dicom_files import is_series
+from engine.io.volumes.intensities import window_of, without_padding
 
-#: Intensities above this percentile of the non-zero voxels map above 1: bright vessels must not dim the whole head.
-WHITE_PERCENTILE = 99.5
-#: Where negative values mean something, this percentile of all voxels is air.
-_AIR_PERCENTILE = 100 - WHITE_PERCENTILE
-#: Filters leave ripples below zero beside edges, and noise is as often below as above. Negative values mean something
-#: where more than this part of the voxels has them, and half of those lie further below zero than this part of white.
-_NEGATIVE_PART = 0.01
-_NEGATIVE_LEVEL = -0.1
 #: Nothing in a body is so bright beside tissue: a voxel beyond is damage.
 _MOST_WHITES = 1e6
 _NIFTI, _TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
@@ -48,7 +41,7 @@ class Volume:
     orientation : Orientation or None
         How the file's own axes lie in these, so that a result can be put back; None: they are the same.
     offset : float
-        What 0 in `data` is in the file's units: 0, or the intensity of air where negative values mean something.
+        What 0 in `data` is in the file's units: black.
     """
 
     data: np.ndarray
@@ -80,7 +73,12 @@ class Volume:
 
 
 def load_volume(
-    path: str | Path, stack_axis: int = 2, *, argument: str = "volume", white: float | None = None
+    path: str | Path,
+    stack_axis: int = 2,
+    *,
+    argument: str = "volume",
+    white: float | None = None,
+    black: float | None = None,
 ) -> Volume:
     """Read a volume and scale it so that tissue lies in [0, 1].
 
@@ -96,21 +94,20 @@ def load_volume(
     argument : str
         The option that named the path: messages begin with it.
     white : float or None
-        Intensity, in the file's units, that becomes 1; None: the 99.5th percentile of the positive voxels.
+    white, black : float or None
+        Intensities, in the file's units, that become 1 and 0; None: those of `engine.io.volumes.intensities.window_of`.
 
     Returns
     -------
     Volume
-        0 is 0 in the file, too, unless more than 1 % of the voxels are negative, and half of those lie below -10 % of
-        the estimated white, as in CT; then it is the 0.5th percentile of all voxels, which is air wherever there is
-        some.
+        Padding of CT is air.
 
     Raises
     ------
     InputError
         Nothing there, unreadable, not of rank 3, complex, NaN or infinite values, or constant; an affine that is not
         finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed; a folder
-        of several kinds of slices; a `white` that is not finite or not above the offset.
+        of several kinds of slices; a `white` or `black` that is not finite, or the first not above the second.
     """
     source = Source(Path(path), argument)
     affine, orientation = np.eye(4), None
@@ -133,7 +130,7 @@ def load_volume(
         data, affine = _stacked(pages, voxel_mm, stack_axis, source)
     else:
         raise InputError(argument, _KINDS, f"'{source.path.name}'", "convert the file to one of these")
-    return normalised(data, affine, str(path), argument=argument, white=white, orientation=orientation)
+    return normalised(data, affine, str(path), argument=argument, white=white, black=black, orientation=orientation)
 
 
 def normalised(
@@ -143,6 +140,7 @@ def normalised(
     *,
     argument: str = "volume",
     white: float | None = None,
+    black: float | None = None,
     orientation: Orientation | None = None,
 ) -> Volume:
     """Check an array and its affine, and scale its intensities; arguments and errors as in `load_volume`."""
@@ -160,12 +158,17 @@ def normalised(
     low, high = data.min(), data.max()
     if not high > 0 or low == high:
         raise named.refusal("positive, varying intensities", f"{low:g} to {high:g}", "check the file")
-    top, offset = _white_and_air(data)
-    if white is not None:
-        if not (math.isfinite(white) and white > offset):
-            expected = f"a finite intensity above {offset:g}, which becomes 0"
-            raise InputError("white", expected, white, "give the intensity, in the file's units, that is to become 1")
-        top = float(white)
+    data = without_padding(data)
+    found = window_of(data)
+    offset, top = found.black if black is None else black, found.white if white is None else white
+    if not math.isfinite(offset):
+        raise InputError("black", "a finite intensity", offset, "give the intensity that is to become 0")
+    if not (math.isfinite(top) and top > offset):
+        expected = f"a finite intensity above {offset:g}, which becomes 0"
+        name, got = ("black", black) if white is None else ("white", white)
+        if name == "black":
+            expected = f"an intensity below {top:g}, which becomes 1"
+        raise InputError(name, expected, got, "give the intensities, in the file's units, that become 0 and 1")
     scale = top - offset
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         # One copy of the volume in either case.
@@ -177,19 +180,6 @@ def normalised(
         expected = f"intensities of at most {_MOST_WHITES:g} times white"
         raise named.refusal(expected, f"{low:g} to {high:g} with white {top:g}", "mend the file, or state --white")
     return Volume(result, np.asarray(affine, np.float64), scale, source, orientation, offset)
-
-
-def _white_and_air(data: np.ndarray) -> tuple[float, float]:
-    """Robust estimates of the intensities that become 1 and 0; `load_volume` has the rule.
-
-    Percentiles are those of a copy that they may sort: one copy of the volume at a time.
-    """
-    white = float(np.percentile(data[data > 0], WHITE_PERCENTILE, overwrite_input=True))
-    n_negative = np.count_nonzero(data < 0)
-    n_far = np.count_nonzero(data < _NEGATIVE_LEVEL * white)
-    if n_negative <= _NEGATIVE_PART * data.size or 2 * n_far <= n_negative:
-        return white, 0.0
-    return white, float(np.percentile(data, _AIR_PERCENTILE))
 
 
 def _read_folder(source: Source, stack_axis: int) -> tuple[np.ndarray, np.ndarray, Orientation | None]:

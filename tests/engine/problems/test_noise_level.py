@@ -11,6 +11,7 @@ import kernels
 from engine import demo
 from engine.errors import InputError
 from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.problems import mrzsr
 from engine.problems.noise_level import estimated, with_noise_level
 from engine.problems.tasks import Measurement, simulate
 from engine.sampling.problem import InverseProblem
@@ -62,8 +63,30 @@ def test_noise_of_the_demonstration_is_found(head, name, how, noise):
 @pytest.mark.parametrize(("name", "how"), PROBLEMS, ids=str)
 def test_without_noise_there_is_none(head, name, how):
     task = measure(head, name, how, 0.0)
-    # Rounding of float32.
-    assert estimated(task.operator, task.measurement) <= 1e-6 * task.sample_rms
+    # Rounding of float32; for thick slices what the head has of fine differences.
+    bound = 0.01 if name == "mrzsr" else 1e-6
+    assert estimated(task.operator, task.measurement) <= bound * task.sample_rms
+
+
+@pytest.mark.parametrize("radius", [np.inf, 26, 18])
+def test_a_background_of_zeros_does_not_hide_the_noise_inside(radius):
+    y, x = np.mgrid[:64, :64] - 32
+    noise = np.random.default_rng(0).normal(0, 0.1, (16, 64, 64))
+    slices = np.where(np.hypot(x, y) < radius, 1 + noise, 0).astype(np.float32)
+    thick = ThickSlices((64, 64), 4, 1)
+    # Rows are the thick axis: slices and columns are the others.
+    measured = np.ascontiguousarray(slices.transpose(1, 0, 2))
+    assert estimated(thick, measured) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize(("signal", "warned"), [(0.0, True), (0.5, False)])
+def test_noise_alone_is_warned_of(signal, warned, caplog):
+    z, y, x = np.meshgrid(*[np.linspace(0, 6, n) for n in (40, 48, 12)], indexing="ij")
+    anatomy = signal * (1 + np.sin(z) * np.cos(y) * np.cos(x))
+    thick = (anatomy + np.random.default_rng(1).uniform(0, 1, anatomy.shape)).astype(np.float32)
+    problem = with_noise_level(mrzsr(thick, 4), "estimate")
+    assert problem.noise_level == pytest.approx(np.sqrt(1 / 12), rel=0.05)
+    assert ("looks like noise alone" in caplog.text) == warned
 
 
 def operators() -> dict[str, LinearOperator]:
