@@ -30,14 +30,23 @@ class VolumeFile(Options):
     volume: Path | None = option(
         None,
         default_words="the demonstration's head",
-        help="volume to measure: NIfTI, .npy, .npz, TIFF stack, DICOM series (a folder), or a folder of .npy or .tif "
-        "slices",
+        help="volume to measure: NIfTI, .mgz, .nrrd, .mha, .npy, .npz, TIFF stack, DICOM series (a folder, or an "
+        "enhanced file), or a folder of .npy or .tif slices",
     )
     stack_axis: int = option(
         2,
         choices=(0, 1, 2),
         needs={"source": ("--volume", "--thick")},
         help="axis of the volume along which a folder's slices, or a TIFF's pages, are stacked",
+    )
+    frame: int | None = option(
+        None,
+        low=0,
+        metavar="N",
+        needs={"source": ("--volume", "--thick")},
+        default_words="the only one",
+        help="which volume of a file or series with several (time points, echoes, b-values), counted from 0",
+        remedy="frames are counted from 0",
     )
     resample: float | None = option(
         None,
@@ -133,7 +142,7 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     # Thick slices are described by its options; the others have an effect on simulations alone.
     read(Measurement, args, source=source)
     if file.thick is not None:
-        thick = load_volume(file.thick, volume.stack_axis, argument="thick", white=volume.white)
+        thick = load_volume(file.thick, volume.stack_axis, argument="thick", white=volume.white, frame=volume.frame)
         return acquisition.of_thick(thick, args.factor, args.thick_axis, args.slice_profile, args.gap)
     if file.kspace is not None:
         kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
@@ -159,8 +168,10 @@ def simulated(args: argparse.Namespace) -> Acquisition:
     file, how = read(VolumeFile, args, source="--volume"), read(Measurement, args, source="--volume")
     if file.volume is None and file.white is not None:
         raise InputError("white", "--volume, whose intensities it scales", "none", "pass a volume")
+    if file.volume is None and file.frame is not None:
+        raise InputError("frame", "--volume, of which it is one", "none", "pass a volume")
     if file.volume is not None:
-        volume = load_volume(file.volume, file.stack_axis, white=file.white)
+        volume = load_volume(file.volume, file.stack_axis, white=file.white, frame=file.frame)
     else:
         volume = demo.volume() if file.resample is None else demo.head()
     if file.resample is not None:
