@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from engine.errors import InputError
 from engine.io.source import Source
 
 #: More than any scanner makes: 1024 cubed, 4 GiB as float32.
@@ -51,3 +52,29 @@ def check_affine(affine: np.ndarray, source: Source) -> None:
         expected = f"an affine of finite, independent axes and voxels of {low:g} to {high:g} mm"
         got = f"{np.asarray(affine)[:3].tolist()}"
         raise source.refusal(expected, got, "mend the header's voxel sizes and orientation")
+
+
+def check_frame(chosen: int | None, n: int, source: Source, differ: str = "") -> int:
+    """Return which of n volumes in a file is to be read.
+
+    Parameters
+    ----------
+    chosen : int or None
+        By its number, counted from 0.
+    n : int
+    source : Source
+    differ : str
+        What is known of how they differ.
+
+    Raises
+    ------
+    InputError
+        None chosen though there are several, or one that is not there.
+    """
+    if chosen is None and n > 1:
+        got = f"{n} volumes{' ' if differ else ''}{differ}"
+        raise source.refusal("a single 3D volume", got, f"choose one with --frame, 0 to {n - 1}")
+    if chosen is not None and not 0 <= chosen < n:
+        expected = f"0 to {n - 1}" if n > 1 else "0, the only one"
+        raise InputError("frame", f"{expected} in '{source.path}'", chosen, "choose one that there is, counted from 0")
+    return chosen or 0

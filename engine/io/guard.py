@@ -49,8 +49,11 @@ SPARE_BYTES = 2**28
 IDLE_SECONDS = 10.0
 #: Before anything else is imported, and from the parent's path alone: the working directory may hold anything.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from engine.io import guard; guard.serve()"
-#: No thread pools in the child, and no compressions that HDF5 would load as code.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
+#: No thread pools in the child, and no code that HDF5 or ITK would load for compressions and formats.
+_ENVIRONMENT = {
+    **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"},
+    **{"HDF5_PLUGIN_PRELOAD": "::", "ITK_AUTOLOAD_PATH": ""},
+}
 #: Begins a request: its length. Begins an answer: place and length of what was pickled, then arrays, each at a multiple
 #: of a cache line.
 _LENGTH, _HEAD, _ALIGNED = struct.Struct("<Q"), struct.Struct("<QQ"), 64

@@ -30,14 +30,23 @@ class VolumeFile(Options):
     volume: Path | None = option(
         None,
         default_words="the demonstration's head",
-        help="volume to measure: NIfTI, .npy, .npz, TIFF stack, DICOM series (a folder), or a folder of .npy or .tif "
-        "slices",
+        help="volume to measure: NIfTI, .mgz, .nrrd, .mha, .npy, .npz, TIFF stack, DICOM series (a folder, or an "
+        "enhanced file), or a folder of .npy or .tif slices",
     )
     stack_axis: int = option(
         2,
         choices=(0, 1, 2),
         needs={"source": ("--volume", "--thick")},
         help="axis of the volume along which a folder's slices, or a TIFF's pages, are stacked",
+    )
+    frame: int | None = option(
+        None,
+        low=0,
+        metavar="N",
+        needs={"source": ("--volume", "--thick")},
+        default_words="the only one",
+        help="which volume of a file or series with several (time points, echoes, b-values), counted from 0",
+        remedy="frames are counted from 0",
     )
     resample: float | None = option(
         None,
@@ -168,7 +177,9 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     read(Measurement, args, source=source)
     if file.thick is not None:
         black, white = volume.ends
-        thick = load_volume(file.thick, volume.stack_axis, argument="thick", white=white, black=black)
+        thick = load_volume(
+            file.thick, volume.stack_axis, argument="thick", white=white, black=black, frame=volume.frame
+        )
         return acquisition.of_thick(thick, args.factor, args.thick_axis, args.slice_profile, args.gap)
     if file.kspace is not None:
         kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
@@ -178,13 +189,7 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         if file.geometry is None:
             raise InputError("geometry", "a JSON file beside --sinogram", "none", "pass --geometry")
         return acquisition.of_sinogram(load_sinogram(file.sinogram, file.geometry), volume.white)
-    if (
-        args.task == "uncond"
-        and volume.volume is None
-        and volume.white is None
-        and volume.black is None
-        and not volume.window
-    ):
+    if args.task == "uncond" and {volume.volume, volume.white, volume.black, *volume.window} == {None}:
         return None
     return simulated(args)
 
@@ -201,9 +206,11 @@ def simulated(args: argparse.Namespace) -> Acquisition:
     for name in ("white", "black", "window"):
         if file.volume is None and getattr(file, name) not in (None, ()):
             raise InputError(name, "--volume, whose intensities it scales", "none", "pass a volume")
+    if file.volume is None and file.frame is not None:
+        raise InputError("frame", "--volume, of which it is one", "none", "pass a volume")
     if file.volume is not None:
         black, white = file.ends
-        volume = load_volume(file.volume, file.stack_axis, white=white, black=black)
+        volume = load_volume(file.volume, file.stack_axis, white=white, black=black, frame=file.frame)
     else:
         volume = demo.volume() if file.resample is None else demo.head()
     if file.resample is not None:

@@ -90,9 +90,9 @@ def _as_options(named: Mapping[str, str]) -> Iterator[None]:
 
 
 def _series_of(job: Job) -> Path | None:
-    """The folder of the DICOM series that was measured or simulated from, if it was one."""
+    """The folder or file of the DICOM series that was measured or simulated from, if it was one."""
     source = Path(job.acquisition.source)
-    return source if source.is_dir() and is_series(source) else None
+    return source if is_series(source) else None
 
 
 def write_results(

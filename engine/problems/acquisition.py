@@ -27,6 +27,8 @@ log = logging.getLogger("engine")
 PHASES = ("estimate", "none")
 #: Thin slices for a thick one: no scan has slices thicker than this many pixels.
 _MOST_THIN = 64
+#: Part of their distance by which slices may be thinner and still leave no gap: headers round.
+_SAME_MM = 0.01
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,11 @@ def _whole_blocks(data: np.ndarray, how: Measurement, source: str) -> np.ndarray
 
 
 def of_thick(
-    thick: Volume, factor: int | None = None, axis: int | None = None, slice_profile: str = "box", gap: float = 0.0
+    thick: Volume,
+    factor: int | None = None,
+    axis: int | None = None,
+    slice_profile: str = "box",
+    gap: float | None = None,
 ) -> Acquisition:
     """A scan with thick slices, each to become `factor` thin ones.
 
@@ -160,8 +166,9 @@ def of_thick(
         Axis of the volume along which slices are thick. None: that of the largest spacing.
     slice_profile : str
         "box" or "gaussian".
-    gap : float
-        Thin slices, or parts of them, between thick ones.
+    gap : float or None
+        Thin slices, or parts of them, between thick ones. None: what the thickness of slices leaves of their distance,
+        where the file says it; else 0.
 
     Raises
     ------
@@ -195,11 +202,13 @@ def of_thick(
     # Thin slice j lies at (j + ½)/factor − ½ of the thick ones' indices.
     finer = np.eye(4)
     finer[axis, axis], finer[axis, 3] = 1 / factor, 0.5 / factor - 0.5
+    gap, origin = _gap_of(thick, axis, factor) if gap is None else (gap, "")
     how = Measurement(factor=factor, thick_axis=axis, slice_profile=slice_profile, gap=gap)
     fine: Shape = (shape[0], shape[1], shape[2])
 
     def problem(plane: Plane) -> InverseProblem:
         operator, details = thick_operator(plane.shape_of(fine), plane, how)
+        details |= {"gap_from": origin} if origin else {}
         return pose("mrzsr", plane, operator, plane.slices_of(thick.data), details)
 
     return Acquisition(
@@ -213,6 +222,21 @@ def of_thick(
         thick.orientation,
         thick_axis=axis,
     )
+
+
+def _gap_of(thick: Volume, axis: int, factor: int) -> tuple[float, str]:
+    """Thin slices between thick ones, and why; 0 where the file does not say how thick slices are along the axis."""
+    known, spacing = thick.thickness, float(thick.voxel_mm[axis])
+    if known is None or known.axis not in (None, axis) or abs(known.mm - spacing) < _SAME_MM * spacing:
+        return 0.0, ""
+    if known.mm > spacing:
+        log.warning(
+            "'%s': slices overlap, %.4g mm thick and %.4g mm apart (%s); they are taken for as thick as they are apart",
+            *(thick.source, known.mm, spacing, known.origin),
+        )
+        return 0.0, ""
+    gap = round(factor * (1 - known.mm / spacing), 4)
+    return gap, f"slices {known.mm:.4g} mm thick and {spacing:.4g} mm apart ({known.origin})"
 
 
 def of_kspace(

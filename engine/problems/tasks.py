@@ -67,6 +67,7 @@ class Measurement(Options):
     gap: float = option(
         0.0,
         needs={"task": ("mrzsr",)},
+        default_words="0; with --thick what the thickness of slices leaves out, where the file says it",
         help="thin slices between thick ones; the rest of the factor is thickness",
     )
     noise: float = option(

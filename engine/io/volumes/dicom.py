@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,56 +12,82 @@ import numpy as np
 from engine.io.guard import allow, guarded
 from engine.io.source import Source
 from engine.io.volumes.dicom_files import EXPECTED, read_dataset
-from engine.io.volumes.dicom_frames import PIXEL_TAGS, Frame, affine_of, frames_of_series, in_order
+from engine.io.volumes.dicom_frames import PIXEL_TAGS, Frame, frames_of_series
+from engine.io.volumes.dicom_order import in_order, thickness_of
 
 _ROWS_AT_A_TIME = 64
 _log = logging.getLogger(__name__)
 
 
-def read_series(folder: str | Path, argument: str = "volume") -> tuple[np.ndarray, np.ndarray]:
-    """Read the one series of a folder: classic single-frame files, or enhanced ones with functional groups.
-
-    Slices are put in order along their normal by their positions, never by name or number, and their distance is that
-    of the positions. Files that are no DICOM images (text, a DICOMDIR, reports) are left out. Takes up to twice the
-    memory of the voxels.
+@dataclass(frozen=True)
+class Series:
+    """What a DICOM series holds.
 
     Parameters
     ----------
-    folder : path
-    argument : str
-        What errors call the folder.
-
-    Returns
-    -------
     data : float32 (columns, rows, slices), a view with columns contiguous
         Rescale slope and intercept applied, slice by slice; finite.
     affine : float64 (4, 4)
-        Indices of `data` to mm (right, anterior, superior).
+        Indices of `data` to mm (right, anterior, superior): perpendicular, unless slices follow each other aslant.
+    thickness_mm : float or None
+        Slice Thickness, where all slices have the same one.
+    left_out, copies : list of str
+        Names of DICOM files that are no images, and of those whose instance is in another file as well.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    thickness_mm: float | None
+    left_out: list[str]
+    copies: list[str]
+
+
+def read_series(path: str | Path, argument: str = "volume", frame: int | None = None) -> Series:
+    """Read the one series of a folder: classic single-frame files, or enhanced ones with functional groups.
+
+    Slices are put in order along their normal by their positions, never by name or number. Their distance is that of
+    the regular grid that fits the positions best. Files that are no DICOM images (text, a DICOMDIR, reports) are left
+    out, and so are further copies of an instance. Takes up to twice the memory of the voxels.
+
+    Parameters
+    ----------
+    path : path
+        Of the folder, or of an enhanced file with all frames.
+    argument : str
+        What errors call the path.
+    frame : int or None
+        Which of the frames at each position, where there are several: counted from 0 in the order of image type,
+        echo time, inversion time, b-value, time, and number.
+
+    Returns
+    -------
+    Series
 
     Raises
     ------
     InputError
-        No images, or unreadable, truncated or compressed ones that cannot be decoded here; several series; colour;
-        slices without geometry, or that differ in size, orientation or pixel spacing; fewer than two slices, two at one
-        position, gaps that differ by more than 1 %, or a gantry tilted by more than 0.5°; a header that claims more
-        than the file can hold.
+        No images, or unreadable, empty, truncated or compressed ones that cannot be decoded here; several series;
+        colour; mosaics; slices without geometry, or that differ in size, orientation or pixel spacing; fewer than two
+        slices; several at one position, and none or a wrong one chosen; gaps that differ by more than 1 % and more than
+        positions are rounded; a header that claims more than the file can hold.
 
     References
     ----------
     DICOM PS3.3, C.7.6.2 (Image Plane) and C.7.6.16 (Multi-frame Functional Groups).
     """
-    data, affine, left_out = _read(Source(Path(folder), argument))
-    if left_out:
-        _log.info("%s: %d DICOM files that are no images are left out (%s)", folder, len(left_out), left_out[0])
-    return data, affine
+    series = _read(Source(Path(path), argument), frame)
+    for names, what in ((series.left_out, "DICOM files that are no images"), (series.copies, "copies of other files")):
+        if names:
+            _log.info("%s: %d %s are left out (%s)", path, len(names), what, names[0])
+    return series
 
 
 @guarded(EXPECTED, "pydicom.pixels")
-def _read(source: Source) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    frames, left_out = frames_of_series(source)
-    frames = in_order(frames, source)
+def _read(source: Source, frame: int | None = None) -> Series:
+    frames, left_out, copies = frames_of_series(source)
+    frames, affine = in_order(frames, source, frame)
     allow(4 * len(frames) * math.prod(frames[0].shape), source)
-    return _voxels(frames).transpose(2, 1, 0), affine_of(frames), left_out
+    return Series(_voxels(frames).transpose(2, 1, 0), affine, thickness_of(frames), left_out, copies)
 
 
 def _voxels(frames: list[Frame]) -> np.ndarray:

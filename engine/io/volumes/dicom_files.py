@@ -13,17 +13,17 @@ from engine.io.source import Source
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
-_SUFFIXES = (".dcm", ".ima")
+SUFFIXES = (".dcm", ".ima")
 EXPECTED = "a DICOM image"
 
 
-def is_series(folder: str | Path, argument: str = "volume") -> bool:
-    """Whether a folder holds DICOM files, by their content."""
-    folder = Path(folder)
-    if not folder.is_dir():
+def is_series(path: str | Path, argument: str = "volume") -> bool:
+    """Whether a folder holds DICOM files, or a file is one, by their content."""
+    path = Path(path)
+    if not path.exists():
         return False
-    files = list(_files(folder))
-    return any(map(_has_magic, files)) or (bool(files) and _is_bare(Source(folder, argument)))
+    files = list(_files(path))
+    return any(map(_has_magic, files)) or (bool(files) and _is_bare(Source(path, argument)))
 
 
 @guarded(EXPECTED, "pydicom")
@@ -41,7 +41,7 @@ def _is_bare(source: Source) -> bool:
 
 @guarded(EXPECTED, "pydicom")
 def first_header(source: Source, keywords: Sequence[str]) -> Dataset:
-    """Return the named attributes of a folder's first image by file name.
+    """Return the named attributes of a folder's first image by file name, or of a file.
 
     Raises
     ------
@@ -83,26 +83,35 @@ def _has_magic(path: Path) -> bool:
         return False
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files that are DICOM by content, or claim to be by name; hidden ones (resource forks of macOS) are neither."""
-    for path in sorted(folder.iterdir()):
+def _files(of: Path) -> Iterator[Path]:
+    """Files of a folder, or one file, that are DICOM by content, or claim to be by name.
+
+    Hidden ones (resource forks of macOS) are neither.
+    """
+    for path in sorted(of.iterdir()) if of.is_dir() else [of]:
         if not path.name.startswith(".") and path.is_file():
-            if path.suffix.lower() in _SUFFIXES or _has_magic(path):
+            if path.suffix.lower() in SUFFIXES or _has_magic(path):
                 yield path
 
 
 def images(source: Source, keywords: list[str]) -> tuple[list[tuple[Path, FileDataset]], list[str]]:
-    """The images of a folder by file name, each with the named attributes of its header; names of the other files."""
-    if not source.path.is_dir():
+    """The images of a folder, or a file, each with the named attributes of its header; names of the other files."""
+    if not source.path.exists():
         raise source.refusal("a folder of DICOM files", "none", "check the path")
     headers, left_out = [], []
     for path in _files(source.path):
-        with Source(path, source.argument).reading(EXPECTED):
+        file = Source(path, source.argument)
+        with file.reading(EXPECTED):
+            if path.stat().st_size == 0:
+                raise file.refusal(EXPECTED, "0 bytes", "remove the empty file, or export the series again")
             header = read_dataset(path, keywords)
-            if "Rows" in header or not _is_other_kind(header):
+            if "Rows" in header:
                 headers.append((path, header))
-            else:
+            elif _is_other_kind(header):
                 left_out.append(path.name)
+            else:
+                remedy = "remove the file, or export the series again"
+                raise file.refusal("the attribute Rows", "none", remedy)
     if not headers:
         raise source.refusal("DICOM images", "none", "give the folder that holds the slices")
     return headers, left_out

@@ -1,49 +1,62 @@
-"""The slices of a DICOM series: where each lies, what its numbers mean, and in which order they are a volume."""
+"""The slices of a DICOM series: where each lies, what its numbers mean, and what tells it from others at its place."""
 
 from __future__ import annotations
 
+import filecmp
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.io.checks import MAX_DEFLATE_RATIO, MAX_VOXELS, check_room
+from engine.io.checks import MAX_DEFLATE_RATIO, check_room
 from engine.io.source import Source
-from engine.io.volumes.dicom_files import EXPECTED, images, text_of
+from engine.io.volumes.dicom_files import EXPECTED, images, read_dataset, text_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
+    from pydicom.tag import BaseTag
 
-#: Slices that follow each other further off their normal were made with a tilted gantry: the grid is not rectangular.
-MAX_TILT_DEG = 0.5
 #: Largest cosine between rows and columns: headers round direction cosines to four digits or more.
 MAX_COSINE = 1e-3
 #: Coordinates beyond a kilometre, and voxels beyond ten metres, are damage.
 MAX_POSITION_MM, MAX_SPACING_MM = 1e6, 1e4
 
-_MAX_UNEVEN = 0.01  # of the usual gap between slices
-_MAX_SIDEWAYS_PX = 0.1
-
 PIXEL_TAGS = (
     "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration "
     "BitsAllocated BitsStored HighBit PixelRepresentation"
 ).split()
-_APART = (
-    "EchoTime EchoNumbers TemporalPositionIdentifier TriggerTime AcquisitionNumber DiffusionBValue ImageType".split()
+#: What tells images of one place apart, the slowest first: in words, its unit, and attributes of classic and enhanced
+#: images that hold it.
+APART: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("image type", "", ("ComplexImageComponent", "FrameType", "ImageType")),
+    ("echo time", "ms", ("EffectiveEchoTime", "EchoTime")),
+    ("echo number", "", ("EchoNumbers",)),
+    ("inversion time", "ms", ("InversionTimes", "InversionTime")),
+    ("b-value", "s/mm²", ("DiffusionBValue",)),
+    ("time point", "", ("TemporalPositionIndex", "TemporalPositionIdentifier")),
+    ("trigger time", "ms", ("NominalCardiacTriggerDelayTime", "TriggerTime")),
+    ("acquisition number", "", ("FrameAcquisitionNumber", "AcquisitionNumber")),
+    ("gradient direction", "", ("DiffusionGradientOrientation",)),
 )
 _HEADER_TAGS = [
     *PIXEL_TAGS,
-    *_APART,
-    *"SOPClassUID SeriesInstanceUID SeriesNumber SeriesDescription ModalityLUTSequence".split(),
-    *"ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept".split(),
-    *"SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence".split(),
+    *(keyword for _, _, keywords in APART for keyword in keywords),
+    *"SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesNumber SeriesDescription ModalityLUTSequence".split(),
+    *"ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness RescaleSlope RescaleIntercept".split(),
+    *"InstanceNumber SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence".split(),
 ]
-#: The functional groups of an enhanced image that say where a frame lies and what its numbers mean.
+#: The functional groups of an enhanced image that say where a frame lies, what its numbers mean, and which it is.
 _GROUPS = (
-    "PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence PixelValueTransformationSequence".split()
-)
+    "PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence PixelValueTransformationSequence "
+    "FrameContentSequence MREchoSequence MRModifierSequence MRDiffusionSequence CardiacSynchronizationSequence "
+    "MRImageFrameTypeSequence CTImageFrameTypeSequence"
+).split()
+#: A number, or a text, or neither: in an order.
+Label = tuple[int, float, str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,6 @@ class Frame:
     """One slice of a file, in patient coordinates (left, posterior, superior) in mm."""
 
     file: Source
-    header: Dataset
     index: int
     shape: tuple[int, int]  # rows, columns
     cosines: np.ndarray  # (2, 3): directions along a row, along a column
@@ -59,13 +71,26 @@ class Frame:
     spacing: np.ndarray  # (2,): between rows, between columns
     slope: float
     intercept: float
+    thickness_mm: float  # NaN where the header does not say it
+    labels: tuple[Label, ...]  # of `APART`
+    number: float  # of the instance
 
     def __str__(self) -> str:
         return f"'{self.file.path.name}'" + (f" (frame {self.index + 1})" if self.index else "")
 
 
-def frames_of_series(source: Source) -> tuple[list[Frame], list[str]]:
-    """The frames of a folder's only series, in no order, and the names of its files that are no images."""
+def frames_of_series(source: Source) -> tuple[list[Frame], list[str], list[str]]:
+    """Read the headers of the only series of a folder, or of a file.
+
+    Returns
+    -------
+    frames : list of Frame
+        In no order.
+    left_out, copies : list of str
+        Names of files that are no images, and of those whose image is in another file as well.
+    """
+    from pydicom.uid import UID
+
     headers, left_out = images(source, _HEADER_TAGS)
     series: dict[str, str] = {}
     frames: list[Frame] = []
@@ -78,11 +103,52 @@ def frames_of_series(source: Source) -> tuple[list[Frame], list[str]]:
         names = ", ".join(list(series.values())[:4]) + (", ..." if len(series) > 4 else "")
         got = f"{len(series)} (series {names})"
         raise source.refusal("one series", got, "move each series into a folder of its own")
-    for path, header in headers:
+    headers, copies = _once(headers)
+    is_placed = ["ImagePositionPatient" in header or "NumberOfFrames" in header for _, header in headers]
+    for (path, header), placed in zip(headers, is_placed, strict=True):
         file = Source(path, source.argument)
         with file.reading(EXPECTED):
+            _check_kind(file, header)
+            if not placed and any(is_placed):
+                kind = text_of(UID(str(header.get("SOPClassUID", ""))).name, 80)
+                got = "none" + (f" ({kind})" if kind else "")
+                remedy = "move the file away if it is no slice, or export the series again"
+                raise file.refusal("the attribute ImagePositionPatient of every slice", got, remedy)
             frames.extend(_frames(file, header))
-    return frames, left_out
+    return frames, left_out, copies
+
+
+def _once(headers: list[tuple[Path, FileDataset]]) -> tuple[list[tuple[Path, FileDataset]], list[str]]:
+    """Leave out files whose instance is in another file, too, with the same content; return also their names.
+
+    Instances of one identifier but with other content stay: programs that remove names may give all the same one.
+    """
+    seen: dict[tuple[str, ...], list[Path]] = {}
+    kept, copies = [], []
+    for path, header in headers:
+        identifier = tuple(str(header.get(k, "")) for k in ("SOPInstanceUID", "ImagePositionPatient", "InstanceNumber"))
+        others = seen.setdefault(identifier, []) if identifier[0] else []
+        if any(_same(path, other) for other in others):
+            copies.append(path.name)
+        else:
+            others.append(path)
+            kept.append((path, header))
+    return kept, copies
+
+
+def _same(path: Path, other: Path) -> bool:
+    if filecmp.cmp(path, other, shallow=False):
+        return True
+    # Exports write headers anew.
+    a, b = (read_dataset(p, [*_HEADER_TAGS, "PixelData"]) for p in (path, other))
+    return bool(a == b)
+
+
+def _check_kind(file: Source, header: FileDataset) -> None:
+    """Refuse a picture that is made up of slices."""
+    if "MOSAIC" in str(header.get("ImageType", "")).upper():
+        got = f"a mosaic of many slices, {header.get('Rows')} × {header.get('Columns')} pixels,"
+        raise file.refusal("one slice an image", got, "convert the series to NIfTI with dcm2niix")
 
 
 def _frames(file: Source, header: FileDataset) -> Iterator[Frame]:
@@ -112,7 +178,10 @@ def _frames(file: Source, header: FileDataset) -> Iterator[Frame]:
             got = f"{position.tolist()}, {spacing.tolist()} mm and {slope:g}"
             raise file.refusal("a place, positive spacings and a slope", got, "mend the header")
         yield Frame(
-            file, header, index, (rows, columns), cosines / lengths[:, None], position, spacing, slope, intercept
+            *(file, index, (rows, columns), cosines / lengths[:, None], position, spacing, slope, intercept),
+            _first_number(places, "SliceThickness"),
+            tuple(_label([*places, header], keywords) for _, _, keywords in APART),
+            _first_number([header], "InstanceNumber", 0.0),
         )
 
 
@@ -142,7 +211,9 @@ def _places(file: Source, header: FileDataset, n_frames: int) -> Iterator[list[D
         raise file.refusal(expected, f"{len(per_frame)}", "convert it to one file a slice")
     shared = list(header.get("SharedFunctionalGroupsSequence") or [])[:1]
     for frame in per_frame:
-        yield [group[name][0] for group in [frame, *shared] for name in _GROUPS if group.get(name)]
+        places = [group[name][0] for group in [frame, *shared] for name in _GROUPS if group.get(name)]
+        inner = (place.get("DiffusionGradientDirectionSequence") for place in places)
+        yield [*places, *(directions[0] for directions in inner if directions)]
 
 
 def _numbers(places: list[Any], keyword: str, n: int, file: Source, default: list[float] | None = None) -> np.ndarray:
@@ -157,58 +228,40 @@ def _numbers(places: list[Any], keyword: str, n: int, file: Source, default: lis
     return numbers
 
 
-def in_order(frames: list[Frame], source: Source) -> list[Frame]:
-    """Return the frames in order along their normal, once it is sure that they are a rectangular grid."""
-    first = frames[0]
-    for frame in frames:
-        for name, expected, other, most in (
-            ("size", first.shape, frame.shape, 0.0),
-            ("orientation", first.cosines, frame.cosines, MAX_COSINE),
-            ("pixel spacing", first.spacing, frame.spacing, 1e-3 * first.spacing.min()),
-        ):
-            if abs(np.subtract(expected, other)).max() > most:
-                got = f"{np.round(expected, 4).tolist()} in {first} and {np.round(other, 4).tolist()} in {frame}"
-                raise source.refusal(f"slices of one {name}", got, "move what does not belong elsewhere")
-    if len(frames) < 2:
-        raise source.refusal("at least 2 slices", f"one, {first}", "give the whole series")
-    if math.prod(first.shape) * len(frames) > MAX_VOXELS:
-        raise source.refusal(f"at most {MAX_VOXELS} voxels", f"{len(frames)} slices of {first.shape}", "crop them")
-    normal = np.cross(*first.cosines)
-    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
-    positions = np.array([frame.position for frame in frames])
-    gaps = np.diff(positions @ normal)
-    twin = int(gaps.argmin())
-    if gaps[twin] <= 1e-3 * first.spacing.min():
-        a, b = frames[twin], frames[twin + 1]
-        with b.file.reading(EXPECTED):
-            differing = [name for name in _APART if str(a.header.get(name)) != str(b.header.get(name))]
-        got = f"{a} and {b} at one place" + (f", which differ in {', '.join(differing)}," if differing else "")
-        raise source.refusal("one slice a position", got, "move each echo or time point into a folder of its own")
-    usual = np.sort(gaps)[(len(gaps) - 1) // 2]  # the lower median: missing slices only make gaps larger
-    worst = int(abs(gaps - usual).argmax())
-    if abs(gaps[worst] - usual) > _MAX_UNEVEN * usual:
-        got = f"{gaps[worst]:.6g} mm between {frames[worst]} and {frames[worst + 1]} where {usual:.6g} mm is usual"
-        raise source.refusal("evenly spaced slices", got, "add the missing slices")
-    step = (positions[-1] - positions[0]) / (len(frames) - 1)
-    tilt_deg = math.degrees(math.atan2(float(np.linalg.norm(np.cross(step, normal))), float(step @ normal)))
-    if tilt_deg > MAX_TILT_DEG:
-        got = f"a gantry tilt of {tilt_deg:.2f}°"
-        raise source.refusal("slices that follow their normal", got, "resample the series to a rectangular grid")
-    off_line = positions - positions[0] - np.arange(len(frames))[:, None] * step
-    off_line -= np.outer(off_line @ normal, normal)
-    sideways = np.linalg.norm(off_line, axis=1)
-    if sideways.max() > _MAX_SIDEWAYS_PX * first.spacing.min():
-        got = f"{frames[int(sideways.argmax())]} {sideways.max():.3g} mm to the side"
-        raise source.refusal("slices in one line", got, "resample the series to a rectangular grid")
-    return frames
+def _values(places: list[Any], keyword: str) -> Iterator[Any]:
+    """What places hold of an attribute."""
+    tag = _tag_of(keyword)
+    for place in places:
+        if tag in place and not place[tag].is_empty:
+            yield place[tag].value
 
 
-def affine_of(frames: list[Frame]) -> np.ndarray:
-    """Indices (column, row, slice) to mm (right, anterior, superior), float64 (4, 4)."""
-    first = frames[0]
-    affine = np.eye(4)
-    affine[:3, 0] = first.cosines[0] * first.spacing[1]
-    affine[:3, 1] = first.cosines[1] * first.spacing[0]
-    affine[:3, 2] = (frames[-1].position - first.position) / (len(frames) - 1)
-    affine[:3, 3] = first.position
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+@cache
+def _tag_of(keyword: str) -> BaseTag:
+    """The tag of a keyword, whose look-up would take most of the time for thousands of frames."""
+    from pydicom.tag import Tag
+
+    return Tag(keyword)
+
+
+def _first_number(places: list[Any], keyword: str, default: float = math.nan) -> float:
+    """The attribute as a finite number; the default where there is none, as it decides nothing alone."""
+    try:
+        number = float(next(_values(places, keyword), default))
+    except Exception:  # as the parser finds the file damaged
+        return default
+    return number if math.isfinite(number) else default
+
+
+def _label(places: list[Any], keywords: tuple[str, ...]) -> Label:
+    """The first of the attributes that there is."""
+    for keyword in keywords:
+        try:
+            for value in _values(places, keyword):
+                if isinstance(value, (int, float)):
+                    return (1, float(value), "") if math.isfinite(value) else (0, 0.0, "")
+                parts = [value] if isinstance(value, str) else list(value)
+                return (2, 0.0, ", ".join(text_of(part) for part in parts))
+        except Exception:  # as the parser finds the file damaged
+            continue
+    return (0, 0.0, "")

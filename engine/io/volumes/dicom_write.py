@@ -21,7 +21,8 @@ from engine.io.files import replacing_folder
 from engine.io.guard import guarded
 from engine.io.source import Source
 from engine.io.volumes.dicom_files import first_header
-from engine.io.volumes.dicom_frames import MAX_COSINE, MAX_POSITION_MM, MAX_SPACING_MM, MAX_TILT_DEG
+from engine.io.volumes.dicom_frames import MAX_COSINE, MAX_POSITION_MM, MAX_SPACING_MM
+from engine.io.volumes.shear import MAX_TILT_DEG
 
 #: Says in each file which program wrote it: only series of our own are replaced.
 IMPLEMENTATION_UID = uid.UID("2.25.207418853270136042713384790125534061842")

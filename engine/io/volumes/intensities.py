@@ -108,7 +108,8 @@ def _pedestal_of(data: np.ndarray) -> float | None:
     """The intensity of a flat background that is not 0."""
     # Of the axis whose ends vary least: a neck leaves through one face, and stacks begin and end in tissue.
     faces = [np.concatenate([np.take(data, end, axis).ravel() for end in (0, -1)]) for axis in range(3)]
-    quartiles = [np.percentile(face, (25, 50, 75)).tolist() for face in faces]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite quartiles are no pedestal
+        quartiles = [np.percentile(face, (25, 50, 75)).tolist() for face in faces]
     low, level, high = min(quartiles, key=lambda q: float(q[2] - q[0]))
     brighter = data[data > level]
     if not brighter.size:

@@ -10,14 +10,21 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from engine.io.checks import MAX_DEFLATE_RATIO, check_affine, check_numbers, check_room, check_shape
+from engine.io.checks import MAX_DEFLATE_RATIO, check_affine, check_frame, check_numbers, check_room, check_shape
 from engine.io.files import replacing
 from engine.io.guard import allow, guarded
 from engine.io.orientation import Orientation
 from engine.io.source import Source
+from engine.io.volumes import sidecar
 
 #: Version of a header by its size, which is its first number.
 _VERSIONS = {348: 1, 540: 2}
+#: Magic numbers where header and voxels are in one file, and in two.
+_ONE_FILE, _TWO_FILES = (b"n+1", b"n+2"), (b"ni1", b"ni2")
+#: Endings of the two files.
+PAIRS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
+#: Units of time in seconds, by their number in xyzt_units.
+_UNITS_S = {8: 1.0, 16: 1e-3, 24: 1e-6}
 #: Of what a header says about place: restored to the bit where a result lies where its file did.
 _PLACE = (
     *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y"),
@@ -47,7 +54,7 @@ class NiftiOrientation(Orientation):
 
 
 @guarded("a NIfTI image", "nibabel")
-def read(source: Source) -> tuple[np.ndarray, NiftiOrientation]:
+def read(source: Source, frame: int | None = None) -> tuple[np.ndarray, NiftiOrientation]:
     """Read voxels with the axes of a volume.
 
     Extensions are passed over unread; of compressed files the checksum is compared.
@@ -55,7 +62,9 @@ def read(source: Source) -> tuple[np.ndarray, NiftiOrientation]:
     Parameters
     ----------
     source : Source
-        NIfTI-1 or 2, one file; compressed where it ends in .gz.
+        NIfTI-1 or 2, one file, or any of a pair with endings of `PAIRS`; compressed where it ends in .gz.
+    frame : int or None
+        Which volume, counted from 0, where there are several; the first of further axes runs fastest.
 
     Returns
     -------
@@ -70,52 +79,115 @@ def read(source: Source) -> tuple[np.ndarray, NiftiOrientation]:
     """
     from nibabel.arrayproxy import ArrayProxy
 
-    packed = source.path.name.lower().endswith(".gz")
-    with gzip.open(source.path) if packed else source.path.open("rb") as file:
-        stream = cast(BinaryIO, file)
-        header = _header(stream.read(max(_VERSIONS)))
+    of_header, of_voxels = _files(source)
+    packed = of_voxels.path.name.lower().endswith(".gz")
+    with _opened(of_header.path) as file:
+        header = _header(file.read(max(_VERSIONS)), of_header, _ONE_FILE if of_header == of_voxels else _TWO_FILES)
+    with _opened(of_voxels.path) as stream:
         dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-        shape = tuple(int(n) for n in header.get_data_shape())
-        n_extra = len(shape)
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        n_extra -= len(shape)
+        every = tuple(int(n) for n in header.get_data_shape())
+        shape, further = every[:3], every[3:]
         check_shape(shape, source)
         check_numbers(dtype, source)
+        which = check_frame(frame, math.prod(further), source, _differing(header, of_voxels.path))
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         affine[:3] *= _UNITS_MM.get(int(header["xyzt_units"]) & 7, 1.0)
         check_affine(affine, source)
         if not 0 <= offset <= _MAX_EXTRA:
             raise source.refusal(f"voxels within {_MAX_EXTRA} bytes", f"byte {offset}", "export the file again")
-        check_room(shape, dtype, source, MAX_DEFLATE_RATIO if packed else 1)
+        check_room(every, dtype, of_voxels, MAX_DEFLATE_RATIO if packed else 1)
         allow(math.prod(shape) * max(4, dtype.itemsize), source)
         plain = Orientation.of(shape, affine)
         orientation = NiftiOrientation(plain.order, plain.flipped, plain.affine, plain.shape, header.binaryblock)
-        data = np.empty(orientation.volume_shape, dtype=np.float32)
-        of_file, _ = orientation.file_of(data, orientation.volume_affine)
         proxy: Any = ArrayProxy(stream, header, mmap=False)  # type: ignore[no-untyped-call]
-        step = max(1, _PIECE // (shape[0] * shape[1]))
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite values are counted later
-            for k in range(0, shape[2], step):
-                of_file[:, :, k : k + step] = proxy[(slice(None), slice(None), slice(k, k + step), *(0,) * n_extra)]
+        data = voxels_of(proxy, orientation, tuple(int(i) for i in np.unravel_index(which, further, order="F")))
         if packed:
             # Only at its end a compressed file's checksum is compared.
+            n_most = offset + math.prod(every) * dtype.itemsize - stream.tell() + _MAX_EXTRA
             n_left = sum(map(len, iter(lambda: stream.read(2**20), b"")))
-            if n_left > _MAX_EXTRA:
+            if n_left > n_most:
                 raise source.refusal("an end after its voxels", f"{n_left} further bytes", "export the file again")
     return data, orientation
 
 
-def _header(start: bytes, check: bool = True) -> Any:
+def voxels_of(proxy: Any, orientation: Orientation, further: tuple[int, ...] = ()) -> np.ndarray:
+    """Read the voxels of a file piece by piece.
+
+    Parameters
+    ----------
+    proxy : nibabel.arrayproxy.ArrayProxy
+    orientation : Orientation
+        Of the first three axes.
+    further : tuple of int
+        Places on further axes.
+
+    Returns
+    -------
+    float32 (d0, d1, d2), C-contiguous
+        With the axes of a volume.
+    """
+    data = np.empty(orientation.volume_shape, dtype=np.float32)
+    of_file, _ = orientation.file_of(data, orientation.volume_affine)
+    rows, columns, n_slices = orientation.shape
+    step = max(1, _PIECE // (rows * columns))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values are counted later
+        for k in range(0, n_slices, step):
+            of_file[:, :, k : k + step] = proxy[(slice(None), slice(None), slice(k, k + step), *further)]
+    return data
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb"))
+
+
+def _files(source: Source) -> tuple[Source, Source]:
+    """The files of header and voxels, which may be one."""
+    name = source.path.name
+    for header, voxels in PAIRS.items():
+        for own, other in ((header, voxels), (voxels, header)):
+            if name.lower().endswith(own):
+                # In the case of the name that was given.
+                other = other.upper() if name.endswith(own.upper()) else other
+                partner = Source(source.path.with_name(name[: -len(own)] + other), source.argument)
+                if not partner.path.is_file():
+                    got = f"no '{partner.path.name}' beside it"
+                    raise source.refusal("both files of a NIfTI pair", got, "put them into one folder")
+                return (source, partner) if own == header else (partner, source)
+    return source, source
+
+
+def _differing(header: Any, path: Path) -> str:
+    """What is known of the volumes of a file: their b-values, or the time between them."""
+    values = sidecar.b_values(path)
+    if values:
+        levels = sorted({round(value) for value in values})
+        return f"with b-values {', '.join(map(str, levels[:6]))}{', ...' if len(levels) > 6 else ''} s/mm²"
+    if header["dim"][0] != 4:
+        return ""
+    seconds = float(header["pixdim"][4]) * _UNITS_S.get(int(header["xyzt_units"]) & 56, 0.0)
+    return f"{seconds:g} s apart" if math.isfinite(seconds) and seconds > 0 else ""
+
+
+def _header(start: bytes, source: Source | None = None, magics: tuple[bytes, ...] = ()) -> Any:
+    """A header from its bytes: checked, where it is that of a source with these magic numbers."""
     import nibabel as nib
 
     for order in ("little", "big"):
         size = int.from_bytes(start[:4], order)  # type: ignore[arg-type]
         if size in _VERSIONS and len(start) >= size:
-            header = (nib.Nifti1Header if _VERSIONS[size] == 1 else nib.Nifti2Header)(start[:size], check=check)
-            if bytes(header["magic"].tobytes()[:3]) not in (b"n+1", b"n+2"):
-                raise ValueError("header and voxels in two files")
-            return header
+            kind = nib.Nifti1Header if _VERSIONS[size] == 1 else nib.Nifti2Header
+            header = kind(start[:size], check=False)
+            magic = bytes(header["magic"].tobytes()[:3])
+            if source is None:
+                return header
+            if magic in magics:
+                return kind(start[:size], check=True)
+            if magics == _TWO_FILES and magic not in _ONE_FILE:
+                expected, remedy = "a NIfTI header", "convert it to NIfTI, with the side that is left checked"
+                raise source.refusal(expected, "Analyze 7.5, which does not say where left is,", remedy)
+            raise ValueError(
+                "header and voxels in one file" if magic in _ONE_FILE else "header and voxels in two files"
+            )
     raise ValueError("no NIfTI header at its beginning")
 
 
@@ -134,6 +206,17 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray, orientation: Orienta
         A NiftiOrientation restores its file's version, codes and coordinate systems: to the bit where shape and affine
         are those of its file, else both forms are moved to the new grid.
     """
+    image = _image(data, affine, orientation)
+    with replacing(path) as temporary, temporary.open("wb") as raw:
+        if path.name.lower().endswith(".gz"):
+            # Neither a name nor a time in the file; level 1, for noise hardly shrinks further.
+            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(raw)
+
+
+def _image(data: np.ndarray, affine: np.ndarray, orientation: Orientation | None) -> Any:
     import nibabel as nib
 
     header = None
@@ -146,18 +229,12 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray, orientation: Orienta
     else:
         kind = nib.Nifti1Image if type(header) is nib.Nifti1Header else nib.Nifti2Image
         image = kind(data, header.get_best_affine(), header)  # type: ignore[no-untyped-call]
-    with replacing(path) as temporary, temporary.open("wb") as raw:
-        if path.name.lower().endswith(".gz"):
-            # Neither a name nor a time in the file; level 1, for noise hardly shrinks further.
-            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as stream:
-                image.to_stream(stream)
-        else:
-            image.to_stream(raw)
+    return image
 
 
 def _placed(orientation: NiftiOrientation, shape: tuple[int, ...], affine: np.ndarray) -> Any:
     """A header of float32 voxels with the coordinate systems of the file; None where it has none to keep."""
-    old = _header(orientation.header, check=False)
+    old = _header(orientation.header)
     header = type(old)()
     header.set_data_dtype(np.float32)
     header.set_data_shape(shape)

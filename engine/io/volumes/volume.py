@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,12 @@ from engine.errors import InputError
 from engine.io.checks import check_affine, check_numbers, check_shape
 from engine.io.orientation import Orientation
 from engine.io.source import Source
-from engine.io.volumes import dicom, nifti, numpy_files, tiff
-from engine.io.volumes.dicom_files import is_series
+from engine.io.volumes import background, nifti, numpy_files, reading, tiff
 from engine.io.volumes.intensities import window_of, without_padding
+from engine.io.volumes.reading import NIFTI, TIFF, Thickness
 
 #: Nothing in a body is so bright beside tissue: a voxel beyond is damage.
 _MOST_WHITES = 1e6
-_NIFTI, _TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
-_KINDS = ".nii, .nii.gz, .npy, .npz, .tif or .tiff"
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,8 @@ class Volume:
         How the file's own axes lie in these, so that a result can be put back; None: they are the same.
     offset : float
         What 0 in `data` is in the file's units: black.
+    thickness : Thickness or None
+        Of slices, where the file says it.
     """
 
     data: np.ndarray
@@ -50,6 +48,7 @@ class Volume:
     source: str
     orientation: Orientation | None = None
     offset: float = 0.0
+    thickness: Thickness | None = None
 
     @property
     def voxel_mm(self) -> np.ndarray:
@@ -79,23 +78,26 @@ def load_volume(
     argument: str = "volume",
     white: float | None = None,
     black: float | None = None,
+    frame: int | None = None,
 ) -> Volume:
     """Read a volume and scale it so that tissue lies in [0, 1].
 
     Parameters
     ----------
     path : path
-        ``.nii`` or ``.nii.gz`` in any orientation; ``.npy`` of rank 3 in (x, y, z) order; ``.npz`` of one such array,
-        or one of the name "volume"; a TIFF stack; a folder of ``.npy`` or TIFF slices, stacked in the order of their
-        names, where numbers count by value: 2 before 10; or the folder of a DICOM series.
+        ``.nii``, ``.nii.gz``, a pair ``.hdr`` and ``.img``, ``.mgz``, ``.nrrd``, ``.mha`` or ``.mhd`` in any
+        orientation; ``.npy`` of rank 3 in (x, y, z) order; ``.npz`` of one such array, or one of the name "volume"; a
+        TIFF stack; a folder of ``.npy`` or TIFF slices, stacked in the order of their names, where numbers count by
+        value: 2 before 10; the folder of a DICOM series, or an enhanced DICOM file.
     stack_axis : int
         Volume axis, 0, 1 or 2, along which slices and the pages of a TIFF stack are stacked; their rows and columns
         take the other two in order.
     argument : str
         The option that named the path: messages begin with it.
-    white : float or None
     white, black : float or None
         Intensities, in the file's units, that become 1 and 0; None: those of `engine.io.volumes.intensities.window_of`.
+    frame : int or None
+        Which volume, counted from 0, where the file has several: time points, echoes, b-values. None: the only one.
 
     Returns
     -------
@@ -105,32 +107,19 @@ def load_volume(
     Raises
     ------
     InputError
-        Nothing there, unreadable, not of rank 3, complex, NaN or infinite values, or constant; an affine that is not
-        finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed; a folder
-        of several kinds of slices; a `white` or `black` that is not finite, or the first not above the second.
+        Nothing there, unreadable, not of rank 3, complex, infinite values or NaN inside, or constant; an affine that is
+        not finite or not invertible; a header that claims more voxels than the file can hold, or than 1024 cubed; a
+        folder of several kinds of slices; several volumes and none chosen, or one that is not there; a `white` or
+        `black` that is not finite, or the first not above the second.
     """
     source = Source(Path(path), argument)
-    affine, orientation = np.eye(4), None
     if stack_axis not in (0, 1, 2):
         raise InputError("stack_axis", "0, 1 or 2", stack_axis, "name the axis that slices follow each other on")
-    name = source.path.name.lower()
-    if source.path.is_dir():
-        data, affine, orientation = _read_folder(source, stack_axis)
-    elif not source.path.is_file():
-        raise InputError(argument, f"a {_KINDS} file or a folder of slices", f"nothing at '{path}'", "check the path")
-    elif name.endswith(_NIFTI):
-        data, orientation = nifti.read(source)
-        affine = orientation.volume_affine
-    elif name.endswith(".npy"):
-        data = numpy_files.read_npy(source)
-    elif name.endswith(".npz"):
-        data = numpy_files.read_npz(source, None, "volume")
-    elif name.endswith(_TIFF):
-        pages, voxel_mm = tiff.read(source)
-        data, affine = _stacked(pages, voxel_mm, stack_axis, source)
-    else:
-        raise InputError(argument, _KINDS, f"'{source.path.name}'", "convert the file to one of these")
-    return normalised(data, affine, str(path), argument=argument, white=white, black=black, orientation=orientation)
+    file = reading.read(source, stack_axis, frame)
+    volume = normalised(
+        *(file.data, file.affine, str(path)), argument=argument, white=white, black=black, orientation=file.orientation
+    )
+    return replace(volume, thickness=file.thickness)
 
 
 def normalised(
@@ -150,11 +139,7 @@ def normalised(
     check_affine(affine, named)
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite: reported below
         data = np.ascontiguousarray(data, dtype=np.float32)
-    finite = np.isfinite(data)
-    if not finite.all():
-        n_bad = data.size - np.count_nonzero(finite)
-        raise named.refusal("finite float32 values", f"{n_bad} NaN or infinite voxels", "replace them before the run")
-    del finite
+    data = background.filled(data, named)
     low, high = data.min(), data.max()
     if not high > 0 or low == high:
         raise named.refusal("positive, varying intensities", f"{low:g} to {high:g}", "check the file")
@@ -180,65 +165,6 @@ def normalised(
         expected = f"intensities of at most {_MOST_WHITES:g} times white"
         raise named.refusal(expected, f"{low:g} to {high:g} with white {top:g}", "mend the file, or state --white")
     return Volume(result, np.asarray(affine, np.float64), scale, source, orientation, offset)
-
-
-def _read_folder(source: Source, stack_axis: int) -> tuple[np.ndarray, np.ndarray, Orientation | None]:
-    """Voxels, affine and orientation of a folder's slices, all of one kind."""
-    # Hidden files are those of file managers, and what a stopped program left.
-    files = sorted((f for f in source.path.iterdir() if not f.name.startswith(".")), key=_by_number)
-    arrays = [f for f in files if f.suffix.lower() == ".npy"]
-    images = [f for f in files if f.suffix.lower() in _TIFF]
-    # A pipe would be waited for.
-    if odd := next((f for f in (*arrays, *images) if not f.is_file()), None):
-        raise source.refusal("files as slices", f"another thing '{odd.name}'", "move it away")
-    series = is_series(source.path, source.argument)
-    if bool(arrays) + bool(images) + series != 1:
-        kinds = [kind for kind, there in ((".npy", arrays), (".tif", images), ("DICOM", series)) if there]
-        got = " and ".join(kinds) or "none"
-        raise source.refusal("slices of one kind, .npy, .tif or DICOM", got, "give a folder of slices alone")
-    if series:
-        data, affine = dicom.read_series(source.path, source.argument)
-        check_shape(data.shape, source)
-        check_affine(affine, source)
-        orientation = Orientation.of(data.shape, affine)
-        return orientation.volume_of(data), orientation.volume_affine, orientation
-    voxel_mm = (1.0, 1.0, 1.0)
-    slices: Iterable[np.ndarray]
-    if arrays:
-        # No more than one is open at a time.
-        slices = (numpy_files.read_npy(Source(file, source.argument)) for file in arrays)
-    else:
-        slices, voxel_mm = tiff.read_slices(source, [file.name for file in images])
-    files = arrays or images
-    stack: np.ndarray | None = None
-    for i, (file, array) in enumerate(zip(files, map(np.squeeze, slices), strict=True)):
-        if array.ndim != 2 or (stack is not None and array.shape != stack.shape[1:]):
-            expected = "2D slices" if stack is None else f"2D slices of shape {stack.shape[1:]}"
-            raise source.refusal(expected, f"shape {array.shape} of '{file.name}'", "remove what does not belong")
-        if stack is None:
-            check_shape((len(files), *array.shape), source)
-            stack = np.empty((len(files), *array.shape), np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is reported later
-            stack[i] = array
-    assert stack is not None
-    data, affine = _stacked(stack, voxel_mm, stack_axis, source)
-    return data, affine, None
-
-
-def _stacked(
-    pages: np.ndarray, voxel_mm: tuple[float, float, float], stack_axis: int, source: Source
-) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels, a view, and affine of pages that follow each other along an axis of the volume."""
-    check_shape(pages.shape, source)
-    sizes = list(voxel_mm[1:])
-    sizes.insert(stack_axis, voxel_mm[0])
-    return np.moveaxis(pages, 0, stack_axis), np.diag([*sizes, 1.0])
-
-
-def _by_number(path: Path) -> list[tuple[int, str]]:
-    """Sort key under which slice_2 comes before slice_10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts]
 
 
 def save_volume(
@@ -272,14 +198,14 @@ def save_volume(
     """
     path = Path(path)
     name = path.name.lower()
-    if not name.endswith((*_NIFTI, *_TIFF, ".npy")):
+    if not name.endswith((*NIFTI, *TIFF, ".npy")):
         raise InputError(argument, ".nii, .nii.gz, .npy or .tif", f"'{path.name}'", "name one of these")
     if not path.parent.is_dir():
         raise InputError(argument, "an existing folder", f"none at '{path.parent}'", "make it first")
     data = np.asarray(data, dtype=np.float32)
     if orientation is not None:
         data, affine = orientation.file_of(data, affine)
-    if name.endswith(_NIFTI):
+    if name.endswith(NIFTI):
         nifti.write(path, data, affine, orientation)
     elif name.endswith(".npy"):
         numpy_files.write_npy(path, data)

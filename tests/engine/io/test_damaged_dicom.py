@@ -97,7 +97,8 @@ def holds(tmp_path, files, suffix=".dcm"):
         (folder / f"{k}{suffix}").write_bytes(content)
     try:
         is_series(folder)
-        data, affine = read_series(folder)
+        series = read_series(folder)
+        data, affine = series.data, series.affine
     except InputError as error:
         message = str(error)
         assert re.fullmatch(r"volume: expected [^\n]*; [^\n]*", message), message
@@ -220,9 +221,10 @@ def test_deleted_tags(tmp_path, kind, keywords, everywhere):
 def test_mixed_series(tmp_path, images):
     files = [encoded(one_image(k, uid, (0, 1, 0, 0, 0, -1) if side else (1, 0, 0, 0, 1, 0))) for k, uid, side in images]
     is_read = holds(tmp_path, files)
-    positions = sorted(k for k, _, _ in images)
+    # The same image twice is a copy.
+    positions = sorted({k for k, _, _ in images})
     is_one = len({(uid, side) for _, uid, side in images}) == 1 and not images[0][2]
-    assert is_read == (is_one and len(images) > 1 and set(np.diff(positions)) in ({1}, {2}, {3}, {4}))
+    assert is_read == (is_one and len(positions) > 1 and set(np.diff(positions)) in ({1}, {2}, {3}, {4}))
 
 
 @some
@@ -241,5 +243,5 @@ def test_a_damaged_source_leaves_a_whole_series_or_none(tmp_path, place, mask, k
         assert re.fullmatch(r"(source|keep): expected [^\n]*; [^\n]*", str(error)), str(error)
         assert [path.name for path in folder.iterdir()] == ["in"]
     else:
-        np.testing.assert_allclose(read_series(folder / "out")[0], 1)
+        np.testing.assert_allclose(read_series(folder / "out").data, 1)
     shutil.rmtree(folder)

@@ -247,3 +247,86 @@ def test_a_frame_of_no_file_is_written_as_if_there_were_none(tmp_path):
     bare = replace(volume.orientation, header=b"")
     save_volume(tmp_path / "b.nii", volume.data, volume.affine, bare)
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, nib.load(tmp_path / "a.nii").affine, atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("further", [(3,), (1, 3), (2, 2)])
+def test_one_of_several_volumes_can_be_chosen(tmp_path, ending, further):
+    data = random("i2", (*SHAPE, *further)) // 2 + 17000
+    write(tmp_path / f"a{ending}", data, affine_of())
+    n = int(np.prod(further))
+    with pytest.raises(InputError, match=rf"single 3D volume, got {n} volumes .*--frame, 0 to {n - 1}"):
+        load_volume(tmp_path / f"a{ending}")
+    for frame in range(n):
+        write(tmp_path / "one.nii", data.reshape(*SHAPE, n, order="F")[..., frame], affine_of())
+        found, alone = load_volume(tmp_path / f"a{ending}", frame=frame), load_volume(tmp_path / "one.nii")
+        np.testing.assert_array_equal(found.data, alone.data)
+        np.testing.assert_array_equal(found.affine, alone.affine)
+        save_volume(tmp_path / "back.nii", found.in_file_units(found.data), found.affine, found.orientation)
+        check_same(tmp_path / "one.nii", tmp_path / "back.nii")
+    with pytest.raises(InputError, match=rf"frame: expected 0 to {n - 1} in .*, got {n}; "):
+        load_volume(tmp_path / f"a{ending}", frame=n)
+
+
+def test_what_volumes_differ_in_is_said(tmp_path):
+    image = nib.Nifti1Image(random("i2", (*SHAPE, 4)), affine_of())
+    image.header.set_zooms((1, 1, 2, 2.5))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=r"got 4 volumes 2\.5 s apart in"):
+        load_volume(tmp_path / "a.nii.gz")
+    (tmp_path / "a.bval").write_text("0 1000 1000 2000")
+    with pytest.raises(InputError, match="got 4 volumes with b-values 0, 1000, 2000 s/mm² in"):
+        load_volume(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("ends", [("hdr", "img"), ("hdr.gz", "img.gz")])
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+def test_a_pair_is_read_by_either_name(tmp_path, ends, kind):
+    write(tmp_path / f"a.{ends[0]}", random("i2"), affine_of((2, 0, 1), (-1, 1, -1)), kind=kind)
+    single = nib.Nifti1Image if kind is nib.Nifti1Pair else nib.Nifti2Image
+    write(tmp_path / "one.nii", random("i2"), affine_of((2, 0, 1), (-1, 1, -1)), kind=single)
+    for end in ends:
+        volume, alone = load_volume(tmp_path / f"a.{end}"), load_volume(tmp_path / "one.nii")
+        np.testing.assert_array_equal(volume.data, alone.data)
+        np.testing.assert_array_equal(volume.affine, alone.affine)
+        save_volume(tmp_path / "back.nii", volume.in_file_units(volume.data), volume.affine, volume.orientation)
+        np.testing.assert_array_equal(nib.load(tmp_path / "back.nii").affine, nib.load(tmp_path / f"a.{end}").affine)
+    (tmp_path / f"a.{ends[1]}").unlink()
+    with pytest.raises(InputError, match=rf"both files of a NIfTI pair, got no 'a.{ends[1]}' beside it"):
+        load_volume(tmp_path / f"a.{ends[0]}")
+
+
+def test_analyze_does_not_say_where_left_is(tmp_path):
+    nib.save(nib.AnalyzeImage(random("i2"), affine_of()), tmp_path / "a.img")
+    with pytest.raises(InputError, match=r"got Analyze 7\.5, which does not say where left is"):
+        load_volume(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 2)])
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (76, np.array([1, -3, 3, 12], "<f4")),  # pixdim: without forms it is all that counts
+        (252, np.array([77], "<i2")),  # qform_code
+        (108, np.array([353], "<f4")),  # vox_offset
+    ],
+    ids=["pixdim", "qform_code", "vox_offset"],
+)
+def test_the_library_says_nothing_of_its_own(tmp_path, capfd, caplog, codes, place, value):
+    image = nib.Nifti1Image(random("f4"), np.diag([3.0, 3, 12, 1]))
+    image.header.set_qform(image.affine, codes[0])
+    image.header.set_sform(image.affine, codes[1])
+    content = bytearray(image.to_bytes() + bytes(16))
+    content[place : place + value.nbytes] = value.tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    # It would tell of this header.
+    nib.Nifti1Header(bytes(content[:348]), check=True)
+    assert caplog.records
+    caplog.clear()
+    capfd.readouterr()
+    volume = load_volume(tmp_path / "a.nii")
+    save_volume(tmp_path / "b.nii", volume.data, volume.affine, volume.orientation)
+    save_volume(tmp_path / "c.nii", volume.data[:, :, 1:], volume.affine, volume.orientation)
+    assert capfd.readouterr() == ("", "") and not caplog.records
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii").header.get_zooms(), (3, 3, 12))

@@ -226,11 +226,11 @@ def test_tags_that_cannot_be_kept_are_refused_at_once(run, refused, tmp_path, ke
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sheared_volume_is_no_dicom_series(run, refused, tmp_path):
+def test_a_volume_sheared_in_every_plane_is_refused(run, refused, tmp_path):
     affine = np.eye(4)
-    affine[0, 1] = 0.3
+    affine[0, 1] = affine[0, 2] = affine[1, 2] = 0.3
     nib.save(nib.Nifti1Image(volume(), affine), tmp_path / "a.nii")
-    refused(run("--volume", tmp_path / "a.nii", "--format", "dicom"), "format")
+    assert "resample_to_output" in refused(run("--volume", tmp_path / "a.nii"), "volume")
     assert not (tmp_path / "out").exists()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from engine import simulate
 from engine.io.volumes import save_nifti
@@ -204,21 +205,66 @@ def test_a_dicom_series_comes_back_as_a_derived_one(tiny_bundles, tmp_path):
     data, affine = head(), oriented((0, 1, 2), (-1, -1, 1))
     affine[:3, :3] = np.diag([-1.5, -2.0, 2.5])
     write_series(tmp_path / "series", data, affine)
-    given, given_affine = read_series(tmp_path / "series")
+    given = read_series(tmp_path / "series")
     words = ("--task", "csmri", "--acceleration", 1, "--method", "classical", "--volume", tmp_path / "series",
              "--primary", tiny_bundles["axial"].folder)  # fmt: skip
     run(*words, "--out", tmp_path / "out", "--format", "dicom")
-    found, found_affine = read_series(tmp_path / "out" / "recon")
-    np.testing.assert_allclose(found_affine, given_affine, atol=1e-6)
+    found = read_series(tmp_path / "out" / "recon")
+    np.testing.assert_allclose(found.affine, given.affine, atol=1e-6)
     # 16 bits.
-    assert np.abs(found - given).max() <= 1e-4 * np.ptp(given)
+    assert np.abs(found.data - given.data).max() <= 1e-4 * np.ptp(given.data)
     run(*words, "--out", tmp_path / "nifti")
     nifti = nib.load(tmp_path / "nifti" / "recon.nii.gz")
-    np.testing.assert_allclose(nifti.affine, given_affine, atol=1e-5)
-    assert np.abs(nifti.get_fdata() - given).max() <= 1e-6 * np.abs(given).max()
+    np.testing.assert_allclose(nifti.affine, given.affine, atol=1e-5)
+    assert np.abs(nifti.get_fdata() - given.data).max() <= 1e-6 * np.abs(given.data).max()
+
+
+@pytest.mark.parametrize(("stated", "gap", "said"), [((), 2, True), (("--gap", 0), 0, False), (("--gap", 1), 1, False)])
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_the_gap_comes_from_the_scan_unless_it_is_stated(tiny_bundles, tmp_path, capsys, kind, stated, gap, said):
+    from engine.io.volumes.dicom_write import write_series
+
+    affine = np.diag([-1.0, -1.0, 5.0, 1.0])
+    if kind == "dicom":
+        scan = tmp_path / "series"
+        write_series(scan, head(), affine)
+        for path in scan.iterdir():
+            dataset = dcmread(path)
+            dataset.SliceThickness = 3
+            dataset.save_as(path)
+    else:
+        scan = tmp_path / "scan.nii.gz"
+        save_nifti(scan, head(), affine)
+        (tmp_path / "scan.json").write_text(json.dumps({"SliceThickness": 3}))
+    words = ("--task", "mrzsr", "--thick", scan, "--method", "classical", "--no-report", "--out", tmp_path / "out",
+             "--primary", tiny_bundles["coronal"].folder, *stated)  # fmt: skip
+    assert main([str(word) for word in (*words, "--dry-run")]) == 0
+    origin = "DICOM" if kind == "dicom" else "scan.json"
+    line = f"gap from slices 3 mm thick and 5 mm apart ({origin})"
+    assert (line in capsys.readouterr().out) == said
+    assert main([str(word) for word in (*words, "--quiet")]) == 0
+    task = json.loads((tmp_path / "out" / "run.json").read_text())["task"]
+    assert task.get("gap", 0) == gap and ("gap_from" in task) == said
+
+
+def test_one_of_several_volumes_is_measured(tiny_bundles, tmp_path, capsys):
+    nib.save(nib.Nifti1Image(np.stack([head(), 2 * head()], -1), np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "a.nii")
+    for option, task in (("--thick", "mrzsr"), ("--volume", "csmri")):
+        words = ["--task", task, option, tmp_path / "a.nii", "--method", "classical", "--out", tmp_path / task,
+                 "--primary", tiny_bundles["coronal"].folder]  # fmt: skip
+        assert main([str(word) for word in words]) == 2
+        assert "choose one with --frame, 0 to 1" in capsys.readouterr().err
+        run(*words, "--frame", 1)
+        record = json.loads((tmp_path / task / "run.json").read_text())
+        assert record["volume"]["scale"] == pytest.approx(1400) and record["options"]["frame"] == 1
 
 
 # --- what is refused
+
+
+def test_a_frame_of_no_volume_is_refused(tmp_path, capsys):
+    assert main(["--task", "csmri", "--frame", "0", "--out", str(tmp_path / "out")]) == 2
+    assert "frame: expected --volume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
