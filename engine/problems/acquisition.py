@@ -228,7 +228,12 @@ def of_kspace(
     details: Details = {"acceleration": float(kspace.mask.size / kspace.mask.sum()), "phase": phase}
     maps: np.ndarray | None = None
     if kspace.is_multicoil:
-        maps = espirit(samples, kspace.mask) if coil_maps is None else coil_maps
+        if coil_maps is not None:
+            maps = coil_maps
+        elif kspace.calibration is not None:
+            maps = espirit(kspace.calibration.data, kspace.calibration.mask)
+        else:
+            maps = espirit(samples, kspace.mask)
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
     elif coil_maps is not None:
         raise InputError("coil-maps", "k-space of several coils", "that of one", "drop --coil-maps")
