@@ -73,7 +73,12 @@ def check_places(out: Path, job: Job, output: Output) -> None:
     from engine.io.volumes.dicom_write import check_target
 
     classical = CLASSICAL.get(job.problem.name)
-    names = ["recon", *(["deviation"] if job.n_samples > 1 else []), *([classical] if classical else [])]
+    names = [
+        "recon",
+        *(["phase"] if job.problem.shows_magnitude else []),
+        *(["deviation"] if job.n_samples > 1 else []),
+        *([classical] if classical else []),
+    ]
     with _as_options({"folder": "out"}):
         for name in names:
             check_target(out / name)
@@ -151,6 +156,8 @@ def write_results(
         write_series(path, data, affine, _series_of(job), output.keep_tags)
 
     save("recon", scan.in_file_units(volume))
+    if result.phase is not None:
+        save("phase", _wrapped(result.phase, scan.phase))
     if deviation is not None:
         save("deviation", deviation * np.float32(scan.scale))
     metrics: dict[str, Any] = {}
@@ -185,6 +192,11 @@ def write_results(
         )
         write_report(out / "report.html", report)
     return metrics
+
+
+def _wrapped(phase: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """The whole phase of an image, in (−π, π], from that beside what the operator knows."""
+    return np.angle(np.exp(1j * (phase if known is None else phase + known))).astype(np.float32)
 
 
 def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:
