@@ -20,6 +20,7 @@ from engine.job.job import Job
 from engine.job.output import Output, check_room, open_folder
 from engine.job.prepare import prepare
 from engine.job.progress import Progress
+from engine.job.residual_check import residual_check
 from engine.job.saving import STATE_FILE, Saved, Saver, Survival, check_identity, short
 from engine.job.self_check import self_check
 from engine.job.statistics import Statistics
@@ -167,7 +168,8 @@ def execute(
             if not comm.is_root:
                 return {}
             # Interrupted here, all steps are done: going on is writing.
-            metrics = results.write_results(out, job, result, statistics, saved.options, output, warnings, check)
+            checks = results.Checks(check, residual_check(job, result))
+            metrics = results.write_results(out, job, result, statistics, saved.options, output, warnings, checks)
         except KeyboardInterrupt:
             position = saver.interrupt() if job.n_steps else None
             if position:

@@ -11,6 +11,7 @@ from engine.errors import InputError
 from engine.io.measurements.kspace import load_kspace
 from engine.io.measurements.sinogram import load_sinogram
 from engine.io.volumes import load_volume, resample_isotropic
+from engine.job.choices import settings_of
 from engine.methods import METHODS
 from engine.options import Options, option, read
 from engine.problems import acquisition
@@ -142,8 +143,9 @@ class MeasuredFile(Options):
         None,
         choices=PHASES,
         needs=_KSPACE,
-        default_words="estimate",
-        help="estimate the image's phase from the centre of k-space, or none for real images",
+        default_words="joint; with guidance dps estimate",
+        help="the image's phase: joint, found with its magnitude; estimate, from the centre of k-space alone, for one "
+        "that varies slowly everywhere; none, for real images",
     )
     orientation: str | None = option(
         None,
@@ -184,7 +186,7 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     if file.kspace is not None:
         kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
-        return acquisition.of_kspace(kspace, maps, file.phase or "estimate", volume.white)
+        return acquisition.of_kspace(kspace, maps, _phase_of(args, file), volume.white)
     if file.sinogram is not None:
         if file.geometry is None:
             raise InputError("geometry", "a JSON file beside --sinogram", "none", "pass --geometry")
@@ -192,6 +194,15 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     if args.task == "uncond" and {volume.volume, volume.white, volume.black, *volume.window} == {None}:
         return None
     return simulated(args)
+
+
+def _phase_of(args: argparse.Namespace, file: MeasuredFile) -> str:
+    """Where the image's phase comes from: the stated one, or what suits the method."""
+    if file.phase is not None:
+        return file.phase
+    # Gradients through the network are those of real images.
+    is_guided = "guidance" in METHODS[args.method].reads and settings_of(args).guidance == "dps"
+    return "estimate" if is_guided else "joint"
 
 
 def simulated(args: argparse.Namespace) -> Acquisition:

@@ -7,7 +7,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from engine.io.volumes.dicom_files import is_series
 from engine.job.job import Job, digest_of
 from engine.job.output import ENDINGS, Output
 from engine.job.plan import describe
+from engine.job.residual_check import ResidualCheck
 from engine.job.self_check import SelfCheck
 from engine.job.statistics import Statistics
 from engine.methods import METHODS
@@ -36,6 +37,25 @@ log = logging.getLogger("engine")
 CLASSICAL = {"csmri": "zero_filled", "mrzsr": "cubic", "svct": "fbp"}
 #: How the record shows a step of all priors, of the primary one, and of the others.
 _TURNS = "+PAT"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a run found out about itself."""
+
+    of_priors: SelfCheck | None = None
+    of_residual: ResidualCheck | None = None
+
+    def record(self) -> dict[str, Any]:
+        """For the record of a run."""
+        return {
+            "self_check": self.of_priors and self.of_priors.record(),
+            "residual_check": self.of_residual and self.of_residual.record(),
+        }
+
+    def lines(self) -> list[str]:
+        """For the plan of a report."""
+        return [f"check      {check}" for check in (self.of_priors, self.of_residual) if check]
 
 
 def check_results(job: Job, output: Output) -> None:
@@ -73,7 +93,12 @@ def check_places(out: Path, job: Job, output: Output) -> None:
     from engine.io.volumes.dicom_write import check_target
 
     classical = CLASSICAL.get(job.problem.name)
-    names = ["recon", *(["deviation"] if job.n_samples > 1 else []), *([classical] if classical else [])]
+    names = [
+        "recon",
+        *(["phase"] if job.problem.shows_magnitude else []),
+        *(["deviation"] if job.n_samples > 1 else []),
+        *([classical] if classical else []),
+    ]
     with _as_options({"folder": "out"}):
         for name in names:
             check_target(out / name)
@@ -103,7 +128,7 @@ def write_results(
     options: dict[str, Any],
     output: Output,
     warnings: Sequence[str] = (),
-    check: SelfCheck | None = None,
+    checks: Checks | None = None,
 ) -> dict[str, Any]:
     """Write volumes, metrics, pictures, record and report.
 
@@ -120,7 +145,7 @@ def write_results(
     output : Output
     warnings : sequence of str
         Of the run, for the report.
-    check : SelfCheck or None
+    checks : Checks, optional
 
     Returns
     -------
@@ -151,6 +176,8 @@ def write_results(
         write_series(path, data, affine, _series_of(job), output.keep_tags)
 
     save("recon", scan.in_file_units(volume))
+    if result.phase is not None:
+        save("phase", _wrapped(result.phase, scan.phase))
     if deviation is not None:
         save("deviation", deviation * np.float32(scan.scale))
     metrics: dict[str, Any] = {}
@@ -163,7 +190,8 @@ def write_results(
             write_json(out / "metrics.json", metrics)
             pictures = {"truth": truth, **pictures}
     write_preview(out / "preview.png", pictures, "truth" if "truth" in pictures else None, voxel_mm=scan.voxel_mm)
-    content = record(job, result, options, statistics.seconds) | {"self_check": check and check.record()}
+    checks = checks or Checks()
+    content = record(job, result, options, statistics.seconds) | checks.record()
     write_json(out / "run.json", content)
     if not output.no_report:
         report = Report(
@@ -177,7 +205,7 @@ def write_results(
             metrics=metrics or None,
             residuals=content["residuals"],
             sigmas=result.sigmas.tolist(),
-            plan=[*describe(job).splitlines(), *([f"check      {check}"] if check else [])],
+            plan=[*describe(job).splitlines(), *checks.lines()],
             settings=content["settings"],
             record=content,
             command=f"python -m engine.run --config {shlex.quote(str(out / 'run.json'))}",
@@ -185,6 +213,11 @@ def write_results(
         )
         write_report(out / "report.html", report)
     return metrics
+
+
+def _wrapped(phase: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """The whole phase of an image, in (−π, π], from that beside what the operator knows."""
+    return np.angle(np.exp(1j * (phase if known is None else phase + known))).astype(np.float32)
 
 
 def write_meanwhile(out: Path, job: Job, x: np.ndarray) -> None:

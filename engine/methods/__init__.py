@@ -41,6 +41,8 @@ class Method:
         Number of noise levels that suits it, where that is not the settings' own default.
     needs_measurement : bool
         Whether it can do nothing without one.
+    fits_data : bool
+        Whether its result is to explain the measurement.
     spans_ranks : bool
         Whether several ranks can share a volume.
     """
@@ -52,6 +54,7 @@ class Method:
     resolved: Callable[[Settings, InverseProblem, Range], Settings] = Settings.resolved
     n_steps: int | None = None
     needs_measurement: bool = True
+    fits_data: bool = True
     spans_ranks: bool = False
 
 
@@ -79,7 +82,9 @@ METHODS: dict[str, Method] = {
     ),
     "tv": Method("total variation, 3D", 0, total_variation.solve, _WEIGHT, total_variation.resolved),
     "wavelet": Method("sparse wavelets, 3D", 0, wavelet.solve, _WEIGHT, wavelet.resolved),
-    "classical": Method("classical (zero-filled, filtered back-projection, cubic)", 0, classical.solve),
+    "classical": Method(
+        "classical (zero-filled, filtered back-projection, cubic)", 0, classical.solve, fits_data=False
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.methods.outcome import walk_slices, weight_of, with_weight
-from engine.methods.slice_tv import SliceTv, no_splitting
+from engine.methods.slice_tv import SliceTv, magnitude_moved, no_splitting
 from engine.parallel.stack import Stack
 from engine.sampling.noise import CounterNoise, Noise, Phase
 from engine.sampling.posterior_mean import Prior
@@ -69,13 +69,15 @@ class Dds:
         i, sigma, after = state.step, self.levels[state.step], self.levels[state.step + 1]
         x = state.x.to(self.prior.plane)
         x0 = self.prior.denoise(x, sigma)
-        moved, splitting, residual = self.consistency(x0.data, state.memory)
+        moved, splitting, residual, phase = magnitude_moved(
+            self.consistency, x0, state.memory, sigma, state.image_phase
+        )
         part = self.eta * (1 - (after / sigma) ** 2) ** 0.5
         kept, new = after * (1 - part**2) ** 0.5 / sigma, after * part
         z = self.noise.like(x, i, Phase.PREDICTOR) if new > 0 else None
         # The noise that is kept is that of the network's x̂₀, not of x̂₀'.
         x = update(x, x0, z, 1 - kept, new)
-        return state.next(x.of(x.data + (moved - x0.data)), residual, splitting)
+        return state.next(x.of(x.data + (moved - x0.data)), residual, splitting, phase)
 
 
 def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.methods.outcome import walk_slices, weight_of, with_weight
-from engine.methods.slice_tv import SliceTv, no_splitting
+from engine.methods.slice_tv import SliceTv, magnitude_moved, no_splitting
 from engine.parallel.stack import Stack
 from engine.sampling.noise import CounterNoise
 from engine.sampling.posterior_mean import PosteriorMean, Prior
@@ -63,8 +63,10 @@ class DiffusionMbir:
         is_last = state.step + 1 == len(self.sigmas)
         # Noise of the last step would stay in the result.
         sampled = replace(self.prior, predictor_noise=not is_last).step(state)
-        x, splitting, residual = self.consistency(sampled.x.data, state.memory)
-        return state.next(sampled.x.of(x), residual, splitting)
+        x, splitting, residual, phase = magnitude_moved(
+            self.consistency, sampled.x, state.memory, self.sigmas[state.step], state.image_phase
+        )
+        return state.next(sampled.x.of(x), residual, splitting, phase)
 
 
 def resolved(settings: Settings, problem: InverseProblem, trained: Range) -> Settings:

@@ -47,7 +47,7 @@ def solve_least_squares(
     ----------
     problem : InverseProblem
         Its arrays are NumPy's.
-    first : float32 (n, h, w)
+    first : float32 or complex64 (n, h, w)
         Where iterations start, in slices of the problem's plane.
     settings : Settings
         That were used.
@@ -61,15 +61,18 @@ def solve_least_squares(
     norm = np.float32(operator.norm())
     unit = np.float32(abs(first).max()) or np.float32(1)
     unit_operator = _unit_operator(sigpy, operator, len(first), norm)
-    app = sigpy.app.LinearLeastSquares(unit_operator, _real(y / (norm * unit)), x=first / unit, show_pbar=False, **how)
+    y = y / (norm * unit)
+    y = y if problem.is_complex else _real(y)
+    app = sigpy.app.LinearLeastSquares(unit_operator, y, x=first / unit, show_pbar=False, **how)
     slices = unit * app.run()
     return outcome_of(problem, slices, settings, first, time.monotonic() - started)
 
 
 def _unit_operator(sigpy: ModuleType, operator: Any, n: int, norm: np.float32) -> Any:
-    """A / ‖A‖ of a whole stack for sigpy: real arrays on both sides, since sigpy keeps one type for all variables."""
+    """A / ‖A‖ of a whole stack for sigpy, which keeps one type for all: where images are real, so are data."""
     image_shape = (n, *operator.slice_shape)
-    n_parts = np.dtype(operator.data_dtype).itemsize // 4
+    of_type = np.asarray if operator.image_dtype == operator.data_dtype else _real
+    n_parts = np.dtype(operator.data_dtype).itemsize // np.dtype(operator.image_dtype).itemsize
     data_shape = (n, *operator.data_shape[:-1], operator.data_shape[-1] * n_parts)
 
     class Forward(sigpy.linop.Linop):  # type: ignore[name-defined,misc]
@@ -77,7 +80,7 @@ def _unit_operator(sigpy: ModuleType, operator: Any, n: int, norm: np.float32) -
             super().__init__(data_shape, image_shape)
 
         def _apply(self, x: np.ndarray) -> np.ndarray:
-            return _real(operator.apply(x) / norm)
+            return of_type(operator.apply(x) / norm)
 
         def _adjoint_linop(self) -> Any:
             return Transpose()

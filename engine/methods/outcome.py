@@ -10,7 +10,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.sampling.noise import Noise
 from engine.sampling.posterior_mean import Prior
-from engine.sampling.problem import InverseProblem
+from engine.sampling.problem import InverseProblem, magnitude_of
 from engine.sampling.reconstruction import Callback, Checkpoint, Reconstruction, walk
 from engine.sampling.sampler import Sampler
 from engine.sampling.settings import Settings
@@ -59,16 +59,20 @@ def outcome_of(
     Parameters
     ----------
     problem : InverseProblem
-    slices : float32 (n, h, w)
+    slices : float32 or complex64 (n, h, w)
         In the problem's plane.
     settings : Settings
-    first : float32 (n, h, w) or None
+    first : array (n, h, w) or None
         What an iterative method started from; its residual comes first.
     seconds : float
     """
     residuals = [residual_of(problem, x) for x in (first, slices) if x is not None]
-    volume = problem.plane.volume_of(slices)
-    return Reconstruction(volume, np.zeros(0, int), settings, residuals, n_evaluations=0, seconds=seconds)
+    volume, phase = problem.plane.volume_of(magnitude_of(slices)), None
+    if slices.dtype.kind == "c":
+        phase = problem.plane.volume_of(np.angle(slices))
+    return Reconstruction(
+        *(volume, np.zeros(0, int), settings, residuals), n_evaluations=0, seconds=seconds, phase=phase
+    )
 
 
 def walk_slices(
@@ -82,8 +86,8 @@ def walk_slices(
 ) -> Reconstruction:
     """Walk one prior down the noise levels from noise around the classical reconstruction; see `walk`."""
     start = replace(settings, sampler="ddim")
-    volume, residuals, seconds, sampler = walk(
+    volume, phase, residuals, seconds, sampler = walk(
         sampler_of, problem, [prior], start, noise, callback=callback, checkpoint=checkpoint
     )
     plan = np.zeros(settings.n_steps, int)
-    return Reconstruction(volume, plan, settings, residuals, sampler.n_estimates, seconds, sampler.sigmas)
+    return Reconstruction(volume, plan, settings, residuals, sampler.n_estimates, seconds, sampler.sigmas, phase)

@@ -10,6 +10,8 @@ import numpy as np
 
 from engine.operators import LinearOperator
 from engine.operators.solvers import conjugate_gradients
+from engine.parallel.stack import Stack
+from engine.sampling.image_phase import magnitude_along, phase_of, turned
 from engine.sampling.problem import InverseProblem
 from kernels.arrays import library_of
 
@@ -18,9 +20,28 @@ from kernels.arrays import library_of
 Splitting = Mapping[str, Any]
 
 
+def magnitude_moved(
+    consistency: SliceTv, x: Stack, splitting: Splitting, sigma: float, image_phase: Stack | None
+) -> tuple[Any, Splitting, Any, Stack | None]:
+    """One iteration from x of noise level σ; of an image with a phase, from its magnitude, with the phase it comes to.
+
+    Returns
+    -------
+    x : float32 (n, h, w)
+    splitting, residual
+        See `SliceTv`.
+    image_phase : Stack or None
+    """
+    if image_phase is None:
+        return *consistency(x.data, splitting), None
+    image, splitting, residual = consistency(turned(x.data, image_phase.data), splitting)
+    image_phase = x.of(phase_of(image, sigma))
+    return magnitude_along(image, image_phase.data), splitting, residual, image_phase
+
+
 def no_splitting(x: Any) -> Splitting:
-    """Zeros, for a stack of slices (n, h, w)."""
-    zeros = library_of(x=x).zeros((max(0, len(x) - 1), *x.shape[1:]), np.float32)
+    """Zeros, for a stack of slices (n, h, w), of its type."""
+    zeros = library_of(x=x).zeros((max(0, len(x) - 1), *x.shape[1:]), x.dtype)
     return {"z": zeros, "u": zeros}
 
 
@@ -73,12 +94,12 @@ class SliceTv:
 
         Parameters
         ----------
-        x : float32 (n, h, w)
+        x : array (n, h, w) of the operator's images
         splitting : Splitting
 
         Returns
         -------
-        x : float32 (n, h, w)
+        x : array, shape and type of x
         splitting : Splitting
         residual : float64 ()
             ‖A x − y‖₂ of the x that came in, where that is.
@@ -97,7 +118,7 @@ class SliceTv:
         def normal(direction: Any) -> tuple[Any, Any]:
             image = scale * self.operator.adjoint(self.operator.apply(direction))
             image += rho * jumps_adjoint(jumps_of(direction))
-            return image, (direction * image).sum(dtype=np.float64)
+            return image, _product(direction, image)
 
         residual = scale * self.operator.adjoint(misfit)
         residual += rho * jumps_adjoint(target - jumps_of(x))
@@ -117,10 +138,25 @@ def jumps_adjoint(jumps: Any) -> Any:
 
 
 def shrink(x: Any, threshold: float) -> Any:
-    """Bring every entry nearer to zero by the threshold, and not beyond: the proximal map of an ℓ1 norm."""
-    return x - x.clip(-np.float32(threshold), np.float32(threshold))
+    """Bring every entry nearer to zero by the threshold, and not beyond: the proximal map of an ℓ1 norm.
+
+    Complex entries keep their phase.
+    """
+    if x.dtype.kind != "c":
+        return x - x.clip(-np.float32(threshold), np.float32(threshold))
+    library, size = library_of(x=x), abs(x)
+    # The smallest number for zero, which stays zero.
+    kept = (size - np.float32(threshold)).clip(0) / library.maximum(size, np.finfo(np.float32).tiny)
+    return x * kept
 
 
 def squared(x: Any) -> Any:
     """Σ|x|², float64 (), where x is."""
-    return (x * x).sum(dtype=np.float64)
+    return _product(x, x)
+
+
+def _product(x: Any, y: Any) -> Any:
+    """Re Σ conj(x) y, float64 (), where they are."""
+    if x.dtype.kind != "c":
+        return (x * y).sum(dtype=np.float64)
+    return (x.real * y.real).sum(dtype=np.float64) + (x.imag * y.imag).sum(dtype=np.float64)

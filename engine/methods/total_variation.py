@@ -64,7 +64,7 @@ def _gradient_length(sigpy: ModuleType, shape: tuple[int, ...], weight: float) -
 
     class Lengths(sigpy.prox.Prox):  # type: ignore[name-defined,misc]
         def _prox(self, alpha: float, v: np.ndarray) -> np.ndarray:
-            length, threshold = np.sqrt((v * v).sum(0)), np.float32(alpha * weight)
+            length, threshold = np.sqrt((abs(v) ** 2).sum(0)), np.float32(alpha * weight)
             # What is shorter than the threshold becomes zero; the smallest number for a threshold of zero.
             shorter: np.ndarray = 1 - threshold / np.maximum(length, max(threshold, np.finfo(np.float32).tiny))
             return v * shorter

@@ -75,6 +75,9 @@ class CoilFourier(LinearOperator):
     def on(self, device: Device) -> CoilFourier:
         return CoilFourier(device.put(self.mask), device.put(self.maps), self.image_dtype)
 
+    def of_complex_images(self) -> CoilFourier:
+        return CoilFourier(self.mask, self.maps, np.complex64)
+
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         return _CoilFidelity(self, measurement, scale)
 

@@ -53,6 +53,9 @@ class MaskedFourier(LinearOperator):
     def on(self, device: Device) -> MaskedFourier:
         return MaskedFourier(device.put(self.mask), self.image_dtype)
 
+    def of_complex_images(self) -> MaskedFourier:
+        return MaskedFourier(self.mask, np.complex64)
+
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         return _fidelity_of(self, measurement, scale)
 

@@ -175,6 +175,10 @@ class LinearOperator(ABC):
         """Return the operator for arrays on a device; one that holds no arrays serves all."""
         return self
 
+    def of_complex_images(self) -> LinearOperator:
+        """Return the operator that measures images with a phase; one that knows real images alone stays as it is."""
+        return self
+
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         """Return the function that compares slices with this measurement: see `DataFidelity`.
 

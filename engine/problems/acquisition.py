@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from engine.volume import Plane
 
 log = logging.getLogger("engine")
 
-PHASES = ("estimate", "none")
+#: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere.
+PHASES = ("joint", "estimate", "none")
 #: Thin slices for a thick one: no scan has slices thicker than this many pixels.
 _MOST_THIN = 64
 #: Part of their distance by which slices may be thinner and still leave no gap: headers round.
@@ -62,6 +63,8 @@ class Acquisition:
         The part of the volume that is to be shown: a scanner may measure more than its field of view. None: all.
     knows_noise : bool
         Whether the task's noise level is that of the measurement: of a simulation it is, of a file if that says so.
+    phase : float32 (d0, d1, d2) or None
+        What of the image's phase the operator knows, in radians.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Acquisition:
     thick_axis: int | None = None
     window: tuple[slice, slice, slice] | None = None
     knows_noise: bool = False
+    phase: np.ndarray | None = None
 
     @property
     def voxel_mm(self) -> np.ndarray:
@@ -240,12 +244,12 @@ def _gap_of(thick: Volume, axis: int, factor: int) -> tuple[float, str]:
 
 
 def of_kspace(
-    kspace: KSpace, coil_maps: np.ndarray | None = None, phase: str = "estimate", white: float | None = None
+    kspace: KSpace, coil_maps: np.ndarray | None = None, phase: str = "joint", white: float | None = None
 ) -> Acquisition:
     """Samples of k-space, of one coil or several.
 
-    The prior knows magnitudes, and so the volume is real; its phase, which varies slowly, is found from the fully
-    sampled centre of k-space beforehand and belongs to the operator.
+    The prior knows magnitudes, and so the volume is real. What of its phase varies slowly is found from the fully
+    sampled centre of k-space beforehand and belongs to the operator; the rest is found with the volume.
 
     Parameters
     ----------
@@ -253,7 +257,8 @@ def of_kspace(
     coil_maps : complex64 (n_slices, n_coils, h, w) or None
         In the layout of the samples, as `load_maps` returns them. None, for several coils: estimated by ESPIRiT.
     phase : str
-        "estimate", or "none" for images that are real and positive.
+        "joint"; "estimate" for images whose phase varies slowly everywhere: the centre's is all there is; "none" for
+        images that are real and positive.
     white : float or None
         Intensity that becomes 1. None: that of the zero-filled image.
 
@@ -270,12 +275,19 @@ def of_kspace(
     details: Details = {"acceleration": float(kspace.mask.size / kspace.mask.sum()), "phase": phase}
     maps: np.ndarray | None = None
     if kspace.is_multicoil:
-        maps = espirit(samples, kspace.mask) if coil_maps is None else coil_maps
+        if coil_maps is not None:
+            maps = coil_maps
+        elif kspace.calibration is not None:
+            maps = espirit(kspace.calibration.data, kspace.calibration.mask)
+        else:
+            maps = espirit(samples, kspace.mask)
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
     elif coil_maps is not None:
         raise InputError("coil-maps", "k-space of several coils", "that of one", "drop --coil-maps")
-    if phase == "estimate":
-        turned = np.exp(1j * estimate_phase(samples, kspace.mask, maps)).astype(np.complex64)[:, None]
+    slow = None
+    if phase != "none":
+        slow = _slow_phase(kspace, samples, maps, scale, is_all=phase == "estimate")
+        turned = np.exp(1j * slow).astype(np.complex64)[:, None]
         maps = turned if maps is None else maps * turned
     if maps is not None and not kspace.is_multicoil:
         samples = samples[:, None]
@@ -290,7 +302,9 @@ def of_kspace(
             s = None if s is None else np.ascontiguousarray(s.swapaxes(-1, -2))
         operator = MaskedFourier(mask) if s is None else CoilFourier(mask, s)
         level = 0.0 if kspace.noise_level is None else kspace.noise_level / scale
-        return pose("csmri", plane, operator, y, details, level)
+        if phase == "joint":
+            operator = operator.of_complex_images()
+        return replace(pose("csmri", plane, operator, y, details, level), shows_magnitude=True)
 
     window = [slice(0, n) for n in shape]
     for axis, ends in zip(kspace.plane.axes[1:], kspace.crop, strict=True):
@@ -300,7 +314,18 @@ def of_kspace(
         slice_axis=kspace.plane.slice_axis,
         window=(window[0], window[1], window[2]),
         knows_noise=kspace.noise_level is not None,
+        phase=None if slow is None else kspace.plane.volume_of(slow),
     )
+
+
+def _slow_phase(
+    kspace: KSpace, samples: np.ndarray, maps: np.ndarray | None, scale: float, *, is_all: bool
+) -> np.ndarray:
+    """The phase from the centre of k-space, float32 (n_slices, h, w): all there is, or a start."""
+    mask, least = kspace.mask, {} if is_all else {"least_half_width": 0}
+    if kspace.calibration is not None and kspace.calibration.is_of_image and maps is not None:
+        samples, mask = kspace.calibration.data / np.float32(scale), kspace.calibration.mask
+    return estimate_phase(samples, mask, maps, **least)
 
 
 def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:

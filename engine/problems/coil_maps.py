@@ -70,15 +70,16 @@ def espirit(
             kspace_data.shape,
             "estimate maps from a scan of several coils",
         )
-    width = _calibration_width(mask, calibration_width)
+    width, shifts = _calibration(mask, calibration_width)
     app = _sigpy("ESPIRiT").mri.app.EspiritCalib
     maps = np.zeros(kspace_data.shape, np.complex64)
     for samples, found in zip(kspace_data, maps, strict=True):
         peak = abs(samples).max()
         if not peak > 0:
             continue
-        # sigpy transforms about the middle of the image.
-        centred = centre(samples / peak)
+        # sigpy transforms about the middle of the image, and takes the middle of k-space: moving that there turns all
+        # coils alike.
+        centred = np.roll(centre(samples / peak), shifts, (-2, -1))
         with np.errstate(divide="ignore", invalid="ignore"):  # its first coil can see nothing somewhere
             raw, eigenvalues = app(
                 centred,
@@ -177,15 +178,21 @@ def _sigpy(what: str) -> ModuleType:
     return sigpy
 
 
-def _calibration_width(mask: np.ndarray, at_most: int) -> int:
-    """Side of the largest square around the zero frequency that was sampled whole."""
+def _calibration(mask: np.ndarray, at_most: int) -> tuple[int, tuple[int, int]]:
+    """Side of the largest square around the zero frequency that was sampled whole, and how far it has to move for its
+    middle to be there.
+
+    An even number of samples has one more on one side of zero than on the other; on which, the direction of the axis
+    decides.
+    """
     h, w = mask.shape
-    width = 0
+    width, shifts = 0, (0, 0)
     for side in range(1, min(h, w, at_most) + 1):
-        top, left = h // 2 - side // 2, w // 2 - side // 2
-        if not (mask[top : top + side, left : left + side] != 0).all():
+        longer = range(1 - side % 2 + 1)
+        found = [(i, j) for i in longer for j in longer if _is_whole(mask, side, (i, j))]
+        if not found:
             break
-        width = side
+        width, shifts = side, found[0]
     if width < _LEAST_CALIBRATION:
         raise InputError(
             "mask",
@@ -196,7 +203,17 @@ def _calibration_width(mask: np.ndarray, at_most: int) -> int:
             f"{width} x {width}",
             "give maps with --coil-maps",
         )
-    return width
+    return width, (-shifts[0], -shifts[1])
+
+
+def _is_whole(mask: np.ndarray, side: int, shifts: tuple[int, int]) -> bool:
+    """Whether a square was sampled whole, its middle moved on from the zero frequency."""
+    rows, columns = (
+        slice(max(0, n // 2 - side // 2 + shift), n // 2 - side // 2 + shift + side)
+        for n, shift in zip(mask.shape, shifts, strict=True)
+    )
+    part = mask[rows, columns]
+    return part.shape == (side, side) and bool((part != 0).all())
 
 
 def _common_phase(maps: np.ndarray, centred: np.ndarray, width: int) -> np.ndarray:

@@ -62,8 +62,8 @@ class Ddim:
         i, tau = state.step, self.noise_scale
         sigma, after = self.levels[i], self.levels[i + 1]
         x = state.x.to(self.posterior_mean.plane_at(i))
-        x0, pull = self.posterior_mean(x, sigma, i)
+        x0, pull = self.posterior_mean(x, sigma, i, image_phase=state.image_phase)
         x = x.to(x0.plane)
         kept, new = after * sqrt(1 - self.eta**2) / sigma, after * self.eta * tau
         z = self.noise.like(x, i, Phase.PREDICTOR) if new > 0 else None
-        return state.next(update(x, x0, z, 1 - kept, new, pull), pull.residual)
+        return state.next(update(x, x0, z, 1 - kept, new, pull), pull.residual, image_phase=pull.image_phase)

@@ -65,14 +65,15 @@ class Heun:
         i, sigma = state.step, self.levels[state.step]
         down, new = self._down(i), self.levels[i + 1] * self.eta * self.noise_scale
         x = state.x.to(self.posterior_mean.plane_at(i))
-        x0, pull = self.posterior_mean(x, sigma, i)
+        x0, pull = self.posterior_mean(x, sigma, i, image_phase=state.image_phase)
         x = x.to(x0.plane)
         if not self._has_second(i):
             z = self.noise.like(x, i, Phase.PREDICTOR) if new > 0 else None
-            return state.next(update(x, x0, z, 1 - down / sigma, new, pull), pull.residual)
+            x = update(x, x0, z, 1 - down / sigma, new, pull)
+            return state.next(x, pull.residual, image_phase=pull.image_phase)
 
         end = update(x, x0, None, 1 - down / sigma, new, pull).to(self.posterior_mean.plane_at(i + 1))
-        other, other_pull = self.posterior_mean(end, down, i + 1)
+        other, other_pull = self.posterior_mean(end, down, i + 1, image_phase=pull.image_phase)
         end = end.to(other.plane)
         # x + (σ' − σ)/2 · slope, then the same with the other slope, whose pull is added to the first one's.
         half = (down - sigma) / 2
@@ -83,7 +84,8 @@ class Heun:
         x = x.of(mean)
         if new > 0:
             x = update(x, x, self.noise.like(x, i, Phase.PREDICTOR), 0.0, new)
-        return state.next(x, pull.residual if other_pull.residual is None else other_pull.residual)
+        residual = pull.residual if other_pull.residual is None else other_pull.residual
+        return state.next(x, residual, image_phase=other_pull.image_phase)
 
 
 def _halved(pull: Pull) -> Pull:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.parallel.stack import Stack
 from engine.sampling.denoiser import Denoiser
 from engine.sampling.dps import Dps
+from engine.sampling.image_phase import magnitude_along, phase_of, turned
 from engine.sampling.noise import Phase
 from engine.sampling.proximal import ProximalConsistency
 from engine.volume import Plane
@@ -43,11 +44,14 @@ class Pull:
         Its length for every slice.
     residual : float64 () or None
         ‖A x̂₀ − y‖₂ of the whole volume, of the network's x̂₀; None where nothing was compared.
+    image_phase : Stack or None
+        φ of the moved x̂₀, in the measured plane; None for real images.
     """
 
     direction: Any = None
     weights: Any = None
     residual: Any = None
+    image_phase: Stack | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,14 @@ class PosteriorMean:
         """The plane in whose slices a step works."""
         return self.priors[max(0, int(self.plan[step]))].plane
 
-    def __call__(self, x: Stack, sigma: float, step: int, phase: Phase = Phase.PREDICTOR) -> tuple[Stack, Pull]:
+    def __call__(
+        self,
+        x: Stack,
+        sigma: float,
+        step: int,
+        phase: Phase = Phase.PREDICTOR,
+        image_phase: Stack | None = None,
+    ) -> tuple[Stack, Pull]:
         """Estimate the clean slices.
 
         Parameters
@@ -97,6 +108,8 @@ class PosteriorMean:
         step : int
         phase : Phase
             Which of a step's estimates this is.
+        image_phase : Stack or None
+            φ so far of the image whose magnitude x is, in the measured plane; None for real images.
 
         Returns
         -------
@@ -114,7 +127,7 @@ class PosteriorMean:
             x0, pull = x.of(data), Pull(*terms)
         if which == ALL:
             x0 = self._sum(x0, x, sigma)
-        return (x0, pull) if self.consistency is None else self._moved(x0, sigma)
+        return (x0, pull) if self.consistency is None else self._moved(x0, sigma, image_phase)
 
     def _sum(self, first: Stack, x: Stack, sigma: float) -> Stack:
         """The weighted sum of the primary prior's x̂₀ and those of all others."""
@@ -123,11 +136,16 @@ class PosteriorMean:
             x0 += np.float32(share) * prior.denoise(x.to(prior.plane), sigma).to(x.plane).data
         return x.of(x0)
 
-    def _moved(self, x0: Stack, sigma: float) -> tuple[Stack, Pull]:
-        """x̂₀ moved to the measurement."""
+    def _moved(self, x0: Stack, sigma: float, image_phase: Stack | None) -> tuple[Stack, Pull]:
+        """x̂₀ moved to the measurement, and with it the phase."""
         assert self.consistency is not None
         x0 = x0.to(self.primary)
-        moved, squared = self.consistency(x0.data, sigma)
+        if image_phase is None:
+            moved, squared = self.consistency(x0.data, sigma)
+        else:
+            image, squared = self.consistency(turned(x0.data, image_phase.data), sigma)
+            image_phase = x0.of(phase_of(image, sigma))
+            moved = magnitude_along(image, image_phase.data)
         squared = x0.all_gather(squared)
         library = library_of(squared=squared)
-        return x0.of(moved), Pull(residual=library.asarray(library.sqrt(squared.sum())))
+        return x0.of(moved), Pull(residual=library.asarray(library.sqrt(squared.sum())), image_phase=image_phase)

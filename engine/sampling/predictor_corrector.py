@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 import kernels
 from engine.parallel.stack import Stack
 from engine.sampling.noise import Noise, Phase
-from engine.sampling.posterior_mean import PosteriorMean
+from engine.sampling.posterior_mean import PosteriorMean, Pull
 from engine.sampling.sampler import State, update
 from engine.sampling.schedule import Schedule
 
@@ -59,23 +58,23 @@ class PredictorCorrector:
     def step(self, state: State) -> State:
         """Return the state after one noise level; `state` stays as it is."""
         i = state.step
-        x, _ = self.correct(state.x.to(self.posterior_mean.plane_at(i)), i)
-        x, residual = self.predict(x, i)
-        return state.next(x, residual)
+        x, pull = self.correct(state.x.to(self.posterior_mean.plane_at(i)), i, state.image_phase)
+        x, pull = self.predict(x, i, pull.image_phase)
+        return state.next(x, pull.residual, image_phase=pull.image_phase)
 
-    def correct(self, x: Stack, i: int) -> tuple[Stack, Any]:
-        """x + ε s + √(2ε) z, with the score s = (x̂₀ − x)/σ² and ε from its norm; also the residual."""
+    def correct(self, x: Stack, i: int, image_phase: Stack | None = None) -> tuple[Stack, Pull]:
+        """x + ε s + √(2ε) z, with the score s = (x̂₀ − x)/σ² and ε from its norm; also the measurement's part."""
         sigma, z = self.schedule[i], self.noise.like(x, i, Phase.CORRECTOR)
-        x0, pull = self.posterior_mean(x, sigma, i, Phase.CORRECTOR)
+        x0, pull = self.posterior_mean(x, sigma, i, Phase.CORRECTOR, image_phase)
         x0 = x0.to(x.plane)
         norms = x.all_gather(kernels.score_norms(x.data, x0.data, z))
         a, b = kernels.langevin_steps(norms, x.groups(self.group), self.snr, sigma)
         # Not in place: x may still be the memory of the state that came in.
-        return update(x, x0, z, x.own(a), x.own(b), pull), pull.residual
+        return update(x, x0, z, x.own(a), x.own(b), pull), pull
 
-    def predict(self, x: Stack, i: int) -> tuple[Stack, Any]:
-        """x + G² s, in place, where asked for with the reverse diffusion's noise G z; also the residual."""
+    def predict(self, x: Stack, i: int, image_phase: Stack | None = None) -> tuple[Stack, Pull]:
+        """x + G² s, in place, where asked for with the reverse diffusion's noise G z; also the measurement's part."""
         sigma, drop = self.schedule[i], float(self.schedule.variance_drops[i])
         z = self.noise.like(x, i, Phase.PREDICTOR) if self.predictor_noise else None
-        x0, pull = self.posterior_mean(x, sigma, i, Phase.PREDICTOR)
-        return update(x, x0.to(x.plane), z, drop / sigma**2, drop**0.5, pull, out=x), pull.residual
+        x0, pull = self.posterior_mean(x, sigma, i, Phase.PREDICTOR, image_phase)
+        return update(x, x0.to(x.plane), z, drop / sigma**2, drop**0.5, pull, out=x), pull

@@ -62,6 +62,8 @@ class InverseProblem:
         For messages and records; a method that compares takes its default weight by it.
     details : mapping
         For records alone.
+    shows_magnitude : bool
+        Whether a scanner would show the magnitude of an image that may have a phase, whatever A says of it.
     """
 
     plane: Plane
@@ -75,12 +77,22 @@ class InverseProblem:
     published: Published | None = None
     name: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    shows_magnitude: bool = False
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the image that is asked for has a phase beside its magnitude, which is the volume."""
+        return self.operator is not None and self.operator.image_dtype == np.complex64
 
     def on(self, device: Device) -> InverseProblem:
         """The same with its arrays on a device."""
         if self.operator is None or self.measurement is None:
             return self
         return replace(self, operator=self.operator.on(device), measurement=device.put(self.measurement))
+
+    def of_complex_images(self) -> InverseProblem:
+        """The same, asking for an image with a phase where the operator can measure one."""
+        return self if self.operator is None else replace(self, operator=self.operator.of_complex_images())
 
     def at(self, which: slice) -> InverseProblem:
         """The same with some of the measured slices; the volume stays the whole one."""
@@ -101,7 +113,20 @@ class InverseProblem:
         return self.operator, self.measurement
 
     def classical(self) -> np.ndarray | None:
-        """Zero-filled, interpolated or back-projected volume, float32 (d0, d1, d2); None without a measurement."""
+        """Zero-filled, interpolated or back-projected volume, float32 (d0, d1, d2); None without a measurement.
+
+        Of images with a phase the magnitude.
+        """
         if self.operator is None or self.measurement is None:
             return None
-        return self.plane.volume_of(self.operator.classical(self.measurement))
+        return self.plane.volume_of(magnitude_of(self.classical_slices()))
+
+    def classical_slices(self) -> Any:
+        """The same in slices of the problem's plane, complex64 (n, h, w) where the image may have a phase."""
+        operator, y = self.measured()
+        return (operator.of_complex_images() if self.shows_magnitude else operator).classical(y)
+
+
+def magnitude_of(slices: Any) -> Any:
+    """Float32 slices: of complex ones the magnitude, real ones as they are."""
+    return abs(slices) if slices.dtype.kind == "c" else slices

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from engine.parallel.stack import Stack
 from engine.sampling.ddim import Ddim
 from engine.sampling.dps import Dps, block_noise
 from engine.sampling.heun import Heun
+from engine.sampling.image_phase import magnitude_along, phase_of, turned
 from engine.sampling.noise import CounterNoise, Noise, Phase
 from engine.sampling.posterior_mean import PosteriorMean, Prior
 from engine.sampling.predictor_corrector import PredictorCorrector
@@ -25,7 +27,7 @@ from engine.sampling.sampler import Sampler, State
 from engine.sampling.schedule import Levels, Schedule
 from engine.sampling.settings import Range, Settings
 from engine.volume import Plane
-from kernels.arrays import to_numpy
+from kernels.arrays import library_of, to_numpy
 
 #: Called after every step with the new state and its noise level.
 Callback = Callable[[State, float], None]
@@ -73,6 +75,8 @@ class Reconstruction:
         Wall time of the sampling.
     sigmas : float64 (n_steps,)
         Noise level of every step; empty without steps.
+    phase : float32 (d0, d1, d2) or None
+        Of an image whose magnitude the volume is, in radians, in (−π, π], beside what the operator knows of it.
     """
 
     volume: np.ndarray
@@ -82,6 +86,7 @@ class Reconstruction:
     n_evaluations: int
     seconds: float
     sigmas: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)
+    phase: np.ndarray | None = field(default=None, repr=False)
 
 
 def reconstruct(
@@ -144,12 +149,12 @@ def reconstruct(
     def sampler_of(here: InverseProblem) -> Sampler:
         return compose(here, priors, settings, noise, decomposition)
 
-    volume, residuals, seconds, sampler = walk(
+    volume, phase, residuals, seconds, sampler = walk(
         *(sampler_of, problem, priors, settings, noise, callback, checkpoint, decomposition)
     )
     n_evaluations = sampler.n_estimates * (len(priors) if settings.mix == "sum" else 1)
     plan = settings.plan(len(priors))
-    return Reconstruction(volume, plan, settings, residuals, n_evaluations, seconds, sampler.sigmas)
+    return Reconstruction(volume, plan, settings, residuals, n_evaluations, seconds, sampler.sigmas, phase)
 
 
 def walk(
@@ -161,7 +166,7 @@ def walk(
     callback: Callback | None = None,
     checkpoint: Checkpoint | None = None,
     decomposition: Decomposition = UNDIVIDED,
-) -> tuple[np.ndarray, list[float], float, Sampler]:
+) -> tuple[np.ndarray, np.ndarray | None, list[float], float, Sampler]:
     """Do the steps of a sampler that are left, where the priors work.
 
     Parameters
@@ -174,6 +179,8 @@ def walk(
     Returns
     -------
     volume : float32 (d0, d1, d2), NumPy's
+    phase : float32 (d0, d1, d2) or None
+        See `Reconstruction`.
     residuals : list of float
         One a step; NaN where a state has none.
     seconds : float
@@ -193,6 +200,8 @@ def walk(
         sampler = sampler_of(here)
         if checkpoint is None:
             state = sampler.init(start_of(here, settings, noise, device, decomposition))
+            if here.is_complex:
+                state = replace(state, image_phase=state.x.of(_first_phase(here, settings)))
             done, before = [], 0.0
         else:
             state = State.from_arrays(checkpoint.arrays, checkpoint.step, plane, decomposition).on(device)
@@ -206,10 +215,28 @@ def walk(
                 callback(state, float(sigma))
         # Read as numbers only now: each would have made the steps wait for a GPU.
         numbers = [float("nan") if residual is None else float(residual) for residual in residuals]
-        volume = state.x.gathered()
+        volume, phase = _gathered(state)
         seconds = before + time.monotonic() - started
-        whole = np.zeros((0, 0, 0), np.float32) if volume is None else to_numpy(volume)
-        return whole, [*done, *numbers], seconds, sampler
+        return volume, phase, [*done, *numbers], seconds, sampler
+
+
+def _gathered(state: State) -> tuple[np.ndarray, np.ndarray | None]:
+    """The whole volume on the root, nothing elsewhere; where its image has a phase, its magnitude and that phase."""
+    x = state.x if state.image_phase is None else state.x.to(state.image_phase.plane)
+    if state.image_phase is not None:
+        image = turned(x.data, state.image_phase.data)
+        x, phase = x.of(abs(image)), x.of(library_of(image=image).angle(image)).gathered()
+    else:
+        phase = None
+    volume = x.gathered()
+    whole = np.zeros((0, 0, 0), np.float32) if volume is None else to_numpy(volume)
+    return whole, None if phase is None else to_numpy(phase)
+
+
+def _first_phase(problem: InverseProblem, settings: Settings) -> Any:
+    """That of the classical reconstruction, as far as it is known at the first level."""
+    operator, y = problem.measured()
+    return phase_of(operator.classical(y), settings.levels[1])
 
 
 def start_of(
@@ -237,7 +264,8 @@ def start_of(
     if problem.operator is None or problem.measurement is None:
         return x.of(x0)
     if settings.sampler != "pc":
-        x0 += problem.operator.classical(problem.measurement)
+        image = problem.operator.classical(problem.measurement)
+        x0 += magnitude_along(image, _first_phase(problem, settings)) if problem.is_complex else image
     elif problem.renoise and isinstance(problem.operator, ThickSlices):
         x0[problem.operator.first_entries] = 0
         np.moveaxis(x0, problem.operator.axis, -1)[..., problem.operator.n_covered :] = 0
@@ -253,6 +281,10 @@ def compose(
     decomposition: Decomposition = UNDIVIDED,
 ) -> PredictorCorrector | Ddim | Heun:
     """The sampler of resolved settings, for the slices of a problem that are here."""
+    if problem.is_complex and settings.guidance == "dps":
+        raise InputError(
+            "guidance", "proximal for an image with a phase of its own", "dps", "choose it, or --phase estimate"
+        )
     dps, consistency = None, None
     if problem.operator is not None and problem.measurement is not None:
         if settings.guidance == "proximal":

@@ -31,43 +31,60 @@ class State:
         ‖A x̂₀ − y‖₂ when x̂₀ was last compared with y, where `x` is: reading it as a number waits for a GPU.
     memory : mapping of str to array
         Other arrays that the steps of a method share; empty for most.
+    image_phase : Stack or None
+        φ of the image whose magnitude `x` is, float32 in radians, in the measured plane; None for real images.
     """
 
     x: Stack
     step: int = 0
     residual: Any = None
     memory: Mapping[str, Any] = field(default_factory=dict)
+    image_phase: Stack | None = None
 
-    def next(self, x: Stack, residual: Any = None, memory: Mapping[str, Any] | None = None) -> State:
+    def next(
+        self,
+        x: Stack,
+        residual: Any = None,
+        memory: Mapping[str, Any] | None = None,
+        image_phase: Stack | None = None,
+    ) -> State:
         """The state after this step; what is None stays."""
         return State(
             x,
             self.step + 1,
             self.residual if residual is None else residual,
             self.memory if memory is None else memory,
+            self.image_phase if image_phase is None else image_phase,
         )
 
     def on(self, device: Device) -> State:
         """The same with its arrays on a device."""
         residual = None if self.residual is None else device.put(self.residual)
         memory = {name: device.put(array) for name, array in self.memory.items()}
-        return replace(self, x=self.x.of(device.put(self.x.data)), residual=residual, memory=memory)
+        phase = self.image_phase and self.image_phase.of(device.put(self.image_phase.data))
+        x = self.x.of(device.put(self.x.data))
+        return replace(self, x=x, residual=residual, memory=memory, image_phase=phase)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """NumPy's arrays for a file: on the root `x`, the whole volume, with `residual` and `memory`; all ranks take
-        part."""
-        residual = {} if self.residual is None else {"residual": self.residual}
-        volume = self.x.gathered()
-        arrays = {**residual, **self.memory} if volume is None else {"x": volume, **residual, **self.memory}
+        """NumPy's arrays for a file: on the root `x`, the whole volume, and `image_phase`, with `residual` and
+        `memory`; all ranks take part."""
+        arrays = {**({} if self.residual is None else {"residual": self.residual}), **self.memory}
+        for name, stack in (("x", self.x), ("image_phase", self.image_phase)):
+            volume = None if stack is None else stack.gathered()
+            if volume is not None:
+                arrays[name] = volume
         return {name: np.asarray(to_numpy(array)) for name, array in arrays.items()}
 
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, np.ndarray], step: int, plane: Plane, decomposition: Decomposition = UNDIVIDED
     ) -> State:
-        """The state with these arrays, of `arrays`, and x in slices of a plane."""
-        memory = {name: array for name, array in arrays.items() if name not in ("x", "residual")}
-        return cls(Stack.scattered(arrays["x"], plane, decomposition), step, arrays.get("residual"), memory)
+        """The state with these arrays, of `arrays`, and x in slices of a plane, the measured one."""
+        stacks = {
+            name: Stack.scattered(arrays[name], plane, decomposition) for name in ("x", "image_phase") if name in arrays
+        }
+        memory = {name: array for name, array in arrays.items() if name not in (*stacks, "residual")}
+        return cls(stacks["x"], step, arrays.get("residual"), memory, stacks.get("image_phase"))
 
 
 class Sampler(Protocol):

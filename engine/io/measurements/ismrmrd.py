@@ -6,6 +6,7 @@ Format: Inati et al., "ISMRM Raw data format", MRM 77:411 (2017).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from engine.errors import InputError
 from engine.io.guard import allow
 from engine.io.hdf5 import MAX_RATIO, member_of, text_of
 from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
-from engine.io.measurements.kspace_axes import Samples, affine_of, centred_inverse, middle
+from engine.io.measurements.kspace_axes import Calibration, Samples, affine_of, centred_inverse, middle
 from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
 from engine.io.source import Source
 
@@ -30,7 +31,7 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
     """Read the group `dataset` of an ISMRMRD file.
 
     Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
-    partitions become slices.
+    partitions become slices. Calibration lines that are none of the image's come as its `calibration`.
 
     Parameters
     ----------
@@ -54,8 +55,8 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
     if dataset.ndim != 1 or (dataset.dtype.names or ())[:1] != ("head",):
         raise source.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
     records = dataset[:]
-    kept = np.flatnonzero(_is_image(records["head"], encoding, ismrmrd))
-    heads = records["head"][kept]
+    is_image, is_calibration = _kinds(records["head"], encoding, ismrmrd)
+    heads = records["head"][is_image]
     _check_one_image(heads, ismrmrd, source)
     n_channels, lines = _placed(heads, encoding, source)
     rows, columns, n_partitions = encoding.encoded.matrix
@@ -64,31 +65,34 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         raise source.refusal("one slab of partitions", f"{len(slice_numbers)} slabs", "write each to its own file")
     depths = lines[:, 1] if n_partitions > 1 else slices
     n_slices = max(len(slice_numbers), n_partitions)
-    _check_size((n_slices, n_channels, rows, columns), heads, source)
-    total = np.zeros((n_slices, n_channels, rows, columns), np.complex64)
-    # Samples are averaged where they were taken; a partial echo has fewer.
-    count = np.zeros((n_slices, rows, columns), np.float32)
-    discarded = heads["discard_pre"].tolist()
-    for record, (column, _, first, stop), depth, begin in zip(
-        records[kept], lines.tolist(), depths, discarded, strict=True
-    ):
-        # Here the package compares the samples that there are with their number in the head.
-        readout = ismrmrd.file.Acquisitions.from_numpy(record).data[:, begin : begin + stop - first]
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later
-            total[depth, :, first:stop, column] += readout
-        count[depth, first:stop, column] += 1
+    shape = (n_slices, n_channels, rows, columns)
+    _check_size(shape, heads, source, 2 if is_calibration.any() else 1)
+    total, count = _averaged(records[is_image], lines, depths, shape, ismrmrd)
     mask = _shared_mask(count, n_partitions > 1, source)
-    for part, number in zip(total, count, strict=True):
-        part /= np.maximum(number, 1)
+    calibration, remarks = None, list[str]()
+    if is_calibration.any() and n_channels > 1:
+        lines_of_coils = records[is_calibration]
+        if _is_on_grid(lines_of_coils["head"], n_channels, slice_numbers, ismrmrd):
+            calibration = _calibration(lines_of_coils, slice_numbers, (total, count), encoding, ismrmrd, source)
+        else:
+            remarks.append("calibration lines of another grid than the image's are left out")
     order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, source)
     if n_partitions > 1:
         order = np.arange(*_slab(encoding))
         total = _slices_of_slab(total, encoding)
+        calibration = calibration and replace(calibration, data=_slices_of_slab(calibration.data, encoding))
     else:
         total = total[order]
+        calibration = calibration and replace(calibration, data=calibration.data[order])
     data = total[:, 0] if n_channels == 1 else total
     numbers = tuple(order.tolist())
-    return Samples(data, mask, True, affine, n_rows, crop, slices=numbers, n_slices=n_slices)
+    return Samples(
+        *(data, mask, True, affine, n_rows, crop),
+        slices=numbers,
+        n_slices=n_slices,
+        calibration=calibration,
+        remarks=tuple(remarks),
+    )
 
 
 def _package(source: Source) -> ModuleType:
@@ -107,16 +111,75 @@ def _is_set(heads: np.ndarray, name: str, ismrmrd: ModuleType) -> np.ndarray:
     return np.asarray((heads["flags"].astype(np.uint64) & bit) != 0)
 
 
-def _is_image(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> np.ndarray:
-    skipped = np.zeros(len(heads), bool)
+def _kinds(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> tuple[np.ndarray, np.ndarray]:
+    """Which acquisitions are of the image, and which of the coils alone."""
+    used = np.ones(len(heads), bool)
     for name in _SKIPPED:
-        skipped |= _is_set(heads, name, ismrmrd)
-    # Calibration lines of the same contrast, taken with the scan, are part of it; others are scans of their own.
-    if encoding.calibration != "embedded":
-        skipped |= _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd) & ~_is_set(
-            heads, "PARALLEL_CALIBRATION_AND_IMAGING", ismrmrd
-        )
-    return ~skipped
+        used &= ~_is_set(heads, name, ismrmrd)
+    # Calibration lines of the same contrast, taken with the scan, are part of it; others may have their own contrast.
+    if encoding.calibration == "embedded":
+        return used, np.zeros(len(heads), bool)
+    is_calibration = used & (
+        _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd) & ~_is_set(heads, "PARALLEL_CALIBRATION_AND_IMAGING", ismrmrd)
+    )
+    return used & ~is_calibration, is_calibration
+
+
+def _averaged(
+    records: np.ndarray, lines: np.ndarray, depths: np.ndarray, shape: tuple[int, ...], ismrmrd: ModuleType
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples where they belong, complex64 of that shape, and how many were averaged, float32 (depths, rows, columns).
+
+    A partial echo has fewer than a whole one.
+    """
+    total = np.zeros(shape, np.complex64)
+    count = np.zeros((shape[0], *shape[2:]), np.float32)
+    discarded = records["head"]["discard_pre"].tolist()
+    for record, (column, _, first, stop), depth, begin in zip(records, lines.tolist(), depths, discarded, strict=True):
+        # Here the package compares the samples that there are with their number in the head.
+        readout = ismrmrd.file.Acquisitions.from_numpy(record).data[:, begin : begin + stop - first]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is reported later
+            total[depth, :, first:stop, column] += readout
+        count[depth, first:stop, column] += 1
+    for part, number in zip(total, count, strict=True):
+        part /= np.maximum(number, 1)
+    return total, count
+
+
+def _is_on_grid(heads: np.ndarray, n_channels: int, slice_numbers: np.ndarray, ismrmrd: ModuleType) -> bool:
+    """Whether calibration lines have the coils, slices and encoding of the image."""
+    is_alike = (heads["encoding_space_ref"] == 0) & (heads["active_channels"] == n_channels)
+    is_alike &= np.isin(heads["idx"]["slice"], slice_numbers) & ~_is_set(heads, "REVERSE", ismrmrd)
+    return bool(is_alike.all())
+
+
+def _calibration(
+    records: np.ndarray,
+    slice_numbers: np.ndarray,
+    scan: tuple[np.ndarray, np.ndarray],
+    encoding: Encoding,
+    ismrmrd: ModuleType,
+    source: Source,
+) -> Calibration:
+    """Calibration lines on the grid of the scan.
+
+    Interleaved ones have the image's lines between them; those of a scan of their own may differ from it in contrast.
+    """
+    total, count = scan
+    heads = records["head"]
+    is_slab = encoding.encoded.matrix[2] > 1
+    depths = np.searchsorted(slice_numbers, heads["idx"]["slice"])
+    _, lines = _placed(heads, encoding, source)
+    calibrated, n_averaged = _averaged(records, lines, lines[:, 1] if is_slab else depths, total.shape, ismrmrd)
+    is_of_image = encoding.calibration not in ("separate", "external")
+    if is_of_image:
+        calibrated += np.where((n_averaged > 0)[:, None], np.complex64(0), total)
+        n_averaged = np.maximum(n_averaged, count)
+    # Of a slab only the middle partitions need be there, of slices all.
+    is_taken = n_averaged > 0
+    taken = np.asarray(is_taken.any(axis=0) if is_slab else is_taken.all(axis=0), np.float32)
+    calibrated *= taken
+    return Calibration(calibrated, taken, is_of_image)
 
 
 def _check_one_image(heads: np.ndarray, ismrmrd: ModuleType, source: Source) -> None:
@@ -165,10 +228,10 @@ def _placed(heads: np.ndarray, encoding: Encoding, source: Source) -> tuple[int,
     return int(channels[0]), lines
 
 
-def _check_size(shape: tuple[int, ...], heads: np.ndarray, source: Source) -> None:
+def _check_size(shape: tuple[int, ...], heads: np.ndarray, source: Source, n_grids: int) -> None:
     n_claimed = 8 * int((heads["number_of_samples"].astype(np.int64) * heads["active_channels"]).sum())
     n_grid = 8 * math.prod(shape)
-    allow(n_grid, source)
+    allow(n_grids * n_grid, source)
     if n_grid > MAX_RATIO * n_claimed:
         expected = f"a matrix that is filled to 1 in {MAX_RATIO}"
         got = f"{shape} for {n_claimed} bytes of samples"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from engine.io.hdf5 import has, member_of, opened
 from engine.io.measurements.fastmri import read_fastmri
 from engine.io.measurements.ismrmrd import read_ismrmrd
 from engine.io.measurements.kspace_axes import (
+    Calibration,
     FileGrid,
     Samples,
     arranged,
@@ -77,7 +79,11 @@ def load_kspace(
     if not source.path.is_file():
         raise InputError(argument, "an HDF5 file", f"nothing at '{path}'", "check the path")
     samples = _read(source, orientation)
+    for remark in samples.remarks:
+        log.warning("%s: %s", path, remark)
     _check_values(samples.data, source)
+    if samples.calibration is not None:
+        _check_values(samples.calibration.data, source)
     chosen = None if mask is None else _mask_file(Source(Path(mask), "mask"), samples.data.shape[-2:])
     return _in_volume(samples, _sampled(samples, chosen, source), str(path))
 
@@ -169,7 +175,7 @@ def _grid(held: np.ndarray) -> np.ndarray:
 
 
 def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
-    data, affine = samples.data, samples.affine.copy()
+    data, affine, calibration = samples.data, samples.affine.copy(), samples.calibration
     if not sampled.all():
         for part in data:
             part *= sampled
@@ -179,6 +185,7 @@ def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
         first, stop = middle(n_rows, samples.n_rows)
         if (sampled == sampled[0]).all():
             data, sampled = cropped_along_rows(data, samples.n_rows), sampled[: samples.n_rows]
+            calibration = _of_inner_rows(calibration, samples.n_rows, source)
             affine[:3, 3] += affine[:3, 1] * first
         else:
             # Incomplete readouts know too little to tell the middle from the rest.
@@ -189,8 +196,24 @@ def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
     orientation = Orientation.of((len(data), *shape), affine)
     crop = arranged_crop(crop, (shape[0], shape[1]), orientation)
     data, mask, plane = arranged(data, sampled.astype(np.float32), orientation)
+    if calibration is not None:
+        uncentre(calibration.data)
+        lines, lines_mask, _ = arranged(calibration.data, calibration.mask, orientation)
+        calibration = replace(calibration, data=lines, mask=lines_mask)
     noise = None if samples.noise is None else samples.noise * float(np.sqrt(mask.size))
     placed = orientation.volume_affine if samples.volume_affine is None else samples.volume_affine
     slices = tuple(range(len(data))) if samples.slices is None else samples.slices
     grid = FileGrid(slices, samples.n_slices or len(data), (shape[0], shape[1]), n_rows, orientation)
-    return KSpace(data, mask, plane, placed, crop, source, noise, grid)
+    return KSpace(data, mask, plane, placed, crop, source, noise, grid, calibration)
+
+
+def _of_inner_rows(calibration: Calibration | None, n_rows: int, source: str) -> Calibration | None:
+    """Calibration lines without the oversampling of the readout."""
+    if calibration is None:
+        return None
+    if not (calibration.mask == calibration.mask[0]).all():
+        log.warning("%s: readouts of calibration lines are not whole; they are left out", source)
+        return None
+    return replace(
+        calibration, data=cropped_along_rows(calibration.data, n_rows), mask=calibration.mask[:n_rows].copy()
+    )

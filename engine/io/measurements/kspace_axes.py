@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Samples of the centre of k-space that were taken to learn the coils.
+
+    Parameters
+    ----------
+    data : complex64, shape of the scan's
+    mask : float32 (rows, columns)
+        1 where sampled, else 0.
+    is_of_image : bool
+        Whether they were taken with the image, and so have its phase as well.
+    """
+
+    data: np.ndarray
+    mask: np.ndarray
+    is_of_image: bool
+
+
+@dataclass(frozen=True)
 class Samples:
     """K-space as a file holds it.
 
@@ -47,6 +65,10 @@ class Samples:
         Which of the file's slices or partitions, in the order of their numbers, each one is. None: all, in order.
     n_slices : int or None
         How many the file has. None: as many.
+    calibration : Calibration or None
+        On the grid of `data`.
+    remarks : tuple of str
+        What of the file the user should know to be left out.
     """
 
     data: np.ndarray
@@ -59,6 +81,8 @@ class Samples:
     noise: float | None = None
     slices: tuple[int, ...] | None = None
     n_slices: int | None = None
+    calibration: Calibration | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

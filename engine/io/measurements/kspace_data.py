@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.io.measurements.kspace_axes import FileGrid
+from engine.io.measurements.kspace_axes import Calibration, FileGrid
 
 if TYPE_CHECKING:
     from engine.volume import Plane
@@ -37,6 +37,8 @@ class KSpace:
         Standard deviation of white noise in the real and the imaginary part of `data`, where known.
     file_grid : FileGrid or None
         How images on the grid of the file, such as sensitivities, become those of this stack. None: they are.
+    calibration : Calibration or None
+        Samples of the coils' own, in the layout of `data` and `mask`. None: the scan's centre has to do.
     """
 
     data: np.ndarray
@@ -47,6 +49,7 @@ class KSpace:
     source: str
     noise_level: float | None = None
     file_grid: FileGrid | None = None
+    calibration: Calibration | None = None
 
     @property
     def is_multicoil(self) -> bool:

@@ -227,6 +227,61 @@ def test_calibration_lines_count_where_they_belong_to_the_scan(tmp_path, mode, n
     assert loaded.mask[0].sum() == n_lines
 
 
+@pytest.mark.parametrize("mode", ["interleaved", "separate", "external", ""])
+def test_calibration_lines_that_are_none_of_the_image_are_the_coils(tmp_path, mode):
+    """With them come, where they are of the same contrast, the image's own lines between them."""
+    samples, coils = centred(coil_images()), centred(coil_images(seed=1))
+    acquisitions = lines_of(samples, [0, 2, 4, 6])
+    acquisitions += lines_of(coils, [3, 5], flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION])
+    xml = header((8, 7, 1), mode=mode)
+    loaded = load_kspace(write(tmp_path / "a.mrd", xml, acquisitions), orientation="SRA")
+    np.testing.assert_array_equal(loaded.mask[0], [1, 0, 1, 0, 1, 0, 1])
+    found = loaded.calibration
+    assert found.is_of_image == (mode in ("interleaved", ""))
+    np.testing.assert_array_equal(found.mask[0], [1, 0, 1, 1, 1, 1, 1] if found.is_of_image else [0, 0, 0, 1, 0, 1, 0])
+    full = MaskedFourier(np.ones((8, 7), np.float32), np.complex64)
+    for coil in range(2):
+        alone = full.apply(coil_images(seed=1)[:, coil].astype(np.complex64))
+        np.testing.assert_allclose(found.data[:, coil][..., [3, 5]], alone[..., [3, 5]], atol=1e-4)
+        if found.is_of_image:
+            scan = full.apply(coil_images()[:, coil].astype(np.complex64))
+            np.testing.assert_allclose(found.data[:, coil][..., [0, 2, 4]], scan[..., [0, 2, 4]], atol=1e-4)
+
+
+def test_calibration_lines_follow_the_image_in_orientation_and_oversampling(tmp_path):
+    images = coil_images((2, 2, 16, 7))
+    acquisitions = lines_of(centred(images), [0, 2, 4, 6])
+    acquisitions += lines_of(centred(images), flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION])
+    xml = header((16, 7, 1), (8, 7, 1), mode="separate")
+    loaded = load_kspace(write(tmp_path / "a.mrd", xml, acquisitions), orientation="SLA")
+    spectra = np.fft.ifftshift(loaded.calibration.data, axes=(-2, -1))
+    np.testing.assert_allclose(np.fft.ifft2(spectra), images[:, :, 4:12][:, :, ::-1], rtol=1e-4)
+    assert loaded.calibration.mask.all()
+
+
+def test_calibration_lines_of_partitions_need_be_in_the_middle_alone(tmp_path):
+    images = coil_images((6, 2, 8, 7))
+    samples = centred(images, axes=(0, 2, 3))
+    acquisitions = [readout(samples[k, :, :, line], line, partition=k) for line in (1, 3, 5) for k in range(6)]
+    acquisitions += [
+        readout(samples[k, :, :, line], line, partition=k, flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION])
+        for line in range(2, 5)
+        for k in range(2, 5)
+    ]
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 6), mode="separate"), acquisitions), orientation="SRA")
+    np.testing.assert_array_equal(loaded.calibration.mask[0], [0, 0, 1, 1, 1, 0, 0])
+    assert loaded.calibration.data.shape == loaded.data.shape
+
+
+def test_calibration_lines_of_another_grid_are_left_out_with_a_warning(tmp_path, caplog):
+    samples = centred(coil_images())
+    acquisitions = lines_of(samples, [0, 2, 3, 4, 6])
+    acquisitions += lines_of(samples[:, :1], [5], flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION])
+    loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1), mode="separate"), acquisitions))
+    assert loaded.calibration is None
+    assert "calibration lines of another grid than the image's are left out" in caplog.text
+
+
 def test_the_centre_of_the_limits_places_lines(tmp_path):
     samples = centred(coil_images())
     acquisitions = lines_of(samples[:, :, :, 2:])  # partial Fourier: counts from 0 at line 2
