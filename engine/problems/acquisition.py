@@ -20,8 +20,9 @@ from engine.problems.tasks import Measurement, simulate, thick_operator
 from engine.sampling.problem import InverseProblem, Shape
 from engine.volume import Plane
 
-#: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere.
-PHASES = ("joint", "estimate", "none")
+#: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere; or
+#: whichever of the first two foretells samples better.
+PHASES = ("auto", "joint", "estimate", "none")
 #: Thin slices for a thick one: no scan has slices thicker than this many pixels.
 _MOST_THIN = 64
 
@@ -59,6 +60,8 @@ class Acquisition:
         Whether the task's noise level is that of the measurement: of a simulation it is, of a file if that says so.
     phase : float32 (d0, d1, d2) or None
         What of the image's phase the operator knows, in radians.
+    chooses_phase : bool
+        Whether the problem, of complex images, may as well be one of real ones: see `engine.methods.phase_choice`.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Acquisition:
     window: tuple[slice, slice, slice] | None = None
     knows_noise: bool = False
     phase: np.ndarray | None = None
+    chooses_phase: bool = False
 
     @property
     def voxel_mm(self) -> np.ndarray:
@@ -215,8 +219,8 @@ def of_kspace(
     coil_maps : complex64 (n_slices, n_coils, h, w) or None
         In the layout of the samples, as `load_maps` returns them. None, for several coils: estimated by ESPIRiT.
     phase : str
-        "joint"; "estimate" for images whose phase varies slowly everywhere: the centre's is all there is; "none" for
-        images that are real and positive.
+        "joint"; "auto", the same for `engine.methods.phase_choice` to decide upon; "estimate" for images whose phase
+        varies slowly everywhere, where the centre's is all there is; "none" for images that are real and positive.
     white : float or None
         Intensity that becomes 1. None: that of the zero-filled image.
 
@@ -260,7 +264,7 @@ def of_kspace(
             s = None if s is None else np.ascontiguousarray(s.swapaxes(-1, -2))
         operator = MaskedFourier(mask) if s is None else CoilFourier(mask, s)
         level = 0.0 if kspace.noise_level is None else kspace.noise_level / scale
-        if phase == "joint":
+        if phase in ("auto", "joint"):
             operator = operator.of_complex_images()
         return replace(pose("csmri", plane, operator, y, details, level), shows_magnitude=True)
 
@@ -273,6 +277,7 @@ def of_kspace(
         window=(window[0], window[1], window[2]),
         knows_noise=kspace.noise_level is not None,
         phase=None if slow is None else kspace.plane.volume_of(slow),
+        chooses_phase=phase == "auto",
     )
 
 
