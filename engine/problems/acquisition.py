@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,11 +15,13 @@ from engine.io.orientation import Orientation
 from engine.io.volumes.volume import WHITE_PERCENTILE, Volume
 from engine.operators import CoilFourier, MaskedFourier, Radon
 from engine.problems.coil_maps import espirit
-from engine.problems.phase import estimate_phase
+from engine.problems.phase import echo_is_whole, estimate_phase
 from engine.problems.pose import Details, pose, uncond
 from engine.problems.tasks import Measurement, simulate, thick_operator
 from engine.sampling.problem import InverseProblem, Shape
 from engine.volume import Plane
+
+log = logging.getLogger("engine")
 
 #: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere; or
 #: whichever of the first two foretells samples better.
@@ -246,6 +249,12 @@ def of_kspace(
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
     elif coil_maps is not None:
         raise InputError("coil-maps", "k-space of several coils", "that of one", "drop --coil-maps")
+    if not echo_is_whole(samples, kspace.mask):
+        log.warning(
+            "%s: the strongest samples lie off the zero frequency, at the border of what was sampled: the echo is not "
+            "at its place, and what is missing of it no method makes up; take the mask about the echo",
+            kspace.source,
+        )
     slow = None
     if phase != "none":
         slow = _slow_phase(kspace, samples, maps, scale, is_all=phase == "estimate")
