@@ -13,6 +13,7 @@ import numpy as np
 from engine.backends.bundle import Bundle
 from engine.backends.select import Selection
 from engine.methods import METHODS
+from engine.methods.phase_choice import PhaseChoice
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.problems.acquisition import Acquisition
 from engine.sampling.posterior_mean import Prior
@@ -35,6 +36,7 @@ class Job:
     n_samples: int
     decomposition: Decomposition = UNDIVIDED
     n_ranks: int = 1
+    phase_choice: PhaseChoice | None = None
 
     @property
     def n_steps(self) -> int:

@@ -143,9 +143,10 @@ class MeasuredFile(Options):
         None,
         choices=PHASES,
         needs=_KSPACE,
-        default_words="joint; with guidance dps estimate",
+        default_words="auto; with guidance dps estimate",
         help="the image's phase: joint, found with its magnitude; estimate, from the centre of k-space alone, for one "
-        "that varies slowly everywhere; none, for real images",
+        "that varies slowly everywhere; auto, whichever of these foretells held-out samples better; none, for real "
+        "images",
     )
     orientation: str | None = option(
         None,
@@ -202,7 +203,7 @@ def _phase_of(args: argparse.Namespace, file: MeasuredFile) -> str:
         return file.phase
     # Gradients through the network are those of real images.
     is_guided = "guidance" in METHODS[args.method].reads and settings_of(args).guidance == "dps"
-    return "estimate" if is_guided else "joint"
+    return "estimate" if is_guided else "auto"
 
 
 def simulated(args: argparse.Namespace) -> Acquisition:

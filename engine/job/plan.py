@@ -17,6 +17,7 @@ def describe(job: Job) -> str:
     lines = [
         f"task       {', '.join([problem.name, *details])}",
         f"volume     {'×'.join(map(str, problem.shape))} voxels of {in_mm(job.acquisition.voxel_mm)} {source}",
+        *([f"phase      {job.phase_choice}"] if job.phase_choice else []),
         *(
             f"{role:10} {prior.plane} ({job.bundles[role].folder}){_trained_on(job.bundles[role])}"
             for role, prior in zip(job.bundles, job.priors, strict=True)

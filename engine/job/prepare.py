@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from engine.job.measurement import noise_level_of, open_measurement
 from engine.job.output import Output
 from engine.job.priors import check_sizes, open_bundles
 from engine.methods import METHODS, check
+from engine.methods.phase_choice import PhaseChoice, phase_choice
 from engine.options import Options, option, read
 from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCommunicator
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -125,6 +126,9 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
         Prior(PaddedDenoiser(selection.denoisers[role], bundle.divisor), planes[role])
         for role, bundle in bundles.items()
     )
+    choice = None
+    if measured.chooses_phase:
+        problem, choice = _with_phase(problem, args.method, priors, settings)
     n_threads = (n_threads or kernels.available_cores()) if selection.device.name == "cpu" else None
     decomposition: Decomposition = UNDIVIDED
     if isinstance(comm, MpiCommunicator):
@@ -133,7 +137,18 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
         *(args.method, measured, problem, priors, bundles, settings, selection, n_threads, n_samples),
         decomposition,
         comm.size,
+        choice,
     )
+
+
+def _with_phase(
+    problem: InverseProblem, method: str, priors: tuple[Prior, ...], settings: Settings
+) -> tuple[InverseProblem, PhaseChoice | None]:
+    """The problem of the kind of images that foretells samples better; for methods that foretell none, as it is."""
+    choice = phase_choice(problem, method, priors, settings) if METHODS[method].fits_data else None
+    is_real = choice is not None and choice.is_real
+    problem = problem.of_real_images() if is_real else problem
+    return replace(problem, details={**problem.details, "phase": "estimate" if is_real else "joint"}), choice
 
 
 def _trained_range(bundles: dict[str, Bundle]) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from engine.sampling.reconstruction import Reconstruction
 log = logging.getLogger("engine")
 
 #: Residuals that are at most so many times the noise, or such a part of the samples' root mean square, are ordinary.
-_TIMES_NOISE, _PART_OF_SAMPLES = 2.0, 0.08
+_TIMES_NOISE, _PART_OF_SAMPLES = 1.5, 0.02
 #: What is wrong where no image of the kind that was asked for explains the samples.
 _CAUSES = {
     "csmri": "wrong --coil-maps or a wrong --mask",

@@ -236,6 +236,7 @@ def record(job: Job, result: Reconstruction, options: dict[str, Any], seconds: f
     return {
         "options": options,
         "task": {"name": job.problem.name, **job.problem.details},
+        "phase_choice": job.phase_choice and job.phase_choice.record(),
         "shape": list(job.problem.shape),
         "volume": None
         if job.problem.operator is None

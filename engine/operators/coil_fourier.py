@@ -78,6 +78,13 @@ class CoilFourier(LinearOperator):
     def of_complex_images(self) -> CoilFourier:
         return CoilFourier(self.mask, self.maps, np.complex64)
 
+    def of_real_images(self) -> CoilFourier:
+        return CoilFourier(self.mask, self.maps)
+
+    def with_mask(self, mask: Any) -> CoilFourier:
+        """Return the operator that takes other samples."""
+        return CoilFourier(mask, self.maps, self.image_dtype)
+
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         return _CoilFidelity(self, measurement, scale)
 

@@ -56,6 +56,13 @@ class MaskedFourier(LinearOperator):
     def of_complex_images(self) -> MaskedFourier:
         return MaskedFourier(self.mask, np.complex64)
 
+    def of_real_images(self) -> MaskedFourier:
+        return MaskedFourier(self.mask)
+
+    def with_mask(self, mask: Any) -> MaskedFourier:
+        """Return the operator that takes other samples."""
+        return MaskedFourier(mask, self.image_dtype)
+
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         return _fidelity_of(self, measurement, scale)
 

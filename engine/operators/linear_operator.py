@@ -179,6 +179,10 @@ class LinearOperator(ABC):
         """Return the operator that measures images with a phase; one that knows real images alone stays as it is."""
         return self
 
+    def of_real_images(self) -> LinearOperator:
+        """Return the operator that measures real images; the inverse of `of_complex_images`."""
+        return self
+
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         """Return the function that compares slices with this measurement: see `DataFidelity`.
 

@@ -16,7 +16,7 @@ from engine.io.volumes.intensities import WHITE_PERCENTILE
 from engine.io.volumes.volume import Volume
 from engine.operators import CoilFourier, MaskedFourier, Radon
 from engine.problems.coil_maps import espirit
-from engine.problems.phase import estimate_phase
+from engine.problems.phase import echo_is_whole, estimate_phase
 from engine.problems.pose import Details, pose, uncond
 from engine.problems.tasks import Measurement, simulate, thick_operator
 from engine.sampling.problem import InverseProblem, Shape
@@ -24,8 +24,9 @@ from engine.volume import Plane
 
 log = logging.getLogger("engine")
 
-#: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere.
-PHASES = ("joint", "estimate", "none")
+#: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere; or
+#: whichever of the first two foretells samples better.
+PHASES = ("auto", "joint", "estimate", "none")
 #: Thin slices for a thick one: no scan has slices thicker than this many pixels.
 _MOST_THIN = 64
 #: Part of their distance by which slices may be thinner and still leave no gap: headers round.
@@ -65,6 +66,8 @@ class Acquisition:
         Whether the task's noise level is that of the measurement: of a simulation it is, of a file if that says so.
     phase : float32 (d0, d1, d2) or None
         What of the image's phase the operator knows, in radians.
+    chooses_phase : bool
+        Whether the problem, of complex images, may as well be one of real ones: see `engine.methods.phase_choice`.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Acquisition:
     window: tuple[slice, slice, slice] | None = None
     knows_noise: bool = False
     phase: np.ndarray | None = None
+    chooses_phase: bool = False
 
     @property
     def voxel_mm(self) -> np.ndarray:
@@ -257,8 +261,8 @@ def of_kspace(
     coil_maps : complex64 (n_slices, n_coils, h, w) or None
         In the layout of the samples, as `load_maps` returns them. None, for several coils: estimated by ESPIRiT.
     phase : str
-        "joint"; "estimate" for images whose phase varies slowly everywhere: the centre's is all there is; "none" for
-        images that are real and positive.
+        "joint"; "auto", the same for `engine.methods.phase_choice` to decide upon; "estimate" for images whose phase
+        varies slowly everywhere, where the centre's is all there is; "none" for images that are real and positive.
     white : float or None
         Intensity that becomes 1. None: that of the zero-filled image.
 
@@ -284,6 +288,12 @@ def of_kspace(
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
     elif coil_maps is not None:
         raise InputError("coil-maps", "k-space of several coils", "that of one", "drop --coil-maps")
+    if not echo_is_whole(samples, kspace.mask):
+        log.warning(
+            "%s: the strongest samples lie off the zero frequency, at the border of what was sampled: the echo is not "
+            "at its place, and what is missing of it no method makes up; take the mask about the echo",
+            kspace.source,
+        )
     slow = None
     if phase != "none":
         slow = _slow_phase(kspace, samples, maps, scale, is_all=phase == "estimate")
@@ -302,7 +312,7 @@ def of_kspace(
             s = None if s is None else np.ascontiguousarray(s.swapaxes(-1, -2))
         operator = MaskedFourier(mask) if s is None else CoilFourier(mask, s)
         level = 0.0 if kspace.noise_level is None else kspace.noise_level / scale
-        if phase == "joint":
+        if phase in ("auto", "joint"):
             operator = operator.of_complex_images()
         return replace(pose("csmri", plane, operator, y, details, level), shows_magnitude=True)
 
@@ -315,6 +325,7 @@ def of_kspace(
         window=(window[0], window[1], window[2]),
         knows_noise=kspace.noise_level is not None,
         phase=None if slow is None else kspace.plane.volume_of(slow),
+        chooses_phase=phase == "auto",
     )
 
 

@@ -94,6 +94,10 @@ class InverseProblem:
         """The same, asking for an image with a phase where the operator can measure one."""
         return self if self.operator is None else replace(self, operator=self.operator.of_complex_images())
 
+    def of_real_images(self) -> InverseProblem:
+        """The same, asking for a real image: what is known of its phase is all there is."""
+        return self if self.operator is None else replace(self, operator=self.operator.of_real_images())
+
     def at(self, which: slice) -> InverseProblem:
         """The same with some of the measured slices; the volume stays the whole one."""
         if self.operator is None or self.measurement is None:

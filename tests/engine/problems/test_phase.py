@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.operators import CoilFourier, MaskedFourier
-from engine.problems.phase import estimate_phase
+from engine.problems.phase import echo_is_whole, estimate_phase
 from tests.refusals import one_sentence
 
 
@@ -145,3 +145,38 @@ def test_arrays_that_do_not_fit_are_refused():
     for bad, maps in ((data, None), (data[0, 0], None), (data[:, 0, 1:], None), (data[:, 0], data), (data, data[:1])):
         with refused("kspace"):
             estimate_phase(bad, mask, maps)
+
+
+@pytest.mark.parametrize("shift", [(0, 3), (-4, 2), (5, 0)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_echo_off_the_centre_is_a_phase_like_others(shape, shift):
+    """It turns the phase as many times across the image as it is samples off."""
+    image, inside = phantom(shape)
+    full = np.ones(shape, np.float32)
+    data = np.roll(MaskedFourier(full).apply(image), shift, (-2, -1))
+    rows, columns = (s * np.arange(n) / n for s, n in zip(shift, shape, strict=True))
+    true = np.exp(2j * np.pi * (rows[:, None] + columns))
+    for half_width in (2, 16):
+        errors = abs(np.exp(1j * estimate_phase(data, full, half_width=half_width)) - true)[inside]
+        assert np.percentile(errors, 90) < 0.1
+
+
+def test_an_echo_at_the_border_of_what_was_sampled_is_not_whole():
+    image, _ = phantom((64, 60))
+    full = np.ones((64, 60), np.float32)
+    lines_of_middle = full * (abs(np.arange(60) - 30) < 6)
+    for shift, is_whole in ((0, True), (3, True), (6, False)):
+        data = np.roll(MaskedFourier(full).apply(image), shift, -1) * lines_of_middle
+        assert echo_is_whole(data.astype(np.complex64), lines_of_middle) == is_whole
+
+
+def test_a_start_needs_no_more_than_the_zero_frequency():
+    mask = np.zeros((20, 22), np.float32)
+    mask[::2, ::2] = 1
+    mask[10, 11] = 1
+    data = np.zeros((1, 20, 22), np.complex64)
+    data[:, 10, 11] = 3j
+    np.testing.assert_allclose(estimate_phase(data, mask, least_half_width=0), np.pi / 2, rtol=1e-6)
+    mask[10, 11] = 0
+    with refused("mask"):
+        estimate_phase(data, mask, least_half_width=0)
