@@ -24,7 +24,7 @@ run: $(RUN_STAMP)  ## reconstruct the demonstration volume (no PyTorch needed)
 	$(BIN)/python -m engine.run --task csmri --resample 1
 
 test: lint  ## lint, format check, types, quick tests
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(TEST_STAMP)  ## lint, format check, types
 	$(BIN)/ruff check .
