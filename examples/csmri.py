@@ -39,10 +39,10 @@ simulate.write(simulated, simulated.problem(priors[0].plane), OUT / "scan.h5")
 # ## Reconstruction
 #
 # Nothing but the samples is used: coil maps come from ESPIRiT, the phase of the image from the centre of k-space, the
-# noise from the samples farthest from it.
+# noise from the samples farthest from it. Where the phase varies fast, `phase="joint"` finds it with the image.
 
 # %%
-measured = acquisition.of_kspace(load_kspace(OUT / "scan.h5"))
+measured = acquisition.of_kspace(load_kspace(OUT / "scan.h5"), phase="estimate")
 problem = with_noise_level(measured.problem(priors[0].plane), "estimate")
 result = reconstruct(problem, priors, Settings(n_steps=STEPS))
 

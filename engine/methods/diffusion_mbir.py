@@ -27,6 +27,9 @@ WEIGHTS = {"csmri": 1e-4, "svct": 1e-4, "mrzsr": 1e-4}
 _RHO = 0.01
 #: As published.
 _N_CONJUGATE = 1
+#: Of the phase: x holds the noise of its level whole, and is a sample, no mean. On ellipses with a phase of 4 rad
+#: within six pixels, of 1 and 3 the better one by 1.7 dB.
+_ERROR = 3.0
 #: Of noise levels, each of which asks the network twice.
 STEPS = 100
 
@@ -64,7 +67,7 @@ class DiffusionMbir:
         # Noise of the last step would stay in the result.
         sampled = replace(self.prior, predictor_noise=not is_last).step(state)
         x, splitting, residual, phase = magnitude_moved(
-            self.consistency, sampled.x, state.memory, self.sigmas[state.step], state.image_phase
+            self.consistency, sampled.x, state.memory, _ERROR * self.sigmas[state.step], state.image_phase
         )
         return state.next(sampled.x.of(x), residual, splitting, phase)
 

@@ -282,7 +282,7 @@ def of_kspace(
         if coil_maps is not None:
             maps = coil_maps
         elif kspace.calibration is not None:
-            maps = espirit(kspace.calibration.data, kspace.calibration.mask)
+            maps = espirit(kspace.calibration.data / np.float32(scale), kspace.calibration.mask)
         else:
             maps = espirit(samples, kspace.mask)
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}

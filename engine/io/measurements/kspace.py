@@ -29,8 +29,8 @@ from engine.io.source import Source
 from engine.io.volumes.numpy_files import read_npy
 
 log = logging.getLogger("engine")
-#: The squares of as many samples as an image has add up within float32, unnormalised transforms or not.
-_TOO_LARGE = 1e12
+#: As many samples as an image has add up within float32, unnormalised; squares are taken of scaled ones alone.
+_TOO_LARGE = 1e24
 #: Part of the samples of those rows and columns that were sampled at all from which on the others count as zeros that
 #: were measured, not as holes.
 _GRID = 0.99

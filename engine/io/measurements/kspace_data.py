@@ -65,9 +65,12 @@ class KSpace:
         import scipy.fft
 
         images = np.empty((len(self.data), *self.mask.shape), np.float32)
+        # Squares of samples in the units of some scanners are beyond float32.
+        peak = np.float32(max(float(abs(part).max()) for part in self.data)) or np.float32(1)
         for part, image in zip(self.data, images, strict=True):
-            coils = scipy.fft.ifft2(np.fft.ifftshift(part, axes=(-2, -1)), overwrite_x=True).reshape(-1, *image.shape)
-            image[:] = np.linalg.norm(coils, axis=0)
+            spectra = np.fft.ifftshift(part / peak, axes=(-2, -1))
+            coils = scipy.fft.ifft2(spectra, overwrite_x=True).reshape(-1, *image.shape)
+            image[:] = peak * np.linalg.norm(coils, axis=0)
         return images
 
     def cropped(self, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

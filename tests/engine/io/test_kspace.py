@@ -289,13 +289,22 @@ def test_arrays_that_are_no_scan_are_refused(tmp_path, kspace):
         load_kspace(write(tmp_path / "a.h5", kspace))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300, 1e13])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300, 1e25])
 def test_values_that_are_not_finite_are_counted(tmp_path, bad):
     samples = fastmri_transform(head((2, 6, 8)))
     samples[1, 2, 3] = bad
     with refused() as caught:
         load_kspace(write(tmp_path / "a.h5", samples, dtype=np.complex128))
     assert "got 1 " in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [5e13, 1e-22])
+def test_samples_in_the_units_of_any_scanner_are_read(tmp_path, factor):
+    """Squares of them are beyond float32, the image is not."""
+    image = head((2, 6, 8))
+    kspace = load_kspace(write(tmp_path / "a.h5", factor * fastmri_transform(image), dtype=np.complex64))
+    expected = load_kspace(write(tmp_path / "b.h5", fastmri_transform(image), dtype=np.complex64)).zero_filled()
+    np.testing.assert_allclose(kspace.zero_filled() / np.float32(factor), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import permutations, product
 
@@ -12,7 +13,10 @@ import pytest
 
 from engine.io.measurements.fastmri import save_fastmri
 from engine.io.measurements.kspace import KSpace, load_kspace
+from engine.io.measurements.kspace_axes import Calibration
 from engine.operators import CoilFourier
+from engine.operators.proximal import ConjugateGradients
+from engine.problems.acquisition import of_kspace
 from engine.problems.coil_maps import espirit, load_maps, simulated
 from engine.volume import Plane
 from tests.refusals import one_sentence
@@ -356,3 +360,26 @@ def test_without_sigpy_there_is_a_remedy(monkeypatch):
     with refused() as caught:
         espirit(some_maps((1, 2, 24, 24)), np.ones((24, 24), np.float32))
     assert "[mri]" in str(caught.value)
+
+
+@needs_sigpy
+@pytest.mark.parametrize("is_of_image", [True, False])
+def test_calibration_lines_give_maps_that_the_scans_own_samples_cannot(is_of_image):
+    """Every third line has no centre to calibrate from; with the lines of the coils' own a real volume is explained."""
+    image, _ = phantom(1, 32, 32)
+    true = simulated(4, image.shape)
+    mask, centre_lines = np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32)
+    mask[:, 1::3], centre_lines[:, 8:25] = 1, 1
+    full = CoilFourier(np.ones((32, 32), np.float32), true).apply(image)
+    grid = (Plane((2, 0, 1)), np.eye(4), ((0, 32), (0, 32)), "scan")
+    alone = KSpace(full * mask, mask, *grid)
+    with refused("mask"):
+        of_kspace(alone)
+    # Of another contrast: brighter, and turned.
+    calibration = Calibration(full * centre_lines * (1 if is_of_image else 3j), centre_lines, is_of_image)
+    problem = of_kspace(replace(alone, calibration=calibration)).problem(grid[0])
+    operator, y = problem.measured()
+    x, _ = ConjugateGradients(operator, y, 40)(np.zeros((1, 32, 32), np.complex64), 0.0)
+    assert np.linalg.norm(operator.apply(x) - y) < 0.05 * np.linalg.norm(y)
+    products = abs((operator.maps * true.conj()).sum(1))
+    assert np.median(products[(abs(operator.maps) ** 2).sum(1) > 0.5]) > 0.999
