@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Intensity curves (from, to) that turn the contrast of T1 into others. Air, below 0.05, stays dark. That of T1 itself
-#: stands for the same sequence on other scanners: its nodes are moved like all.
+#: Intensity curves (from, to) that turn the contrast of T1 into others. Air, below 0.05, stays dark.
 _CURVES = {
-    "t1": ((0, 0.05, 0.25, 0.5, 0.75, 1.0, 1.5), (0, 0.05, 0.25, 0.5, 0.75, 1.0, 1.5)),
     "inverted": ((0, 0.05, 0.15, 0.35, 0.65, 0.9, 1.3), (0, 0.03, 0.9, 0.75, 0.45, 0.2, 0.1)),
     "t2": ((0, 0.05, 0.2, 0.55, 0.85, 1.1, 1.5), (0, 0.03, 1.0, 0.5, 0.35, 0.5, 0.6)),
 }
@@ -30,8 +28,7 @@ def augment(
         Not negative, white about 1.
     rng : Generator
     contrast : float
-        Probability of another contrast: a power curve, T1 as of another scanner, T1 inverted, or one like T2, equally
-        often.
+        Probability of another contrast: a power curve, T1 inverted, or one like T2, equally often.
     mirrored : sequence of int
         Axes of the patch along which half the patches are mirrored.
     turned : bool

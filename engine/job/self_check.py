@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from engine.backends.bundle import Bundle
 from engine.job.job import Job
 from engine.methods import METHODS, solve
+from engine.methods.trial_slices import fullest
 from engine.operators import ThickSlices
 from engine.report.metrics import TISSUE, tissue_psnr
 from engine.sampling.posterior_mean import Prior
@@ -74,37 +75,35 @@ def self_check(job: Job) -> SelfCheck | None:
         that are too small or empty.
     """
     operator, axis = job.problem.operator, job.acquisition.thick_axis
-    in_parts = job.n_ranks > 1 or job.selection.device.name != "cpu"
-    if not isinstance(operator, ThickSlices) or axis is None or in_parts or job.acquisition.truth is not None:
+    if not isinstance(operator, ThickSlices) or axis is None or job.acquisition.truth is not None:
         return None
-    if METHODS[job.method].n_priors == 0:
+    if METHODS[job.method].n_priors == 0 or job.n_ranks > 1 or job.selection.device.name != "cpu":
         return None
-    plane = _measured_plane(axis, list(job.bundles.values()), job.priors)
-    if plane is None:
+    prior = _prior_of_slices(axis, list(job.bundles.values()), job.priors)
+    if prior is None:
         return None
-    which, shown = plane
     _, y = job.problem.measured()
-    slices = shown.slices_of(job.problem.plane.volume_of(y))
+    slices = prior.plane.slices_of(job.problem.plane.volume_of(y))
     # Whole blocks alone: a rest would be a guess.
     slices = slices[:, : slices.shape[1] // operator.factor * operator.factor]
-    chosen = _with_tissue(slices)
-    if min(slices.shape[1:]) < max(2 * operator.factor, 2 * max(b.divisor for b in job.bundles.values())) or not chosen:
+    chosen = fullest((slices > TISSUE).mean(axis=(1, 2)), _N_SLICES)
+    least = 2 * max(operator.factor, *(bundle.divisor for bundle in job.bundles.values()))
+    if min(slices.shape[1:]) < least or not len(chosen):
         return None
     truth = np.ascontiguousarray(slices[chosen])
     thinned = ThickSlices(truth.shape[1:], operator.factor, 1, operator.profile, operator.gap)
     problem = InverseProblem(
-        shown,
-        shown.volume_shape(truth.shape),
+        prior.plane,
+        prior.plane.volume_shape(truth.shape),
         thinned,
         thinned.apply(truth),
         # Noise of the slices, less what the mean over a block leaves of it.
         job.problem.noise_level / float(np.sqrt(operator.factor)),
         name=job.problem.name,
     )
-    settings = replace(job.settings, dps_weight=None) if job.settings.stable else job.settings
-    result = solve("single", problem, [Prior(job.priors[which].denoiser, shown)], settings)
+    result = prior.plane.slices_of(solve("single", problem, [prior], job.settings).volume)
     cubic = thinned.classical(problem.measurement)
-    check = SelfCheck(len(truth), *(tissue_psnr(truth, found) for found in (shown.slices_of(result.volume), cubic)))
+    check = SelfCheck(len(truth), tissue_psnr(truth, result), tissue_psnr(truth, cubic))
     if check.gain_db < _LITTLE_DB:
         log.warning(
             "the prior knows little of this scan: on its own slices it gains %.1f dB over cubic splines; train it on "
@@ -114,21 +113,12 @@ def self_check(job: Job) -> SelfCheck | None:
     return check
 
 
-def _measured_plane(axis: int, bundles: Sequence[Bundle], priors: Sequence[Prior]) -> tuple[int, Plane] | None:
-    """The number of a prior that knows slices across an axis, and their plane."""
+def _prior_of_slices(axis: int, bundles: Sequence[Bundle], priors: Sequence[Prior]) -> Prior | None:
+    """A prior that knows slices across an axis, in their plane."""
     row, column = (i for i in range(3) if i != axis)
-    for number, (bundle, prior) in enumerate(zip(bundles, priors, strict=True)):
+    for bundle, prior in zip(bundles, priors, strict=True):
         if bundle.serves_all_planes:
-            return number, Plane((axis, row, column))
+            return Prior(prior.denoiser, Plane((axis, row, column)))
         if prior.plane.slice_axis == axis:
-            return number, prior.plane
+            return prior
     return None
-
-
-def _with_tissue(slices: np.ndarray) -> list[int]:
-    """Numbers of a few slices, evenly apart among those that hold at least half as much tissue as any."""
-    tissue = (slices > TISSUE).mean(axis=(1, 2))
-    full = np.flatnonzero(tissue >= 0.5 * tissue.max()) if tissue.any() else np.zeros(0, int)
-    return full[
-        np.unique(np.linspace(0, max(0, len(full) - 1), min(_N_SLICES, len(full))).round().astype(int))
-    ].tolist()

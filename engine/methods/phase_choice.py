@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.methods import METHODS, solve
+from engine.methods.trial_slices import fullest
 from engine.operators import CoilFourier, MaskedFourier
 from engine.sampling.image_phase import turned
 from engine.sampling.posterior_mean import Prior
@@ -16,7 +17,7 @@ from engine.sampling.problem import InverseProblem
 from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.settings import Settings
 
-#: Slices that are tried, at most: a few per cent of a run's time.
+#: Slices that are tried twice, at most.
 _N_SLICES = 4
 #: Part of the samples that is held out, and the side of the square about the zero frequency, as a part of the image's,
 #: that is not: the slow phase comes from there.
@@ -81,7 +82,8 @@ def phase_choice(
     """
     operator, y = problem.measured()
     assert isinstance(operator, (MaskedFourier, CoilFourier))
-    which: Any = _strongest(y)
+    # An operator takes such numbers as well as a slice.
+    which: Any = fullest(np.array([float((abs(part) ** 2).sum(dtype=np.float64)) for part in y]), _N_SLICES)
     held, few = _held_out(operator.mask, seed), np.ascontiguousarray(y[which])
     kept = operator.mask * (1 - held)
     # Across planes and slices as many methods work, the plane that was measured tells alone.
@@ -105,14 +107,6 @@ def _error(operator: Any, found: Reconstruction, problem: InverseProblem, held_o
     if found.phase is not None:
         slices = turned(slices, problem.plane.slices_of(found.phase))
     return float(np.linalg.norm(operator.apply(slices) - held_out) / (np.linalg.norm(held_out) or 1.0))
-
-
-def _strongest(y: np.ndarray) -> np.ndarray:
-    """Numbers of a few slices, evenly apart among those with at least half as much signal as any."""
-    power = np.array([float((abs(part) ** 2).sum(dtype=np.float64)) for part in y])
-    full = np.flatnonzero(power >= 0.5 * power.max())
-    places = np.linspace(0, len(full) - 1, min(_N_SLICES, len(full))).round().astype(int)
-    return np.asarray(full[np.unique(places)])
 
 
 def _held_out(mask: np.ndarray, seed: int) -> np.ndarray:

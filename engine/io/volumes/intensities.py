@@ -38,8 +38,8 @@ class Window:
 def without_padding(data: np.ndarray) -> np.ndarray:
     """CT with what scanners write outside of their round field of view, -1500, -2000 or -3024 HU, set to air.
 
-    Padding is one value below -1024 HU that many voxels share, in a volume that has air as well. Noise reaches such
-    values, too, but not one of them again and again.
+    Padding is one value below -1024 HU that many voxels share, in a volume that has air as well, and in which hardly
+    anything else is below -1024: where noise reaches such values, too, nothing is changed.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def window_of(data: np.ndarray) -> Window:
     """
     pedestal = _pedestal_of(data)
     if pedestal is not None:
-        return Window(pedestal, _white_above(data, pedestal))
+        return pedestal
     white = _white_above(data, 0.0)
     n_negative = np.count_nonzero(data < 0)
     n_far = np.count_nonzero(data < _NEGATIVE_LEVEL * white)
@@ -104,21 +104,20 @@ def _white_above(data: np.ndarray, black: float) -> float:
     return float(np.percentile(brighter, WHITE_PERCENTILE, overwrite_input=True))
 
 
-def _pedestal_of(data: np.ndarray) -> float | None:
-    """The intensity of a flat background that is not 0."""
+def _pedestal_of(data: np.ndarray) -> Window | None:
+    """The window of a volume whose background is flat and above 0."""
     # Of the axis whose ends vary least: a neck leaves through one face, and stacks begin and end in tissue.
     faces = [np.concatenate([np.take(data, end, axis).ravel() for end in (0, -1)]) for axis in range(3)]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite quartiles are no pedestal
         quartiles = [np.percentile(face, (25, 50, 75)).tolist() for face in faces]
     low, level, high = min(quartiles, key=lambda q: float(q[2] - q[0]))
-    brighter = data[data > level]
-    if not brighter.size:
-        return None
-    white = float(np.percentile(brighter, WHITE_PERCENTILE, overwrite_input=True))
-    spread = _FLAT * (white - level)
     # CT's own background, far below zero, has its own rule.
-    if not level > _PEDESTAL * white > 0 or max(high - level, level - low) > spread:
+    if not 0 < level < data.max():
+        return None
+    white = _white_above(data, level)
+    spread = _FLAT * (white - level)
+    if not level > _PEDESTAL * white or max(high - level, level - low) > spread:
         return None
     if np.count_nonzero(data < level - 2 * spread) > _DARKER * data.size:
         return None
-    return float(level)
+    return Window(float(level), white)
