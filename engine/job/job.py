@@ -64,7 +64,7 @@ class Job:
 def digest_of(array: np.ndarray) -> str:
     """SHA-256 of an array's values in C order, read where they are: a measurement may fill half of the memory."""
     whole = hashlib.sha256()
-    for part in array:
+    for part in np.atleast_2d(array):
         # No copy of what is contiguous, and of anything else one of a part.
         whole.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return whole.hexdigest()

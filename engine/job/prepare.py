@@ -25,6 +25,7 @@ from engine.job.output import Output
 from engine.job.priors import check_sizes, open_bundles
 from engine.methods import METHODS, check
 from engine.methods.phase_choice import PhaseChoice, phase_choice
+from engine.operators import LinearOperator
 from engine.options import Options, option, read
 from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCommunicator
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -33,6 +34,7 @@ from engine.problems import acquisition
 from engine.problems.noise_level import with_noise_level
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruction import check_guidance
 from engine.sampling.settings import Settings
 
 log = logging.getLogger("engine")
@@ -104,7 +106,13 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     problem = measured.problem(planes["primary"])
     check(args.method, problem, len(bundles), comm.size)
     settings = METHODS[args.method].resolved(asked, problem, _trained_range(bundles))
+    if "guidance" in METHODS[args.method].reads:
+        check_guidance(problem, settings)
     if minutes := read(Adaptation, args).adapt:
+        if not problem.is_of_slices:
+            raise InputError(
+                "adapt", "one stack of thick slices", "several", "adapt to one of them, and pass --primary"
+            )
         if comm.size > 1:
             raise InputError("adapt", "a run of one process", f"{comm.size} ranks", "adapt beforehand, alone")
         bundles = adapted(bundles, measured, problem, minutes, n_threads, engines)
@@ -168,5 +176,6 @@ def _roles(
     for role, bundle in bundles.items():
         padded = padded_shape(shapes[role], bundle.divisor)
         is_guided = role == "primary" and settings.guidance == "dps" and padded == shapes[role]
-        roles[role] = Role(bundle, padded, problem.operator if is_guided else None)
+        operator = problem.operator if isinstance(problem.operator, LinearOperator) else None
+        roles[role] = Role(bundle, padded, operator if is_guided else None)
     return roles

@@ -82,7 +82,7 @@ def self_check(job: Job) -> SelfCheck | None:
     prior = _prior_of_slices(axis, list(job.bundles.values()), job.priors)
     if prior is None:
         return None
-    _, y = job.problem.measured()
+    _, y = job.problem.measured_slices()
     slices = prior.plane.slices_of(job.problem.plane.volume_of(y))
     # Whole blocks alone: a rest would be a guess.
     slices = slices[:, : slices.shape[1] // operator.factor * operator.factor]

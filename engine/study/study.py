@@ -93,10 +93,10 @@ def study_of(kind: str, words: Sequence[str]) -> Study:
             "resume", "none, for a study goes on by itself when it is called again", args.resume, "drop it"
         )
     for other in KINDS:
-        if other != kind and getattr(args, other) is not None:
+        if other != kind and getattr(args, other):
             raise InputError(other, f"none beside --as {kind}", f"{getattr(args, other)}", "drop one of them")
     own = getattr(args, kind)
-    if own != Path(_OWN):
+    if own not in (Path(_OWN), (Path(_OWN),)):
         raise InputError(kind, "none beside --inputs", own, "name it there")
     paths = {name: value.absolute() for name, value in args.given.items() if isinstance(value, Path)}
     args.given = {**args.given, **paths, "task": args.task}
