@@ -131,7 +131,7 @@ class JointConjugateGradients:
         Each applies A and its transpose once.
     """
 
-    def __init__(self, operator: VolumeOperator, measurement: Any, n_iterations: int = 5):
+    def __init__(self, operator: VolumeOperator, measurement: Any, n_iterations: int = 4):
         operator.check_data("measurement", measurement)
         self.operator, self.measurement, self.n_iterations = operator, measurement, n_iterations
 

@@ -230,7 +230,7 @@ class _Comparison:
     inside : bool, shape of the stack
         Where either shows tissue, and the volume is known.
     gain : float
-        That brings `seen` nearest to the samples.
+        Of the samples over `seen`.
     correlation : float
     """
 
@@ -247,9 +247,11 @@ class _Comparison:
         except ValueError:
             # It sees nothing at all of the volume.
             return None
-        inside = (_seen(stack, grid_shape, covered) > _COVERED) & (np.maximum(seen, stack.data) > _TISSUE)
+        known = _seen(stack, grid_shape, covered) > _COVERED
+        inside = known & (np.maximum(seen, stack.data) > _TISSUE)
         a, b = seen[inside].astype(np.float64), stack.data[inside].astype(np.float64)
         if inside.sum() < _FEWEST or not (a.std() > 0 and b.std() > 0):
             return None
-        gain = float((a @ b) / (a @ a))
+        # Of sums, which blurring leaves alone; by least squares what is blurred would seem too dark.
+        gain = float(stack.data[known].sum(dtype=np.float64) / seen[known].sum(dtype=np.float64))
         return cls(seen, inside, gain if gain > 0 else 1.0, float(np.corrcoef(a, b)[0, 1]))

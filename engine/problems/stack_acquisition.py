@@ -21,6 +21,8 @@ from engine.volume import Plane
 
 #: Where stacks lie: where a rigid motion of the patient, found from them, or their headers say.
 ALIGNMENTS = ("rigid", "header")
+#: Where slices of all directions were measured a third prior's turns cost nothing, and gain up to a decibel.
+_PLANES = 3
 #: Part of a voxel by which a field of view may miss whole voxels: headers round.
 _ROUNDING = 0.02
 #: Part of a slice, row or column above which what is as bright as tissue is no noise.
@@ -73,9 +75,11 @@ def of_stacks(
         "stacks": len(found),
         "factor": max(float(one.geometry.pitch[axis]) for one, axis in zip(data, axes, strict=True)),
     }
-    for i, other in enumerate(found[1:], start=2):
+    for i, (other, volume) in enumerate(zip(found[1:], stacks[1:], strict=True), start=2):
+        # Of the files' intensities: each was brought to a white of its own.
+        gain = other.gain * volume.scale / first.scale
         details[f"stack {i}"] = (
-            f"moved {other.shift * voxel_mm:.2g} mm and {other.turn_deg:.2g}°, gain {other.gain:.3g}, correlation "
+            f"moved {other.shift * voxel_mm:.2g} mm and {other.turn_deg:.2g}°, gain {gain:.3g}, correlation "
             f"{other.correlation:.3f}"
         )
 
@@ -92,6 +96,7 @@ def of_stacks(
     return Acquisition(
         *("mrzsr", shape, affine, problem, ", ".join(one.source for one in stacks)),
         *(first.scale, first.offset, first.orientation),
+        n_planes=_PLANES if len(found) > 1 else 2,
     )
 
 
