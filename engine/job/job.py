@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.backends.borders import NO_FACES, Faces
 from engine.backends.bundle import Bundle
 from engine.backends.select import Selection
 from engine.methods import METHODS
@@ -37,6 +38,7 @@ class Job:
     decomposition: Decomposition = UNDIVIDED
     n_ranks: int = 1
     phase_choice: PhaseChoice | None = None
+    cut_faces: Faces = NO_FACES
 
     @property
     def n_steps(self) -> int:
