@@ -115,7 +115,7 @@ def _has_air(data: np.ndarray) -> bool:
     n_darker = np.count_nonzero(data <= AIR_HU - _AIR_WIDE_HU)
     # A broad distribution has its median there, too, and goes on below.
     quarter, three = np.percentile(near, (25, 75))
-    return n_darker < _NEGATIVE_PART * near.size and float(three - quarter) < _AIR_WIDE_HU / 2
+    return bool(n_darker < _NEGATIVE_PART * near.size and three - quarter < _AIR_WIDE_HU / 2)
 
 
 def _white_above(data: np.ndarray, black: float) -> float:
