@@ -13,6 +13,7 @@ import numpy as np
 from engine.backends.borders import NO_FACES, Faces
 from engine.backends.bundle import Bundle
 from engine.backends.select import Selection
+from engine.job.cost import Cost
 from engine.methods import METHODS
 from engine.methods.phase_choice import PhaseChoice
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -39,6 +40,7 @@ class Job:
     n_ranks: int = 1
     phase_choice: PhaseChoice | None = None
     cut_faces: Faces = NO_FACES
+    cost: Cost | None = None
 
     @property
     def n_steps(self) -> int:
