@@ -18,6 +18,8 @@ from export.bundle import build_engine, content_key, is_bundle, is_current
 
 log = logging.getLogger("export")
 
+#: Beyond it slices are mostly made of what is mirrored.
+_MOST_MARGIN = 64
 #: Packages of the extra `export`.
 _EXTRA = ("onnx", "torch")
 
@@ -35,6 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--voxel-mm", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="smallest and largest side of a training pixel, if the checkpoint does not say",
+    )  # fmt: skip
+    parser.add_argument(
+        "--margin", type=int, metavar="PIXELS",
+        help="pixels to mirror where tissue reaches the border of a slice, for a network that was trained on whole "
+        "slices with black around them, if the checkpoint does not say (default: 0)",
     )  # fmt: skip
     parser.add_argument("--card", type=Path, help="text on data, validation and limits, to go into the bundle")
     parser.add_argument(
@@ -144,7 +151,9 @@ def _carry_out(args: argparse.Namespace, known: dict[str, Any], out: Path) -> in
         return _build_bundle(args, known, out)
     if args.bundle:
         given = [
-            name for name in ("out", "plane", "voxel_mm", "card", "no_ema", "with_adjoint") if getattr(args, name)
+            name
+            for name in ("out", "plane", "voxel_mm", "margin", "card", "no_ema", "with_adjoint")
+            if getattr(args, name)
         ] + list(known)
         if given:
             raise InputError(
@@ -192,6 +201,8 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
     if args.voxel_mm and not 0 < args.voxel_mm[0] <= args.voxel_mm[1] < float("inf"):
         low, high = args.voxel_mm
         raise InputError("voxel-mm", "two sizes, the smaller first", f"{low:g} and {high:g}", "change --voxel-mm")
+    if args.margin is not None and not 0 <= args.margin <= _MOST_MARGIN:
+        raise InputError("margin", f"0 to {_MOST_MARGIN} pixels", args.margin, "4 suits slices of 64 pixels")
     if args.card and not args.card.is_file():
         raise InputError("card", "a text file", f"nothing, or a folder, at '{args.card}'", "check the path")
     if not args.ckpt.is_file():
@@ -200,6 +211,7 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
     chosen = {"ema": not args.no_ema, "with_adjoint": args.with_adjoint}
     try:
         described = {"plane": args.plane, "voxel_mm": args.voxel_mm, "card": args.card and sha256_of(args.card)}
+        described |= {} if args.margin is None else {"margin": args.margin}
         key = content_key(args.ckpt, {**described, **chosen, **known})
     except OSError as error:
         raise InputError("ckpt", "a file that can be read", f"'{args.ckpt}' ({error.strerror})", "check it") from error
@@ -211,7 +223,15 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
         return 0
     compiled = folders_of(Bundle.open(out)) if is_bundle(out) else []
     manifest = build_engine(
-        args.ckpt, out, plane=plane, voxel_mm=args.voxel_mm, card=args.card, key=key, **chosen, **known
+        args.ckpt,
+        out,
+        plane=plane,
+        voxel_mm=args.voxel_mm,
+        margin=args.margin,
+        card=args.card,
+        key=key,
+        **chosen,
+        **known,
     )
     for folder in compiled:
         log.info("%s belonged to the earlier bundle and is gone; compile it again", folder)

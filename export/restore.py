@@ -80,7 +80,7 @@ def write_checkpoint(bundle: Bundle, path: Path) -> None:
     # The first one, the frequencies of the noise level's features, is never trained.
     save_checkpoint(
         path, network, weights[1:], step=of["checkpoint"]["step"], plane=of["plane"], image_size=of["trained_size"],
-        voxel_mm=of.get("voxel_mm"),
+        voxel_mm=of.get("voxel_mm"), margin=of.get("margin"),
     )  # fmt: skip
 
 

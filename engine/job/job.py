@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.backends.borders import NO_FACES, Faces
 from engine.backends.bundle import Bundle
 from engine.backends.select import Selection
+from engine.job.cost import Cost
 from engine.methods import METHODS
 from engine.methods.phase_choice import PhaseChoice
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -37,6 +39,8 @@ class Job:
     decomposition: Decomposition = UNDIVIDED
     n_ranks: int = 1
     phase_choice: PhaseChoice | None = None
+    cut_faces: Faces = NO_FACES
+    cost: Cost | None = None
 
     @property
     def n_steps(self) -> int:

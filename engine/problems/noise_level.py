@@ -26,6 +26,8 @@ _FAR = 0.2
 _QUIET = 0.1
 #: Part of the samples' deviation that is noise, above which nothing can be seen in it: nine tenths of the variance.
 _ALL_NOISE = 0.95
+#: Part of the samples' mean that the noise of images without signal is at least: it is 0.52 of magnitudes of noise.
+_PART_OF_NOISE = 0.3
 #: Differences of this order leave noise and little of an image that its neighbours' pixels foretell.
 _ORDER = 3
 
@@ -71,8 +73,10 @@ def with_noise_level(problem: InverseProblem, level: float | str) -> InverseProb
 
 def _warn_without_signal(level: float, slices: np.ndarray) -> None:
     """Warn where thick slices are noise and nothing else."""
-    spread = float(slices[slices != 0].std()) if slices.any() else 0.0
-    if level > _ALL_NOISE * spread > 0:
+    samples = slices[slices != 0]
+    spread = float(samples.std()) if samples.size else 0.0
+    # Tissue may be of one intensity; magnitudes of noise have a deviation of half their mean.
+    if level > _ALL_NOISE * spread > 0 and level > _PART_OF_NOISE * abs(float(samples.mean())):
         log.warning(
             "the measurement looks like noise alone: its level, %.3g of white, leaves nothing of the samples' own "
             "deviation, %.3g; what is reconstructed from it is invented",

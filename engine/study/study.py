@@ -30,7 +30,7 @@ _OPTIONS = {"stacks": "thick"}
 CSV, PARQUET = "study.csv", "study.parquet"
 RECORD = "run.json"
 #: Options that may change from one call to the next: they leave the result as it is.
-_OF_MACHINE = ("threads", "batch-size", "save-every", "preview-every")
+_OF_MACHINE = ("threads", "batch-size", "save-every", "preview-every", "yes")
 #: What is read from a record.
 _FIELDS = ("options", "task", "volume", "measurement_sha256", "settings", "priors", "residuals", "peak_memory_mb")
 #: Stands on the command line where each volume has its own path.
