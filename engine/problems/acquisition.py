@@ -363,7 +363,7 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:
                 plane,
                 "swap --primary and --auxiliary, or state the orientation in the geometry",
             )
-        details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins}
+        details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins, **sinogram.details}
         return pose("svct", plane, operator, y, details)
 
     shape = sinogram.plane.volume_shape((len(y), *sinogram.slice_shape))
