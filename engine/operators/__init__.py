@@ -6,5 +6,15 @@ from engine.operators.fourier import MaskedFourier
 from engine.operators.linear_operator import Composition, LinearOperator
 from engine.operators.radon import Radon
 from engine.operators.thick_slices import ThickSlices
+from engine.operators.weighted import Weighted
 
-__all__ = ["CoilFourier", "Composition", "DataFidelity", "LinearOperator", "MaskedFourier", "Radon", "ThickSlices"]
+__all__ = [
+    "CoilFourier",
+    "Composition",
+    "DataFidelity",
+    "LinearOperator",
+    "MaskedFourier",
+    "Radon",
+    "ThickSlices",
+    "Weighted",
+]

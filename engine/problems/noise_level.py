@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import median_abs_deviation
 
 from engine.errors import InputError
-from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices, Weighted
 from engine.operators.transforms import opposite, uncentred
 from engine.sampling.problem import InverseProblem
 
@@ -149,6 +149,12 @@ def _(operator: Radon, y: np.ndarray) -> float:
     missing = y[:, operator.apply(ones)[0] == 0]
     # From slice to slice and along the detector: from view to view a sparse sinogram is not smooth.
     return _deviation(missing if missing.size >= _ENOUGH else _differences(y, (0, 2)))
+
+
+@_level.register
+def _(operator: Weighted, y: np.ndarray) -> float:
+    # Its noise is equally strong everywhere, which the other's is not.
+    return _level(operator.inner, y)
 
 
 @_level.register

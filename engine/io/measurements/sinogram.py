@@ -27,7 +27,7 @@ from engine.io.measurements.projections import Projections, read_projections
 from engine.io.measurements.sinogram_checks import Lines, doubts
 from engine.io.measurements.sinogram_geometry import add_angles, complete, set_centre, set_unit
 from engine.io.measurements.sinogram_options import Reading
-from engine.io.measurements.transmission import corrected, is_bright_at_border, minus_log, open_beam
+from engine.io.measurements.transmission import corrected, is_bright_at_border, minus_log, open_beam, weights_of
 from engine.io.source import Source
 from engine.io.volumes.tiff import MAX_CLASSIC_BYTES
 from engine.volume import Plane
@@ -61,6 +61,8 @@ class Sinogram:
         Voxel indices of the volume to mm (right, anterior, superior).
     source : str
         Where it came from, for the run's record.
+    weights : float32 (n_slices, n_views, n_bins) or None
+        Inverse variances of the samples' noise, but for a factor; their mean is 1. None: all are alike.
     details : dict
         What was found out about it, for the plan and the record.
     """
@@ -71,6 +73,7 @@ class Sinogram:
     plane: Plane
     affine: np.ndarray
     source: str
+    weights: np.ndarray | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -135,6 +138,7 @@ def load_sinogram(
         raise InputError("bin-mm", "no --geometry beside it, which has bin_spacing_mm", how.bin_mm, "drop one of them")
     set_unit(fields, n_views, n_bins, how)
     values = _integrals(values, flat, dark, how, source)
+    weights = weights_of(values, flat, dark) if how.weights == "counts" else None
     found = set_centre(fields, values, how, has_geometry=geometry_path is not None)
     # All views: what is wrong shows best where there are many.
     _warn(values, fields, source, angles_in_file)
@@ -142,8 +146,10 @@ def load_sinogram(
         fields["angles_deg"] = angles_of(fields, n_views, n_bins)[:: how.view_step]
         fields.pop("angles_rad", None)
         values = values[:, :: how.view_step]
-    placed = _placed(values, scan_of(fields, *values.shape[1:]), source)
-    return placed if found is None else replace(placed, details={"centre_bin": round(found, 2)})
+        weights = None if weights is None else weights[:, :: how.view_step]
+    placed = _placed(values, weights, scan_of(fields, *values.shape[1:]), source)
+    details = {} if found is None else {"centre_bin": round(found, 2)}
+    return replace(placed, details=details if weights is None else {**details, "weights": how.weights})
 
 
 def _in_order(
@@ -200,14 +206,15 @@ def _warn(values: np.ndarray, fields: dict[str, Any], source: Source, angles_in_
             log.warning("%s: %s", source.path, doubt)
 
 
-def _placed(values: np.ndarray, scan: ScanGeometry, source: Source) -> Sinogram:
+def _placed(values: np.ndarray, weights: np.ndarray | None, scan: ScanGeometry, source: Source) -> Sinogram:
     """Line integrals in mm as those of canonical slices in pixels."""
     n_voxels = math.prod((len(values), *scan.slice_shape))
     if n_voxels > MAX_VOXELS:
         got = f"{n_voxels} of {len(values)} slices of {scan.image_shape}"
         raise source.refusal(f"at most {MAX_VOXELS} voxels", got, "take fewer slices or a smaller image")
     data = np.empty(values.shape, np.float32)
-    slices = data[:: -1 if scan.slices_reversed else 1, :, :: -1 if scan.bins_reversed else 1]
+    order = np.s_[:: -1 if scan.slices_reversed else 1, :, :: -1 if scan.bins_reversed else 1]
+    slices = data[order]
     # What float32 cannot hold becomes infinite and is reported below.
     with np.errstate(over="ignore", invalid="ignore"):
         for target, lines in zip(slices, values, strict=True):
@@ -217,7 +224,10 @@ def _placed(values: np.ndarray, scan: ScanGeometry, source: Source) -> Sinogram:
         raise source.refusal("finite float32 values", f"{n_bad} NaN or infinite ones", "replace them before the run")
     if data.min() == data.max():
         raise source.refusal("line integrals that vary", f"{data.min():g} everywhere", "check the file")
-    return Sinogram(data, scan.geometry, scan.slice_shape, scan.plane, scan.affine_of(len(data)), str(source.path))
+    if weights is not None:
+        weights = np.ascontiguousarray(weights[order])
+    affine = scan.affine_of(len(data))
+    return Sinogram(data, scan.geometry, scan.slice_shape, scan.plane, affine, str(source.path), weights)
 
 
 def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:

@@ -49,6 +49,13 @@ class Reading(Options):
         help="flat and dark fields of the exchange layout: file, as they are; mend, with bins that have none "
         "interpolated; none, without them",
     )
+    weights: str = option(
+        "equal",
+        choices=("equal", "counts"),
+        needs=_SINOGRAM,
+        help="how much samples are worth: equal; counts, as photons are, each by how much of the beam came through and "
+        "by its flat field: for low doses",
+    )
     turn: float | None = option(
         None,
         above=0,

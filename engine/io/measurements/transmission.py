@@ -16,6 +16,8 @@ _LEAST = 1e-4
 #: Part of the detector at either end that counts as its border, of its bins that counts as its middle, and part of the
 #: values' range by which one is brighter than the other.
 _BORDER, _MIDDLE, _BRIGHTER = 1 / 32, 1 / 2, 0.05
+#: Line integrals that let e^-20 of a beam through.
+_LARGEST = 20.0
 #: Transmissions of air exceed 1 by noise.
 _MOST = 1.2
 
@@ -133,6 +135,40 @@ def minus_log(values: np.ndarray, beam: float, source: Source) -> np.ndarray:
         )
     integrals: np.ndarray = -np.log(np.maximum(part, np.float32(_LEAST)))
     return integrals
+
+
+def weights_of(integrals: np.ndarray, flat: np.ndarray | None, dark: np.ndarray | None) -> np.ndarray:
+    """Return the inverse variance of each line integral's noise, where that is photons', but for a factor.
+
+    Of I photons −log I has a variance of about 1 / I.
+
+    Parameters
+    ----------
+    integrals : array (n_slices, n_views, n_bins)
+        Logarithms, without a unit.
+    flat, dark : float64 (n_slices, n_bins) or None
+        As in `corrected`.
+
+    Returns
+    -------
+    float32 (n_slices, n_views, n_bins)
+        Of mean 1.
+
+    Raises
+    ------
+    InputError
+        Integrals of a size that no logarithm of counts has.
+    """
+    largest = float(np.max(integrals))
+    if not largest < _LARGEST:
+        expected = f"logarithms of counts, which are less than {_LARGEST:g}, to weigh by them"
+        raise InputError("weights", expected, f"{largest:g}", "drop --weights, or scale the line integrals")
+    weights = np.exp(-np.asarray(integrals, np.float64))
+    if flat is not None:
+        light = flat - (0 if dark is None else dark)
+        weights *= np.maximum(light, 0)[:, None]
+    weights = np.maximum(weights, _LEAST * float(weights.mean()))
+    return (weights / weights.mean()).astype(np.float32)
 
 
 def _border_of(n_bins: int) -> int:

@@ -333,3 +333,40 @@ def test_the_image_of_a_measured_scan_is_that_of_its_discs(exchange):
     image = Radon(sinogram.geometry, sinogram.slice_shape).classical(sinogram.data)[0]
     assert image[24, 24] == pytest.approx(0.02, rel=0.1)
     assert image[30:32, 14:16].mean() == pytest.approx(0.05, rel=0.1)
+
+
+def test_weights_are_those_of_the_photons_that_came_through(exchange, geometry):
+    _, darks, counts = fields_of_detector()
+    sinogram = load_sinogram(exchange(), how=Reading(weights="counts", view_step=3))
+    photons = (counts - darks.mean(0)).swapaxes(0, 1)[:, ::3]
+    np.testing.assert_allclose(sinogram.weights / sinogram.weights.max(), photons / photons.max(), rtol=1e-3)
+    assert sinogram.details["weights"] == "counts"
+    # Rows, columns and bins that count otherwise turn the weights as they turn the samples.
+    here = load_sinogram(exchange(), geometry(orientation="IPL"), how=Reading(weights="counts"))
+    np.testing.assert_allclose(here.weights.mean(), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.corrcoef(np.log(here.weights).ravel(), -here.data.ravel())[0, 1], 1, atol=0.05)
+
+
+def test_integrals_that_are_no_logarithms_are_not_weighed(tmp_path, geometry):
+    np.save(tmp_path / "s.npy", 1000 * INTEGRALS)
+    with one_sentence("weights", "logarithms"):
+        load_sinogram(tmp_path / "s.npy", geometry(), how=Reading(weights="counts"))
+
+
+def test_a_weighed_scan_is_reconstructed(exchange, tmp_path):
+    words = [
+        "--task",
+        "svct",
+        "--sinogram",
+        exchange(),
+        "--weights",
+        "counts",
+        "--steps",
+        "2",
+        "--no-report",
+        "--quiet",
+    ]
+    assert main([str(word) for word in (*words, "--out", tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["task"]["weights"] == "counts"
+    assert record["residual_check"]["residual"] < 0.1 * record["residual_check"]["sample_rms"]
