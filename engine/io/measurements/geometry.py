@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +207,18 @@ def scan_of(fields: Mapping[str, Any], n_views: int, n_bins: int) -> ScanGeometr
     bins_reversed = len(turns) % 2 == 1
     radians = fields["angles_rad"] if "angles_rad" in fields and not turns else np.deg2rad(angles_deg)
     geometry = _rays(fields, fan, shape, centre, radians, pixel_mm, n_bins, bins_reversed)
+    _check_reach(geometry, shape)
     image_shape = (rows, columns)
     return ScanGeometry(geometry, shape, plane, pixel_mm, affine, image_shape, slices_reversed, bins_reversed)
+
+
+def _check_reach(geometry: kernels.Geometry, shape: tuple[int, int]) -> None:
+    """Refuse a detector none of whose rays meets the image."""
+    feet, _ = geometry.rays_of(0.0)
+    nearest = float(np.linalg.norm(feet - geometry.centre, axis=1).min())
+    if nearest > math.hypot(*shape) / 2 + 1:
+        got = f"none, the nearest passes {nearest:.3g} pixels from the centre of rotation"
+        raise wrong("rays that meet the image", got, "mend bin_offset_mm and bin_spacing_mm, or pass --centre")
 
 
 def _refuse_other_beams(fields: Mapping[str, Any]) -> None:
