@@ -61,19 +61,25 @@ def filter_sinogram(
     redundancy = redundancy_weights(geometry)
     if redundancy is not None:
         weights = weights * redundancy
-    response = filter_response(n_bins, window, angular_step)
-    n_padded = 2 * (response.size - 1)
-    fft: Any = scipy.fft if library is np else library.fft
-    options = {"workers": get_threads()} if library is np else {}
     # Doubles: the filter takes differences of neighbours, and the transform is a small part of the time.
     weighted = sinogram * library.asarray(weights)
     if before or after:
         weighted = library.pad(weighted, ((0, 0), (0, 0), (before, after)))
-    spectrum = fft.rfft(weighted, n=n_padded, axis=-1, **options) * library.asarray(response)
-    filtered = fft.irfft(spectrum, n=n_padded, axis=-1, **options)[..., :n_bins]
+    filtered = filter_lines(weighted, window, library, angular_step)
     if n_bins > geometry.n_bins:
         geometry = widened(geometry, before, after)
     return library.ascontiguousarray(filtered, dtype=np.float32), scale, geometry
+
+
+def filter_lines(lines: Any, window: str, library: ModuleType, angular_step_rad: float = 0.0) -> Any:
+    """Filter along the last axis, zeros beyond both ends; see `filter_response`."""
+    n_bins = lines.shape[-1]
+    response = filter_response(n_bins, window, angular_step_rad)
+    n_padded = 2 * (response.size - 1)
+    fft: Any = scipy.fft if library is np else library.fft
+    options = {"workers": get_threads()} if library is np else {}
+    spectrum = fft.rfft(lines, n=n_padded, axis=-1, **options) * library.asarray(response)
+    return fft.irfft(spectrum, n=n_padded, axis=-1, **options)[..., :n_bins]
 
 
 @lru_cache(maxsize=8)
