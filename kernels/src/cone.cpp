@@ -32,6 +32,71 @@ TPDM_WIDE void blend(const float* a, float w_a, const float* b, float w_b, int64
   for (int64_t z = 0; z < n; ++z) line[z] = a[z] * w_a + b[z] * w_b;
 }
 
+// Between which two entries of a line, that begins with a zero and ends with two, samples lie, and the parts of both.
+struct Places {
+  std::vector<int32_t> below;
+  std::vector<float> low, high;
+
+  explicit Places(int64_t n)
+      : below(static_cast<std::size_t>(n)), low(static_cast<std::size_t>(n)), high(static_cast<std::size_t>(n)) {}
+};
+
+TPDM_HD void place(double at, double end, int32_t& below, float& low, float& high) {
+  at = at < -1.0 ? -1.0 : at > end ? end : at;
+  below = static_cast<int32_t>(at + 1.0);
+  const double start = static_cast<double>(below) - 1.0;
+  low = hat(at - start);
+  high = hat(at - (start + 1.0));
+}
+
+// Where the rays of a fan cross plane k: see climb and height.
+TPDM_WIDE void place_rays(const ConeScan& scan, const ConeFan& fan, int64_t k, const double* lines, int32_t* below,
+                          float* low, float* high) {
+  const double end = static_cast<double>(scan.n_slices);
+  for (int64_t j = 0; j < scan.n_lines; ++j) {
+    place(height(scan, fan, k, climb(fan, lines[j])), end, below[j], low[j], high[j]);
+  }
+}
+
+// Where slices cast their shadows.
+TPDM_WIDE void place_slices(const ConeScan& scan, const ConeShadow& shadow, int32_t* below, float* low, float* high) {
+  const double end = static_cast<double>(scan.n_lines);
+  for (int64_t z = 0; z < scan.n_slices; ++z) {
+    place(shadow.first + static_cast<double>(z) * shadow.step, end, below[z], low[z], high[z]);
+  }
+}
+
+TPDM_WIDE void gather(const float* line, const int32_t* below, const float* low, const float* high, int64_t n,
+                      float* sums) {
+  for (int64_t j = 0; j < n; ++j) sums[j] += line[below[j]] * low[j] + line[below[j] + 1] * high[j];
+}
+
+constexpr int64_t kTurns = 4;
+
+// The transpose of gather, times weight, into kTurns sums.
+TPDM_WIDE void scatter(const float* values, float weight, const int32_t* below, const float* low, const float* high,
+                       int64_t n, int64_t pitch, float* sums) {
+  const auto add = [&](int64_t j, float* to) {
+    const float value = values[j] * weight;
+    to[below[j]] += value * low[j];
+    to[below[j] + 1] += value * high[j];
+  };
+  int64_t j = 0;
+  for (; j + kTurns <= n; j += kTurns) {
+    add(j, sums);
+    add(j + 1, sums + pitch);
+    add(j + 2, sums + 2 * pitch);
+    add(j + 3, sums + 3 * pitch);
+  }
+  for (; j < n; ++j) add(j, sums);
+}
+
+std::vector<double> places_of_lines(const ConeScan& scan) {
+  std::vector<double> lines(static_cast<std::size_t>(scan.n_lines));
+  for (int64_t j = 0; j < scan.n_lines; ++j) lines[static_cast<std::size_t>(j)] = line_place(scan, j);
+  return lines;
+}
+
 }  // namespace
 
 int64_t cone_scratch(const ConeScan& scan) {
@@ -43,6 +108,7 @@ void cone_forward(const float* volume, const View* views, float* scratch, float*
   const int64_t n_z = scan.n_slices, n_v = scan.n_lines;
   transpose(volume, n_z, scan.n_rows * scan.n_columns, scratch, context);
   const std::vector<float> nothing(static_cast<std::size_t>(n_z), 0.0f);
+  const std::vector<double> lines = places_of_lines(scan);
   parallel_for(scan.n_views * scan.n_bins, context, [&](int64_t task) {
     const int64_t view = task / scan.n_bins, bin = task % scan.n_bins;
     const ConeFan fan = fan_at(scan, views[view], bin);
@@ -50,12 +116,10 @@ void cone_forward(const float* volume, const View* views, float* scratch, float*
     const int64_t n_across = fan.along_rows ? scan.n_columns : scan.n_rows;
     const int64_t along = (fan.along_rows ? scan.n_columns : 1) * n_z;
     const int64_t across = (fan.along_rows ? 1 : scan.n_columns) * n_z;
-    std::vector<double> climbs(static_cast<std::size_t>(n_v));
-    for (int64_t j = 0; j < n_v; ++j) climbs[static_cast<std::size_t>(j)] = climb(fan, line_place(scan, j));
+    Places rays(n_v);
     std::vector<float> sums(static_cast<std::size_t>(n_v), 0.0f);
     // One zero before the first slice, and two beyond the last one.
     std::vector<float> line(static_cast<std::size_t>(n_z + 3), 0.0f);
-    const double end = static_cast<double>(n_z);
     for (int64_t k = 0; k < n_along; ++k) {
       const double t = crossing(fan, k);
       if (!(t > -1.0 && t < static_cast<double>(n_across))) continue;
@@ -64,14 +128,8 @@ void cone_forward(const float* volume, const View* views, float* scratch, float*
       const float* a = near >= 0 ? scratch + k * along + near * across : nothing.data();
       const float* b = near + 1 < n_across ? scratch + k * along + (near + 1) * across : nothing.data();
       blend(a, hat(t - floor), b, hat(t - (floor + 1.0)), n_z, line.data() + 1);
-      for (int64_t j = 0; j < n_v; ++j) {
-        double z = height(scan, fan, k, climbs[static_cast<std::size_t>(j)]);
-        z = z < -1.0 ? -1.0 : z > end ? end : z;
-        const int32_t below = static_cast<int32_t>(z + 1.0);
-        const double start = static_cast<double>(below) - 1.0;
-        sums[static_cast<std::size_t>(j)] += line[static_cast<std::size_t>(below)] * hat(z - start) +
-                                             line[static_cast<std::size_t>(below) + 1] * hat(z - (start + 1.0));
-      }
+      place_rays(scan, fan, k, lines.data(), rays.below.data(), rays.low.data(), rays.high.data());
+      gather(line.data(), rays.below.data(), rays.low.data(), rays.high.data(), n_v, sums.data());
     }
     for (int64_t j = 0; j < n_v; ++j) {
       projections[(view * n_v + j) * scan.n_bins + bin] =
@@ -91,10 +149,13 @@ void cone_adjoint(const float* projections, const View* views, float* scratch, f
     const ConeFan fan = fan_at(scan, views[task / scan.n_bins], task % scan.n_bins);
     for (int64_t j = 0; j < n_v; ++j) scratch[task * n_v + j] *= stride(fan, line_place(scan, j));
   });
+  const std::vector<double> lines = places_of_lines(scan);
   parallel_for(scan.n_rows * scan.n_columns, context, [&](int64_t task) {
     const int64_t row = task / scan.n_columns, column = task % scan.n_columns;
-    std::vector<float> line(static_cast<std::size_t>(n_z + 3), 0.0f);
-    const double end = static_cast<double>(n_z);
+    // Lines of the detector take turns with four sums, so that a sum seldom waits for the one before.
+    const int64_t pitch = n_z + 3;
+    std::vector<float> sums(static_cast<std::size_t>(kTurns * pitch), 0.0f);
+    Places rays(n_v);
     for (int64_t view = 0; view < scan.n_views; ++view) {
       const Range bins = bins_near(scan, views[view], row, column);
       for (int32_t bin = bins.first; bin < bins.last; ++bin) {
@@ -103,19 +164,14 @@ void cone_adjoint(const float* projections, const View* views, float* scratch, f
         const float weight = hat(crossing(fan, k) - static_cast<double>(fan.along_rows ? column : row));
         if (!(weight > 0.0f)) continue;
         const float* from = scratch + (view * scan.n_bins + bin) * n_v;
-        for (int64_t j = 0; j < n_v; ++j) {
-          double z = height(scan, fan, k, climb(fan, line_place(scan, j)));
-          z = z < -1.0 ? -1.0 : z > end ? end : z;
-          const int32_t below = static_cast<int32_t>(z + 1.0);
-          const double start = static_cast<double>(below) - 1.0;
-          const float value = from[j] * weight;
-          line[static_cast<std::size_t>(below)] += value * hat(z - start);
-          line[static_cast<std::size_t>(below) + 1] += value * hat(z - (start + 1.0));
-        }
+        place_rays(scan, fan, k, lines.data(), rays.below.data(), rays.low.data(), rays.high.data());
+        scatter(from, weight, rays.below.data(), rays.low.data(), rays.high.data(), n_v, pitch, sums.data());
       }
     }
     for (int64_t z = 0; z < n_z; ++z) {
-      volume[(z * scan.n_rows + row) * scan.n_columns + column] = line[static_cast<std::size_t>(z + 1)];
+      float sum = 0.0f;
+      for (int64_t turn = 0; turn < kTurns; ++turn) sum += sums[static_cast<std::size_t>(turn * pitch + z + 1)];
+      volume[(z * scan.n_rows + row) * scan.n_columns + column] = sum;
     }
   });
 }
@@ -132,7 +188,7 @@ void cone_backproject(const float* filtered, const View* views, double scale, fl
     const int64_t row = task / scan.n_columns, column = task % scan.n_columns;
     std::vector<float> sums(static_cast<std::size_t>(n_z), 0.0f);
     std::vector<float> line(static_cast<std::size_t>(n_v + 3), 0.0f);
-    const double end = static_cast<double>(n_v);
+    Places slices(n_z);
     for (int64_t view = 0; view < scan.n_views; ++view) {
       const ConeShadow shadow = shadow_of(scan, views[view], row, column);
       if (!(shadow.bin > -1.0 && shadow.bin < static_cast<double>(scan.n_bins))) continue;
@@ -143,14 +199,8 @@ void cone_backproject(const float* filtered, const View* views, double scale, fl
       const float* a = near >= 0 ? from + near * n_v : nothing.data();
       const float* b = near + 1 < scan.n_bins ? from + (near + 1) * n_v : nothing.data();
       blend(a, weight * hat(shadow.bin - floor), b, weight * hat(shadow.bin - (floor + 1.0)), n_v, line.data() + 1);
-      for (int64_t z = 0; z < n_z; ++z) {
-        double v = shadow.first + static_cast<double>(z) * shadow.step;
-        v = v < -1.0 ? -1.0 : v > end ? end : v;
-        const int32_t below = static_cast<int32_t>(v + 1.0);
-        const double start = static_cast<double>(below) - 1.0;
-        sums[static_cast<std::size_t>(z)] += line[static_cast<std::size_t>(below)] * hat(v - start) +
-                                             line[static_cast<std::size_t>(below) + 1] * hat(v - (start + 1.0));
-      }
+      place_slices(scan, shadow, slices.below.data(), slices.low.data(), slices.high.data());
+      gather(line.data(), slices.below.data(), slices.low.data(), slices.high.data(), n_z, sums.data());
     }
     for (int64_t z = 0; z < n_z; ++z) {
       volume[(z * scan.n_rows + row) * scan.n_columns + column] = sums[static_cast<std::size_t>(z)];
