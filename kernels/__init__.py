@@ -9,6 +9,8 @@ try:
 except ImportError as error:
     raise ImportError("kernels: native module not built; run `pip install -e .` in the repository root") from error
 
+from kernels.cone import cone_adjoint, cone_fdk, cone_forward
+from kernels.cone_geometry import ConeGeometry
 from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
 from kernels.kspace import coil_combine, coil_expand, half_of, kspace_residual, kspace_residual_half
 from kernels.lines import LineFilters, filter_lines
@@ -20,6 +22,7 @@ from kernels.update import langevin_steps, sampler_update, score_norms
 
 __all__ = [
     "Bands",
+    "ConeGeometry",
     "FanGeometry",
     "Geometry",
     "LineFilters",
@@ -29,6 +32,9 @@ __all__ = [
     "banded_sum",
     "coil_combine",
     "coil_expand",
+    "cone_adjoint",
+    "cone_fdk",
+    "cone_forward",
     "filter_lines",
     "get_threads",
     "half_of",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from kernels.geometry import FanGeometry, Geometry
+from kernels.redundancy import bins_beyond, redundancy_weights, widened
 from kernels.threads import get_threads
 
 FILTERS = ("ramp", "hann")
@@ -20,7 +21,9 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
-def filter_sinogram(sinogram: Float32, geometry: Geometry, window: str, library: ModuleType) -> tuple[Float32, float]:
+def filter_sinogram(
+    sinogram: Float32, geometry: Geometry, window: str, library: ModuleType
+) -> tuple[Float32, float, Geometry]:
     """Weight and filter every view, zeros beyond both ends of the detector.
 
     Parameters
@@ -34,33 +37,49 @@ def filter_sinogram(sinogram: Float32, geometry: Geometry, window: str, library:
 
     Returns
     -------
-    filtered : float32 (n_slices, n_views, n_bins), C-contiguous
+    filtered : float32 (n_slices, n_views, n), C-contiguous
     scale : float
         What their back-projection is to be multiplied with.
+    geometry : Geometry
+        Of what is filtered: of n bins, more than there are on a detector that sees one side alone.
 
     Notes
     -----
     Kak and Slaney, Principles of Computerized Tomographic Imaging, 1988, sections 3.3 (parallel) and 3.4 (fan).
     """
     _, per_pixel, per_radian, _ = geometry.shadow
-    n_bins = geometry.n_bins
-    weights, scale = np.ones(n_bins), math.pi / geometry.n_views * per_pixel
+    before, after = bins_beyond(geometry)
+    n_bins = geometry.n_bins + before + after
+    weights, scale = np.ones(geometry.n_bins), math.pi / geometry.n_views * per_pixel
     angular_step = 0.0
     if isinstance(geometry, FanGeometry):
-        # Every line is seen twice in a whole turn: pi again, and not two.
+        # Every line is seen twice in a whole turn: pi again, and not two; `redundancy` is relative to that.
         weights = np.cos(geometry.bin_angles_rad)
         if geometry.curved:
             angular_step = 1 / per_radian
             scale = math.pi / geometry.n_views * per_radian / geometry.source_distance
-    response = filter_response(n_bins, window, angular_step)
+    redundancy = redundancy_weights(geometry)
+    if redundancy is not None:
+        weights = weights * redundancy
+    # Doubles: the filter takes differences of neighbours, and the transform is a small part of the time.
+    weighted = sinogram * library.asarray(weights)
+    if before or after:
+        weighted = library.pad(weighted, ((0, 0), (0, 0), (before, after)))
+    filtered = filter_lines(weighted, window, library, angular_step)
+    if n_bins > geometry.n_bins:
+        geometry = widened(geometry, before, after)
+    return library.ascontiguousarray(filtered, dtype=np.float32), scale, geometry
+
+
+def filter_lines(lines: Any, window: str, library: ModuleType, angular_step_rad: float = 0.0) -> Any:
+    """Filter along the last axis, zeros beyond both ends; see `filter_response`."""
+    n_bins = lines.shape[-1]
+    response = filter_response(n_bins, window, angular_step_rad)
     n_padded = 2 * (response.size - 1)
     fft: Any = scipy.fft if library is np else library.fft
     options = {"workers": get_threads()} if library is np else {}
-    # Doubles: the filter takes differences of neighbours, and the transform is a small part of the time.
-    weighted = sinogram * library.asarray(weights)
-    spectrum = fft.rfft(weighted, n=n_padded, axis=-1, **options) * library.asarray(response)
-    filtered = fft.irfft(spectrum, n=n_padded, axis=-1, **options)[..., :n_bins]
-    return library.ascontiguousarray(filtered, dtype=np.float32), scale
+    spectrum = fft.rfft(lines, n=n_padded, axis=-1, **options) * library.asarray(response)
+    return fft.irfft(spectrum, n=n_padded, axis=-1, **options)[..., :n_bins]
 
 
 @lru_cache(maxsize=8)

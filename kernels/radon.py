@@ -110,8 +110,8 @@ def radon_fbp(sinogram: Float32, geometry: Geometry, window: str = "ramp") -> Fl
     """Reconstruct every slice by filtered back-projection; linear in `sinogram`, an approximate inverse.
 
     Filter each view on a detector padded with zeros, then interpolate linearly at every pixel and sum over the views.
-    Meant for angles spread evenly over half a turn (parallel beam; any whole number of half turns) or over a whole turn
-    (fan beam).
+    Views count by the angle that they stand for, and samples of one line share it (`kernels.redundancy`): angles need
+    not be even, a fan may turn less than once, and a detector may see one side alone in a whole turn.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def radon_fbp(sinogram: Float32, geometry: Geometry, window: str = "ramp") -> Fl
     if geometry.n_views == 0:
         out[...] = 0
         return out
-    filtered, scale = filter_sinogram(sinogram, geometry, window, library)
-    scratch = library.empty(native.radon_adjoint_scratch(n_slices, *sinogram.shape[1:]), np.float32)
+    filtered, scale, geometry = filter_sinogram(sinogram, geometry, window, library)
+    scratch = library.empty(native.radon_adjoint_scratch(n_slices, *filtered.shape[1:]), np.float32)
     native.radon_backproject(filtered, geometry.tables(library), scale, scratch, out, context)
     return out

@@ -16,6 +16,7 @@ from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
 from kernels.lines import LineFilters
 from kernels.philox import NoiseKey
 from kernels.profile import Bands
+from kernels.redundancy import bins_beyond, redundancy_weights, widened
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -66,12 +67,17 @@ def radon_adjoint(sinogram: Float32, geometry: Geometry) -> Float32:
 def radon_fbp(sinogram: Float32, geometry: Geometry) -> Float32:
     """Filter by a sum over the detector, then interpolate at every pixel: see `kernels.radon_fbp`."""
     images = np.zeros((sinogram.shape[0], *geometry.shape))
+    weighted, redundancy = sinogram.astype(np.float64), redundancy_weights(geometry)
+    if redundancy is not None:
+        weighted = weighted * redundancy
+    before, after = bins_beyond(geometry)
+    if before or after:
+        weighted, geometry = np.pad(weighted, ((0, 0), (0, 0), (before, after))), widened(geometry, before, after)
     bins = np.arange(geometry.n_bins)
     distance = np.abs(bins[:, None] - bins[None, :])
     odd = distance % 2 == 1
     ramp = np.where(distance == 0, 0.25, 0.0)
     ramp[odd] = -1 / (np.pi * distance[odd]) ** 2
-    weighted = sinogram.astype(np.float64)
     if isinstance(geometry, FanGeometry):
         weighted = weighted * np.cos(geometry.bin_angles_rad)
         spacing = geometry.bin_spacing * geometry.source_distance / geometry.source_to_detector

@@ -58,6 +58,22 @@ def member_of(group: Any, name: str, source: Source) -> Any:
     return member
 
 
+def whole_of(dataset: Any, source: Source) -> np.ndarray:
+    """Return all samples of a dataset from `member_of`.
+
+    Raises
+    ------
+    InputError
+        Chunks that were never written, where HDF5 reads zeros.
+    """
+    if dataset.chunks is not None:
+        n_chunks = math.prod(-(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        n_stored = dataset.id.get_num_chunks()
+        if n_stored != n_chunks:
+            raise source.refusal(f"all of {n_chunks} chunks", f"{n_stored}", "finish writing it")
+    return np.asarray(dataset[()])
+
+
 def text_of(dataset: Any, name: str, source: Source) -> bytes:
     """Return the only string of a dataset, of at most 1 MiB."""
     import h5py

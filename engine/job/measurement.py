@@ -10,6 +10,7 @@ from engine import demo
 from engine.errors import InputError
 from engine.io.measurements.kspace import load_kspace
 from engine.io.measurements.sinogram import load_sinogram
+from engine.io.measurements.sinogram_options import Reading
 from engine.io.volumes import load_volume, resample_isotropic
 from engine.job.choices import settings_of
 from engine.methods import METHODS
@@ -174,10 +175,16 @@ class MeasuredFile(Options):
         help="directions in which slices, rows and columns count, three of R or L, A or P, S or I",
     )
     sinogram: Path | None = option(
-        None, needs={"task": ("svct",)}, help=".npy, .npz, .h5 or .tif of line integrals, (slices, views, bins)"
+        None,
+        needs={"task": ("svct",)},
+        help=".npy, .npz, .h5 (one array, or the exchange layout), .tif, or a folder of .tif or .npy: projections or "
+        "sinograms, line integrals or counts",
     )
     geometry: Path | None = option(
-        None, needs={"source": ("--sinogram",)}, help="JSON file that describes beam, detector and image"
+        None,
+        needs={"source": ("--sinogram",)},
+        default_words="a parallel beam, with angles from the file or --turn",
+        help="JSON file that describes beam, detector and image",
     )
 
 
@@ -194,6 +201,7 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         raise InputError(named[1], "one measurement", f"--{named[0]} too", "give one of them")
     source = f"--{named[0] if named else 'volume'}"
     file, volume = read(MeasuredFile, args, source=source), read(VolumeFile, args, source=source)
+    reading = read(Reading, args, source=source)
     # Thick slices are described by its options; the others have an effect on simulations alone.
     read(Measurement, args, source=source)
     if file.thick:
@@ -203,9 +211,7 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
         return acquisition.of_kspace(kspace, maps, _phase_of(args, file), volume.white)
     if file.sinogram is not None:
-        if file.geometry is None:
-            raise InputError("geometry", "a JSON file beside --sinogram", "none", "pass --geometry")
-        return acquisition.of_sinogram(load_sinogram(file.sinogram, file.geometry), volume.white)
+        return acquisition.of_sinogram(load_sinogram(file.sinogram, file.geometry, how=reading), volume.white)
     if args.task == "uncond" and {volume.volume, volume.white, volume.black, *volume.window} == {None}:
         return None
     return simulated(args)

@@ -108,7 +108,26 @@ def open_bundles(
         if role not in bundles:
             assert chosen is not None
             bundles[role] = engines.bundle(chosen.folder_of(planes[role]))
-    return {role: bundles[role] for role in roles}, planes
+    if measured is not None and not (named or files.planes):
+        roles = _thick_enough(roles, bundles, planes, measured.shape)
+    return {role: bundles[role] for role in roles}, {role: planes[role] for role in roles}
+
+
+def _thick_enough(
+    roles: Sequence[str], bundles: Mapping[str, Bundle], planes: Mapping[str, Plane], shape: tuple[int, int, int]
+) -> tuple[str, ...]:
+    """The roles that nobody asked for, without those whose slices are as narrow as a stack of few slices is thick."""
+    kept = []
+    for role in roles:
+        rows, columns = planes[role].shape_of(shape)[1:]
+        if role == "primary" or min(rows, columns) >= bundles[role].divisor:
+            kept.append(role)
+            continue
+        log.warning(
+            "%s slices of %d×%d are too narrow for a network: the %s prior alone is asked, slice by slice",
+            *(planes[role], rows, columns, planes["primary"]),
+        )
+    return tuple(kept)
 
 
 def _order(measured: Acquisition | None) -> list[Plane]:

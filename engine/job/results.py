@@ -191,7 +191,7 @@ def write_results(
             pictures = {"truth": truth, **pictures}
     write_preview(out / "preview.png", pictures, "truth" if "truth" in pictures else None, voxel_mm=scan.voxel_mm)
     checks = checks or Checks()
-    content = record(job, result, options, statistics.seconds) | checks.record()
+    content = record(job, result, options, statistics.seconds) | checks.record() | {"warnings": list(warnings)}
     write_json(out / "run.json", content)
     if not output.no_report:
         report = Report(

@@ -8,6 +8,7 @@ from engine.operators.radon import Radon
 from engine.operators.stacks import Stacks
 from engine.operators.thick_slices import ThickSlices
 from engine.operators.volume_operator import VolumeOperator
+from engine.operators.weighted import Weighted
 
 __all__ = [
     "CoilFourier",
@@ -19,4 +20,5 @@ __all__ = [
     "Stacks",
     "ThickSlices",
     "VolumeOperator",
+    "Weighted",
 ]

@@ -14,7 +14,7 @@ from engine.io.measurements.sinogram import Sinogram
 from engine.io.orientation import Orientation
 from engine.io.volumes.intensities import WHITE_PERCENTILE
 from engine.io.volumes.volume import Volume
-from engine.operators import CoilFourier, MaskedFourier, Radon
+from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, Weighted
 from engine.problems.coil_maps import espirit
 from engine.problems.phase import echo_is_whole, estimate_phase
 from engine.problems.pose import Details, pose, uncond
@@ -351,12 +351,15 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:
     white : float or None
         Intensity that becomes 1, in the units of the image. None: that of the filtered back-projection.
     """
-    operator = Radon(sinogram.geometry, sinogram.slice_shape)
+    operator: LinearOperator = Radon(sinogram.geometry, sinogram.slice_shape)
     if white is None:
         scale = _white_of(operator.classical(sinogram.data), sinogram.source)
     else:
         scale = _checked_white(white)
     y = sinogram.data / np.float32(scale)
+    if sinogram.weights is not None:
+        roots = np.sqrt(sinogram.weights)
+        operator, y = Weighted(operator, roots), y * roots
 
     def problem(plane: Plane) -> InverseProblem:
         if plane != sinogram.plane:
@@ -366,7 +369,7 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:
                 plane,
                 "swap --primary and --auxiliary, or state the orientation in the geometry",
             )
-        details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins}
+        details: Details = {"views": sinogram.geometry.n_views, "bins": sinogram.geometry.n_bins, **sinogram.details}
         return pose("svct", plane, operator, y, details)
 
     shape = sinogram.plane.volume_shape((len(y), *sinogram.slice_shape))

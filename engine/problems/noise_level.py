@@ -12,7 +12,16 @@ import numpy as np
 from scipy.stats import median_abs_deviation
 
 from engine.errors import InputError
-from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, Stacks, ThickSlices, VolumeOperator
+from engine.operators import (
+    CoilFourier,
+    LinearOperator,
+    MaskedFourier,
+    Radon,
+    Stacks,
+    ThickSlices,
+    VolumeOperator,
+    Weighted,
+)
 from engine.operators.transforms import opposite, uncentred
 from engine.sampling.problem import InverseProblem
 
@@ -163,6 +172,12 @@ def _(operator: Stacks, y: np.ndarray) -> float:
     ]
     # One for all: the same scanner as a rule.
     return float(np.sqrt(np.mean(np.square(levels))))
+
+
+@_level.register
+def _(operator: Weighted, y: np.ndarray) -> float:
+    # Its noise is equally strong everywhere, which the other's is not.
+    return _level(operator.inner, y)
 
 
 @_level.register

@@ -5,6 +5,7 @@
 
 namespace tpdm {
 
+void bind_cone(pybind11::module_& module);
 void bind_kspace(pybind11::module_& module);
 void bind_lines(pybind11::module_& module);
 void bind_philox(pybind11::module_& module);

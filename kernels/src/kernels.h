@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cone.h"
 #include "context.h"
 #include "noise.h"
 #include "kspace.h"
@@ -30,6 +31,22 @@ void radon_adjoint(const float* sinogram, const Rays& rays, const Shadow* shadow
 // weighted by nearness to the source, summed over views, times scale; scratch as for radon_adjoint
 void radon_backproject(const float* filtered, const View* views, double scale, float* scratch, float* images,
                        std::int64_t n_slices, const Scan& scan, const Context& context);
+
+// Floats of scratch memory that each of the three below needs.
+std::int64_t cone_scratch(const ConeScan& scan);
+
+// volume (n_slices, n_rows, n_columns) -> projections (n_views, n_lines, n_bins)
+void cone_forward(const float* volume, const View* views, float* scratch, float* projections, const ConeScan& scan,
+                  const Context& context);
+
+// projections -> volume, the exact transpose of cone_forward
+void cone_adjoint(const float* projections, const View* views, float* scratch, float* volume, const ConeScan& scan,
+                  const Context& context);
+
+// filtered projections -> volume: bilinear interpolation on the detector, weighted by nearness to the source, summed over
+// views, times scale
+void cone_backproject(const float* filtered, const View* views, double scale, float* scratch, float* volume,
+                      const ConeScan& scan, const Context& context);
 
 // out[k] = normal of voxel start + k
 void philox_normal(std::uint64_t seed, std::uint32_t step, std::uint32_t phase, std::uint64_t start, float* out,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from engine.io.guard import guarded
-from engine.io.hdf5 import member_of, opened
+from engine.io.hdf5 import member_of, opened, whole_of
 from engine.io.source import Source
 from engine.io.volumes import tiff
 from engine.io.volumes.numpy_files import chosen_name, read_npy, read_npz
 
 _OF_ONE_ARRAY = (".npy", ".tif", ".tiff")
-SUFFIXES = (*_OF_ONE_ARRAY, ".npz", ".h5", ".hdf5")
+SUFFIXES = (*_OF_ONE_ARRAY, ".npz", ".h5", ".hdf5", ".hdf", ".nxs")
 #: Groups and datasets of an HDF5 file that are looked at.
 _MAX_OBJECTS = 1000
 
@@ -62,12 +61,7 @@ def _read_hdf5(source: Source, dataset: str | None, default: str) -> np.ndarray:
             member = member_of(member, part, source)
         if not isinstance(member, h5py.Dataset):
             raise source.refusal("a dataset", "a group", "add the name of the dataset in it")
-        if member.chunks is not None:
-            n_chunks = math.prod(-(-side // chunk) for side, chunk in zip(member.shape, member.chunks, strict=True))
-            n_stored = member.id.get_num_chunks()
-            if n_stored != n_chunks:  # where nothing was written HDF5 reads zeros
-                raise source.refusal(f"all of {n_chunks} chunks", f"{n_stored}", "finish writing it")
-        return np.asarray(member[()])
+        return whole_of(member, source)
 
 
 def _arrays(file: Any) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,12 @@ _KEYS = (
     *("beam", "angles_deg", "angles_rad", "bins", "bin_spacing_mm", "bin_offset_mm", *_FAN_KEYS),
     *("pixel_mm", "rows", "columns", "size", "rotation_centre_px", "affine", *_PLACE_KEYS),
 )
+#: Beams whose rays leave the slices, and what to do with such scans.
+_OTHER_BEAMS = {
+    **dict.fromkeys(("helical", "helix", "spiral"), "rebin it to slices of a fan beam (single-slice rebinning) first"),
+    **dict.fromkeys(("cone", "cone_vec", "conebeam"), "give the row of the source's height alone, as a fan beam"),
+    "laminography": "its rays cross slices at an angle: reconstruct it with a program for laminography",
+}
 #: Far more than a detector has.
 _MAX_SIDE = 16384
 #: Relative error of pixel sizes that were written with few digits, and of right angles.
@@ -121,7 +129,50 @@ def load_geometry(path: str | Path, n_views: int, n_bins: int) -> ScanGeometry:
         another number of views or bins, a centre of rotation that a parallel beam's lattice of samples cannot have,
         pixels that are not square.
     """
-    fields = fields_of(Path(path), _KEYS)
+    return scan_of(read_fields(path), n_views, n_bins)
+
+
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """Read the keys and values of a geometry's file, of which `scan_of` makes a geometry.
+
+    Raises
+    ------
+    InputError
+        No such file, no JSON, a key that is unknown or twice there.
+    """
+    return fields_of(Path(path), _KEYS)
+
+
+def n_angles_of(fields: Mapping[str, Any]) -> int | None:
+    """How many angles the fields of a geometry hold; None where that cannot be told."""
+    value = fields.get("angles_deg", fields.get("angles_rad"))
+    if isinstance(value, dict):
+        value = value.get("count")
+        return value if isinstance(value, int) else None
+    return len(value) if isinstance(value, list) else None
+
+
+def angles_of(fields: Mapping[str, Any], n_views: int, n_bins: int) -> list[float]:
+    """The angles in degrees, one a view.
+
+    Raises
+    ------
+    InputError
+        None, two lists, another number of them, or a value that is none.
+    """
+    return _angles(dict(fields), n_views, n_bins)
+
+
+def scan_of(fields: Mapping[str, Any], n_views: int, n_bins: int) -> ScanGeometry:
+    """Return the geometry of keys and values as `load_geometry` reads them.
+
+    Raises
+    ------
+    InputError
+        As `load_geometry`.
+    """
+    fields = dict(fields)
+    _refuse_other_beams(fields)
     fan = choice(fields, "beam", ("parallel", "fan")) == "fan"
     if not fan:
         refuse_beside(fields, _FAN_KEYS, "a parallel beam")
@@ -156,8 +207,26 @@ def load_geometry(path: str | Path, n_views: int, n_bins: int) -> ScanGeometry:
     bins_reversed = len(turns) % 2 == 1
     radians = fields["angles_rad"] if "angles_rad" in fields and not turns else np.deg2rad(angles_deg)
     geometry = _rays(fields, fan, shape, centre, radians, pixel_mm, n_bins, bins_reversed)
+    _check_reach(geometry, shape)
     image_shape = (rows, columns)
     return ScanGeometry(geometry, shape, plane, pixel_mm, affine, image_shape, slices_reversed, bins_reversed)
+
+
+def _check_reach(geometry: kernels.Geometry, shape: tuple[int, int]) -> None:
+    """Refuse a detector none of whose rays meets the image."""
+    feet, _ = geometry.rays_of(0.0)
+    nearest = float(np.linalg.norm(feet - geometry.centre, axis=1).min())
+    if nearest > math.hypot(*shape) / 2 + 1:
+        got = f"none, the nearest passes {nearest:.3g} pixels from the centre of rotation"
+        raise wrong("rays that meet the image", got, "mend bin_offset_mm and bin_spacing_mm, or pass --centre")
+
+
+def _refuse_other_beams(fields: Mapping[str, Any]) -> None:
+    """Name what is no beam of slices, and what to do with it."""
+    beam = fields.get("beam")
+    if isinstance(beam, str) and beam.lower() in _OTHER_BEAMS:
+        expected = "parallel or fan as beam, whose rays stay in a slice"
+        raise wrong(expected, shown(beam), _OTHER_BEAMS[beam.lower()])
 
 
 def save_geometry(
@@ -315,7 +384,9 @@ def _angles(fields: dict[str, Any], n_views: int, n_bins: int) -> list[float]:
     else:
         raise wrong(f"a list of numbers as {key}", shown(value), "give one for each view")
     if count != n_views:
-        swapped = "swap the sinogram's views and bins" if count == n_bins else "give one angle for each view"
+        swapped = "give one angle for each view, or name the axes with --axes"
+        if count == n_bins:
+            swapped = "swap the sinogram's views and bins with --axes slices,bins,views"
         expected = f"{n_views} angles in {key} as along the sinogram's last axis but one (views)"
         raise wrong(expected, str(count), swapped)
     if isinstance(value, dict):

@@ -13,6 +13,25 @@ from engine.errors import InputError
 
 #: Far more bytes than any scan's angles take, and far more of anything else than a scanner has.
 _MAX_BYTES, _MOST = 1 << 24, 1e6
+#: Keys of other libraries' geometries, and what theirs are called here.
+_OTHERS = {
+    "TIGRE": (
+        ("DSD", "DSO", "nDetector", "dDetector", "nVoxel", "dVoxel", "offDetector", "offOrigin", "accuracy", "mode"),
+        "DSO is source_distance_mm, DSD less DSO detector_distance_mm, dDetector bin_spacing_mm, dVoxel pixel_mm",
+    ),
+    "ASTRA": (
+        (
+            *("type", "DetectorWidth", "DetectorCount", "ProjectionAngles", "DistanceOriginSource", "Vectors"),
+            *("DistanceOriginDetector", "DetectorSpacingX", "DetectorSpacingY", "DetectorRowCount", "DetectorColCount"),
+        ),
+        "ProjectionAngles are angles_rad, DetectorWidth is bin_spacing_mm, DistanceOriginSource source_distance_mm, "
+        "DistanceOriginDetector detector_distance_mm",
+    ),
+    "RTK": (
+        ("SourceToIsocenterDistance", "SourceToDetectorDistance", "GantryAngle", "Projection", "ProjectionOffsetX"),
+        "SourceToIsocenterDistance is source_distance_mm, GantryAngle one of angles_deg",
+    ),
+}
 #: Shortest length in mm.
 LEAST_MM = 1e-6
 
@@ -48,6 +67,9 @@ def fields_of(path: Path, keys: Collection[str]) -> dict[str, Any]:
         raise wrong("one JSON object", f"{shown(fields)} in '{path}'", "put names and values between braces")
     for key in fields:
         if key not in keys:
+            for library, (names, remedy) in _OTHERS.items():
+                if key in names:
+                    raise wrong(f"keys such as {', '.join(list(keys)[:4])}", f"{shown(key)} of {library}", remedy)
             closest = difflib.get_close_matches(key[:100], keys, 1, 0.0)[0]
             raise wrong("known keys", shown(key), f"the closest one is {closest}")
     return fields

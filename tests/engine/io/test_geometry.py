@@ -242,7 +242,7 @@ def test_affines_that_cannot_be_said_are_not_saved(tmp_path, affine):
 
 def test_views_and_bins_that_differ_name_the_axis(load):
     assert "last axis but one (views), got 4" in refusal(load, PARALLEL, 5, 40)
-    assert refusal(load, PARALLEL, 40, 4).endswith("swap the sinogram's views and bins")
+    assert refusal(load, PARALLEL, 40, 4).endswith("views and bins with --axes slices,bins,views")
     message = refusal(load, {**PARALLEL, "bins": 41})
     assert "bins to be 40 as along the sinogram's last axis (bins), got 41" in message
 
@@ -274,6 +274,13 @@ def test_every_key_without_a_default_is_asked_for(load, fields):
     ("changes", "named"),
     [
         ({"beam": "cone"}, "parallel or fan as beam"),
+        ({"beam": "helical"}, "rebin it to slices"),
+        ({"beam": "laminography"}, "parallel or fan as beam"),
+        ({"beam": "round"}, "parallel or fan as beam"),
+        ({"bin_offset_mm": 300}, "rays that meet the image"),
+        ({"DSD": 1500, "DSO": 1000}, "DSD less DSO detector_distance_mm"),
+        ({"type": "fanflat", "DetectorWidth": 1}, "'type' of ASTRA"),
+        ({"SourceToIsocenterDistance": 1000}, "RTK"),
         ({"beam": ["fan"]}, "beam"),
         ({"angles_deg": 12}, "angles_deg"),
         ({"angles_deg": [0, 1, 2, "3"]}, "angles_deg"),

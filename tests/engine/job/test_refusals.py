@@ -183,7 +183,7 @@ def test_the_methods_that_read_a_noise_level_are_named(prepared):
         ("--task csmri --kspace x.h5 --volume y.nii", "volume"),
         ("--task csmri --kspace x.h5 --acceleration 4", "acceleration"),
         ("--task csmri --kspace x.h5 --noise 0", "noise"),
-        ("--task svct --sinogram x.npy", "geometry"),
+        ("--task svct --sinogram x.npy", "sinogram"),
         ("--task csmri --kspace nothing.h5", "kspace"),
         ("--task mrzsr --thick nothing.nii", "thick"),
         ("--task svct --sinogram nothing.npy --geometry nothing.json", "sinogram"),
