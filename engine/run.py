@@ -106,7 +106,7 @@ class Run:
         comm, out = self._comm, args.out or Path("runs") / args.task
         quiet = args.quiet or not comm.is_root
         kind = "none" if quiet else args.progress
-        logging.basicConfig(level="ERROR" if quiet else args.log_level.upper(), format="%(levelname)s: %(message)s")
+        _show(logging.ERROR if quiet else int(logging.getLevelName(args.log_level.upper())))
         if kind == "lines":
             self._lines = Lines()
         job = checked_job(args, comm, engines)
@@ -128,6 +128,14 @@ class Run:
                 metrics = execute(job, args, out, saved, progress, comm, warnings, signal_of)
         if not quiet and kind != "lines":
             print(results.summary(metrics, out))
+
+
+def _show(level: int) -> None:
+    """Show messages from this level on; warnings are made anyhow, for the report and the record."""
+    shown = logging.StreamHandler()
+    shown.setLevel(level)
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[shown])
+    logging.getLogger("engine").setLevel(min(level, logging.WARNING))
 
 
 def parsed(words: list[str]) -> tuple[Saved | None, argparse.Namespace]:

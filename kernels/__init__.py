@@ -1,7 +1,7 @@
 """Native operators on NumPy and CuPy arrays: projections, k-space, slice profiles, noise, the sampler's arithmetic.
 
 Every function on arrays checks its arguments, converts none of them, and has a slow readable twin of the same name in
-`kernels.reference`. Results do not depend on the number of threads.
+`kernels.reference` or `kernels.reference_cone`. Results do not depend on the number of threads.
 """
 
 try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import interpn
 
 from kernels.cone_geometry import ConeGeometry
+from kernels.redundancy import redundancy_weights
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -28,6 +30,34 @@ def cone_adjoint(projections: Float32, geometry: ConeGeometry) -> Float32:
         for line, bins, place, weight in _corners(geometry, view):
             np.add.at(padded, place, weight * projections[view, line, bins])
     return padded[1:-1, 1:-1, 1:-1].astype(np.float32)
+
+
+def cone_fdk(projections: Float32, geometry: ConeGeometry) -> Float32:
+    """Filter by a sum over the bins, then interpolate at every voxel: see `kernels.cone_fdk`."""
+    reach, distance = geometry.source_to_detector, geometry.source_distance
+    weighted = projections * (reach / np.sqrt(reach**2 + geometry.bins**2 + geometry.lines[:, None] ** 2))
+    redundancy = redundancy_weights(geometry.fan)
+    if redundancy is not None:
+        weighted = weighted * redundancy[:, None]
+    apart = np.abs(np.subtract.outer(np.arange(geometry.n_bins), np.arange(geometry.n_bins)))
+    ramp = np.where(apart == 0, 0.25, 0.0)
+    ramp[apart % 2 == 1] = -1 / (np.pi * apart[apart % 2 == 1]) ** 2
+    filtered = weighted @ ramp / (geometry.bin_spacing * distance / reach)
+
+    sides = [np.arange(side) - (side - 1) / 2 for side in geometry.shape]
+    z, rows, columns = np.meshgrid(*sides, indexing="ij")
+    volume = np.zeros(geometry.shape)
+    # Beyond the detector values fade to zero within one bin or line.
+    ends = [np.arange(-1, n + 1) for n in (geometry.n_lines, geometry.n_bins)]
+    for angle_rad, view in zip(geometry.angles_rad, filtered, strict=True):
+        depth = distance + rows * np.cos(angle_rad) + columns * np.sin(angle_rad)
+        u = (columns * np.cos(angle_rad) - rows * np.sin(angle_rad)) * reach / depth
+        v = z * reach / depth
+        line = (v - geometry.line_offset) / geometry.line_spacing + (geometry.n_lines - 1) / 2
+        bins = (u - geometry.bin_offset) / geometry.bin_spacing + (geometry.n_bins - 1) / 2
+        seen = interpn(ends, np.pad(view, 1), np.stack([line, bins], axis=-1), bounds_error=False, fill_value=0.0)
+        volume += (distance / depth) ** 2 * seen
+    return np.asarray(volume * np.pi / max(geometry.n_views, 1), dtype=np.float32)
 
 
 def _corners(

@@ -43,12 +43,14 @@ def warnings_kept() -> Iterator[list[str]]:
         def emit(self, entry: logging.LogRecord) -> None:
             messages.append(entry.getMessage())
 
-    handler = Kept(logging.WARNING)
-    logging.getLogger("engine").addHandler(handler)
+    handler, logger = Kept(logging.WARNING), logging.getLogger("engine")
+    level = logger.level
+    logger.addHandler(handler)
     try:
         yield messages
     finally:
-        logging.getLogger("engine").removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def checked_job(args: argparse.Namespace, comm: Communicator, engines: Engines) -> Job:

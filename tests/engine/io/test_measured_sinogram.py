@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -370,3 +372,14 @@ def test_a_weighed_scan_is_reconstructed(exchange, tmp_path):
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["task"]["weights"] == "counts"
     assert record["residual_check"]["residual"] < 0.1 * record["residual_check"]["sample_rms"]
+
+
+def test_quiet_runs_say_nothing_and_record_what_they_warn_of(exchange, tmp_path):
+    words = ["-m", "engine.run", "--task", "svct", "--method", "classical", "--no-report", "--quiet"]
+    path, out = exchange(data_white=None, data_dark=None), tmp_path / "out"
+    # In a process of its own: the tests' own handlers would make it log.
+    done = subprocess.run(
+        [sys.executable, *words, "--sinogram", path, "--out", out], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == done.stdout == ""
+    assert "--minus-log" in json.loads((out / "run.json").read_text())["warnings"][0]
