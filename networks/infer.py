@@ -157,20 +157,19 @@ class _Traces:
     def __init__(self, target: Mapping[str, tuple[int, ...]]):
         layers = {k.removesuffix(".weight") for k in target if k.endswith(".weight")}
         self.n_modules = 1 + max(int(k.split(".")[1]) for k in target)
-        self.combines = any(k.endswith(".Conv") for k in layers)
         self.fir_convolutions = any(k.endswith(".Conv2d_0") for k in layers)
-        # A residual block has a Conv_0 too, but never without the embedding's Dense_0.
-        self.plain_convolutions = any(
-            k.endswith(".Conv_0") and k.replace("Conv_0", "Dense_0") not in layers for k in layers
-        )
+        # A residual block has a Conv_0 too, but never without the embedding's Dense_0. The pyramid's is 1×1.
+        alone = [k for k in layers if k.endswith(".Conv_0") and k.replace("Conv_0", "Dense_0") not in layers]
+        pointwise = [k for k in alone if target[f"{k}.weight"][2:] == (1, 1)]
+        self.combines, self.plain_convolutions = bool(pointwise), len(alone) > len(pointwise)
 
     def could_be_of(self, a: Architecture) -> bool:
         """Whether the number of modules and the kinds of resampling layers are those of the architecture."""
         halvings, n_attention = a.n_levels - 1, len(a.attention_levels)
         n_modules = 4 + a.n_levels * a.n_res_blocks + n_attention * a.n_res_blocks + halvings
-        n_modules += halvings * {"none": 0, "input_skip": 2, "residual": 1}[a.progressive_input]
+        n_modules += halvings * {"none": 0, "input_skip": 1, "residual": 1}[a.progressive_input]
         n_modules += 3 + a.n_levels * (a.n_res_blocks + 1) + n_attention + halvings
-        n_modules += {"none": 2, "output_skip": 3 * halvings + 2, "residual": halvings + 4}[a.progressive]
+        n_modules += {"none": 2, "output_skip": 2 * a.n_levels, "residual": halvings + 4}[a.progressive]
         resampling_convolutions = halvings > 0 and (
             "residual" in (a.progressive, a.progressive_input) or (a.resblock == "ddpm" and a.resample_with_conv)
         )

@@ -189,11 +189,11 @@ class Combine(nn.Module):
 
     def __init__(self, n_pyramid: int, n_features: int, method: str):
         super().__init__()
-        self.Conv = conv(n_pyramid, n_features, kernel=1)
+        self.Conv_0 = conv(n_pyramid, n_features, kernel=1)
         self.method = method
 
     def forward(self, pyramid: Tensor, h: Tensor) -> Tensor:
-        joined = self.Conv(pyramid)
+        joined = self.Conv_0(pyramid)
         return torch.cat([joined, h], dim=1) if self.method == "cat" else joined + h
 
 

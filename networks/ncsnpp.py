@@ -20,6 +20,7 @@ from networks.layers import (
     Upsample,
     conv,
     dense,
+    resampler,
     residual_sum,
 )
 
@@ -73,7 +74,6 @@ class NCSNpp(nn.Module):
                 break
             add(block(n, n, "down") if a.resblock == "biggan" else Downsample(n, None, a.resample_with_conv, a.fir))
             if a.progressive_input == "input_skip":
-                add(Downsample(n_pyramid, fir=a.fir))
                 add(Combine(n_pyramid, n, a.progressive_combine))
                 n *= 2 if a.progressive_combine == "cat" else 1
             elif a.progressive_input == "residual":
@@ -93,8 +93,6 @@ class NCSNpp(nn.Module):
                 add(Attention(n, a.skip_rescale))
             coarsest = level == a.n_levels - 1
             if a.progressive == "output_skip":
-                if not coarsest:
-                    add(Upsample(1, fir=a.fir))
                 add(GroupNormSilu(n))
                 add(conv(n, 1, scale=0.0))
             elif a.progressive == "residual":
@@ -111,6 +109,9 @@ class NCSNpp(nn.Module):
             add(GroupNormSilu(n))
             add(conv(n, 1, scale=0.0))
         self.all_modules = nn.ModuleList(modules)
+        # Without parameters, and one for all levels: score_sde does not count them among its modules.
+        self.pyramid_down = resampler("down", a.fir) if a.progressive_input == "input_skip" else None
+        self.pyramid_up = resampler("up", a.fir) if a.progressive == "output_skip" else None
 
     @classmethod
     def of_weights(cls, architecture: Architecture, weights: Mapping[str, Tensor]) -> NCSNpp:
@@ -166,8 +167,8 @@ class NCSNpp(nn.Module):
             if level == a.n_levels - 1:
                 break
             h = next(modules)(h, embedding) if a.resblock == "biggan" else next(modules)(h)
-            if a.progressive_input == "input_skip":
-                pyramid = next(modules)(pyramid)
+            if self.pyramid_down is not None:
+                pyramid = self.pyramid_down(pyramid)
                 h = next(modules)(pyramid, h)
             elif a.progressive_input == "residual":
                 h = pyramid = residual_sum(next(modules)(pyramid), h, a.skip_rescale)
@@ -183,11 +184,10 @@ class NCSNpp(nn.Module):
                 h = next(modules)(torch.cat([h, skips.pop()], dim=1), embedding)
             if level in a.attention_levels:
                 h = next(modules)(h)
-            if a.progressive == "output_skip":
-                coarser = next(modules)(pyramid) if pyramid is not None else None
+            if self.pyramid_up is not None:
                 norm, project = next(modules), next(modules)
-                pyramid = project(norm(h))
-                pyramid = pyramid if coarser is None else coarser + pyramid
+                finer = project(norm(h))
+                pyramid = finer if pyramid is None else self.pyramid_up(pyramid) + finer
             elif a.progressive == "residual":
                 if pyramid is None:
                     norm, project = next(modules), next(modules)
