@@ -15,17 +15,22 @@ from engine.cli import exit_code, writing_to
 from engine.errors import InputError
 from engine.volume import ALL_PLANES, Plane
 from export.bundle import build_engine, content_key, is_bundle, is_current
+from networks.diffusers_files import is_diffusers
 
 log = logging.getLogger("export")
 
-#: Packages of the extra `export`.
-_EXTRA = ("onnx", "torch")
+#: What the exporter needs that a run does not, by the extra that brings it.
+_EXTRAS = {"export": ("onnx", "torch"), "diffusers": ("diffusers", "safetensors")}
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.build_engine", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ckpt", type=Path, help="checkpoint of score_sde's or TPDM's format")
+    source.add_argument(
+        "--ckpt",
+        type=Path,
+        help="checkpoint of score_sde's or TPDM's format, or diffusers' UNet2DModel: a folder or file of weights",
+    )
     source.add_argument("--bundle", type=Path, help="bundle whose graphs to compile, where there is no checkpoint")
     parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
     parser.add_argument(
@@ -99,13 +104,14 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
             return _carry_out(args, known, out)
     except ModuleNotFoundError as error:
         # Of what is not installed for a run alone; anything else of our own missing is a defect.
-        if error.name not in _EXTRA:
+        extra = next((extra for extra, packages in _EXTRAS.items() if error.name in packages), None)
+        if extra is None:
             raise
         raise InputError(
             "installation",
-            "the packages of the extra `export`",
+            f"the packages of the extra `{extra}`",
             f"no {error.name}",
-            "`pip install -c constraints.txt -e '.[export]'`",
+            f"`pip install -c constraints.txt -e '.[{extra}]'`",
         ) from error
 
 
@@ -194,7 +200,7 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
         raise InputError("voxel-mm", "two sizes, the smaller first", f"{low:g} and {high:g}", "change --voxel-mm")
     if args.card and not args.card.is_file():
         raise InputError("card", "a text file", f"nothing, or a folder, at '{args.card}'", "check the path")
-    if not args.ckpt.is_file():
+    if not args.ckpt.is_file() and not is_diffusers(args.ckpt):
         found, remedy = ("a folder", "give the file in it") if args.ckpt.is_dir() else ("nothing", "check the path")
         raise InputError("ckpt", "a checkpoint file", f"{found} at '{args.ckpt}'", remedy)
     chosen = {"ema": not args.no_ema, "with_adjoint": args.with_adjoint}

@@ -42,6 +42,8 @@ def network_of(bundle: Bundle) -> NCSNpp:
     ValueError
         The bundle's graph has another structure than the exporter gives its architecture, or x̂₀ differs.
     """
+    if family := bundle.manifest["architecture"].get("family"):
+        raise ValueError(f"bundle: expected an NCSN++ network, got {family}; load the network's checkpoint")
     architecture = Architecture.from_dict(bundle.manifest["architecture"])
     network = NCSNpp(architecture).eval().requires_grad_(False)
     n = sum(p.numel() for p in network.parameters())

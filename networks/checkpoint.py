@@ -60,11 +60,7 @@ def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
         )
     if ema:
         _apply_ema(weights, stored.get("ema"), path)
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                "ckpt", "finite weights", f"NaN or infinity in '{name}' of '{path}'", "train or download again"
-            )
+    check_finite(weights, path)
     return weights, {k: v for k, v in stored.items() if k not in ("model", "ema", "optimizer")}
 
 
@@ -76,12 +72,57 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     CheckpointError
         Missing, truncated, or holding anything but tensors and plain containers.
     """
-    path = Path(path)
+    stored = _unpickled(Path(path))
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
+        raise CheckpointError(
+            "ckpt",
+            "a score_sde checkpoint with an entry 'model'",
+            f"none in '{path}'",
+            _REMEDY,
+        )
+    return stored
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors and nothing else: safetensors, or PyTorch's own format.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, damaged, or holding anything else.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                "ckpt", "a safetensors file", f"'{path}', which cannot be read ({error})", "download or save it again"
+            ) from error
+    stored = _unpickled(path)
+    if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
+        raise CheckpointError("ckpt", "named tensors", f"something else in '{path}'", "save the state_dict alone")
+    return {str(name): tensor for name, tensor in stored.items()}
+
+
+def check_finite(weights: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights with NaN or infinity."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                "ckpt", "finite weights", f"NaN or infinity in '{name}' of '{path}'", "train or download again"
+            )
+
+
+def _unpickled(path: Path) -> Any:
+    """What `torch.load` finds without running pickled code."""
     if not path.is_file():
         found, remedy = ("a folder", "give the file in it") if path.is_dir() else ("nothing", "check the path")
         raise CheckpointError("ckpt", "a checkpoint file", f"{found} at '{path}'", remedy)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the unpickler raise whatever the damage leads to
         if kind := kind_of(path):
             raise CheckpointError("ckpt", "a PyTorch checkpoint", f"{kind}, '{path}'", _REMEDY) from error
@@ -98,14 +139,6 @@ def read_stored(path: str | Path) -> dict[str, Any]:
             f"'{path}', which cannot be read ({type(error).__name__})",
             "it is damaged: download or save it again",
         ) from error
-    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
-        raise CheckpointError(
-            "ckpt",
-            "a score_sde checkpoint with an entry 'model'",
-            f"none in '{path}'",
-            _REMEDY,
-        )
-    return stored
 
 
 def _apply_ema(weights: dict[str, Tensor], ema: Any, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.architecture import Architecture
+from networks.denoiser import DenoisingNetwork
 from networks.layers import (
     Attention,
     Combine,
@@ -31,7 +32,7 @@ def noise_levels(a: Architecture) -> Tensor:
     return a.sigma_max * (a.sigma_min / a.sigma_max) ** levels
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(DenoisingNetwork):
     """Score of the noisy image: ``net(x, sigma) ≈ ∇ₓ log p_σ(x)``.
 
     The flat list `all_modules` has the order, and so the tensors the names, of score_sde's checkpoints; `forward` walks
@@ -112,6 +113,18 @@ class NCSNpp(nn.Module):
         # Without parameters, and one for all levels: score_sde does not count them among its modules.
         self.pyramid_down = resampler("down", a.fir) if a.progressive_input == "input_skip" else None
         self.pyramid_up = resampler("up", a.fir) if a.progressive == "output_skip" else None
+
+    @property
+    def divisor(self) -> int:
+        return self.architecture.divisor
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.architecture.sigma_min, self.architecture.sigma_max
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.architecture.to_dict()
 
     @classmethod
     def of_weights(cls, architecture: Architecture, weights: Mapping[str, Tensor]) -> NCSNpp:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks import NCSNpp
+from export.trace.diffusers_layers import fuse_silu, replacement_of
+from networks.denoiser import DenoisingNetwork
 from networks.layers import Downsample, FirFilter, GroupNormSilu, NearestUp, PointwiseConv, ResBlock
 
 
@@ -145,6 +146,34 @@ class LoweredResample(nn.Module):
         return cast(Tensor, ResampleFn.apply(x, self.kernel, self.blur, self.up))  # type: ignore[no-untyped-call]
 
 
+class SiluFn(torch.autograd.Function):
+    """SiLU, with a pullback that keeps one tensor, the slope; the built-in one fills tensors in place."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gate = torch.sigmoid(x)
+        y = x * gate
+        return y, gate + y * (1 - gate)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return grad * cast(Tensor, slope)
+
+
+class LoweredSilu(nn.Module):
+    """SiLU where no normalisation comes directly before it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, SiluFn.apply(x)[0])  # type: ignore[no-untyped-call]
+
+
 class Scale(nn.Module):
     """Multiplication by a constant."""
 
@@ -178,18 +207,24 @@ def _pointwise(layer: PointwiseConv) -> nn.Conv2d:
     return out
 
 
-def _strided(layer: Downsample) -> nn.Conv2d:
+def _strided(inner: nn.Conv2d) -> nn.Conv2d:
     """The 3×3 convolution of stride 2 that pads below and to the right only, as a 4×4 one that pads on all sides.
 
     The added first row and column of weights are zeros.
     """
-    inner = layer.Conv_0
     out = nn.Conv2d(inner.in_channels, inner.out_channels, 4, stride=2, padding=1)
     out.weight.data, out.bias = F.pad(inner.weight.data, (1, 0, 1, 0)), inner.bias
     return out
 
 
-def lower(network: NCSNpp) -> NCSNpp:
+def _box(up: bool) -> LoweredResample:
+    return LoweredResample(up, fir=False)
+
+
+Network = TypeVar("Network", bound=DenoisingNetwork)
+
+
+def lower(network: Network) -> Network:
     """Return an equal network made of the operators of this module; the original stays as it is."""
     lowered = copy.deepcopy(network)
     _lower_children(lowered)
@@ -204,12 +239,17 @@ def _lower_children(module: nn.Module) -> None:
         elif isinstance(child, FirFilter) and child.mode != "same":
             replacement = LoweredResample(child.mode == "up", fir=True)
         elif isinstance(child, (NearestUp, nn.AvgPool2d)):
-            replacement = LoweredResample(isinstance(child, NearestUp), fir=False)
+            replacement = _box(isinstance(child, NearestUp))
         elif isinstance(child, Downsample) and child.with_conv and not child.fir:
-            replacement = _strided(child)
+            replacement = _strided(child.Conv_0)
+        elif isinstance(child, nn.SiLU):
+            replacement = LoweredSilu()
         elif isinstance(child, PointwiseConv):
             replacement = _pointwise(child)
+        else:
+            replacement = replacement_of(child, LoweredGroupNorm, _box, _strided)
         if replacement is None:
+            fuse_silu(child, LoweredGroupNorm)
             _lower_children(child)
             if isinstance(child, ResBlock):
                 _fold_rescale(child)

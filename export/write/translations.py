@@ -29,6 +29,7 @@ for _target, _op_type in {
     aten.mul.Tensor: "Mul", aten.add.Tensor: "Add", aten.sub.Tensor: "Sub", aten.div.Tensor: "Div", aten.bmm.default:
     "MatMul", aten.sigmoid.default: "Sigmoid", aten.log.default: "Log", aten.sin.default: "Sin", aten.cos.default:
     "Cos", aten.neg.default: "Neg", aten.mm.default: "MatMul",
+    aten.reciprocal.default: "Reciprocal", aten.exp.default: "Exp",
 }.items():  # fmt: skip
     TRANSLATIONS[_target] = lambda w, node, *args, _op_type=_op_type: w.emit(
         _op_type, [w.value(a) for a in args], node.name
@@ -97,6 +98,17 @@ def _slice(
 @_translates(aten.cat.default)
 def _cat(w: GraphWriter, node: fx.Node, parts: list[fx.Node], axis: int = 0) -> str:
     return w.emit("Concat", [w.value(p) for p in parts], node.name, axis=axis)
+
+
+@_translates(aten.clamp.default)
+def _clamp(w: GraphWriter, node: fx.Node, x: fx.Node, low: float | None = None, high: float | None = None) -> str:
+    bounds = ["" if bound is None else w.value(float(bound)) for bound in (low, high)]
+    return w.emit("Clip", [w.value(x), *bounds], node.name)
+
+
+@_translates(aten.full.default, aten.full_like.default)
+def _full(w: GraphWriter, node: fx.Node, _sizes: Any, value: float, **_: Any) -> str:
+    return w.emit("Expand", [w.value(float(value)), w.shape(list(node.meta["val"].shape))], node.name)
 
 
 @_translates(aten.mean.dim, aten.sum.dim_IntList)
