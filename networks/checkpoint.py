@@ -24,7 +24,7 @@ class CheckpointError(InputError):
 
 _REMEDY = "give the file that training by score_sde, TPDM or `tpdm train` wrote"
 #: Tensors that score_sde stores but does not train, so that the EMA's list omits them.
-_UNTRAINED = ("sigmas", "all_modules.0.W")
+UNTRAINED = ("sigmas", "all_modules.0.W")
 
 
 def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,10 +51,13 @@ def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
     path = Path(path)
     stored = read_stored(path)
     weights = {str(name).removeprefix("module."): tensor for name, tensor in stored["model"].items()}
-    if not all(isinstance(t, Tensor) for t in weights.values()) or "all_modules.0.W" not in weights:
+    if not all(isinstance(t, Tensor) for t in weights.values()) or not weights.keys() & {
+        "all_modules.0.W",
+        "all_modules.0.weight",
+    }:
         raise CheckpointError(
             "ckpt",
-            "an NCSN++ network with Fourier features ('all_modules.0.W')",
+            "an NCSN++ network ('all_modules.0.W', or 'all_modules.0.weight' with positional features)",
             f"{len(weights)} entries without it in '{path}'",
             "give a score_sde or TPDM checkpoint of a VE model",
         )
@@ -143,7 +146,7 @@ def _unpickled(path: Path) -> Any:
 
 def _apply_ema(weights: dict[str, Tensor], ema: Any, path: Path) -> None:
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
-    names = [name for name in weights if name not in _UNTRAINED]
+    names = [name for name in weights if name not in UNTRAINED]
     expected = [tuple(weights[name].shape) for name in names]
     shapes = [tuple(t.shape) if isinstance(t, Tensor) else None for t in shadow] if isinstance(shadow, list) else []
     if not isinstance(shadow, list) or shapes != expected:

@@ -119,6 +119,7 @@ def _matching(
     target = {k: tuple(v.shape) for k, v in weights.items() if k != "sigmas"}
     traces = _Traces(target)
     flags: dict[str, list[Any]] = {
+        "embedding": ["fourier" if "all_modules.0.W" in target else "positional"],
         "progressive": ["none", "output_skip", "residual"],
         "progressive_input": ["none", "input_skip", "residual"],
         "progressive_combine": ["sum", "cat"],
@@ -127,7 +128,7 @@ def _matching(
     }
     for k in flags:
         if k in stated:
-            flags[k] = [stated[k]]
+            flags[k] = [stated[k]] if k != "embedding" or stated[k] in flags[k] else []
     extra = {k: stated[k] for k in TRACELESS if k in stated}
     for body in _bodies(target):
         if any(k in stated and stated[k] != v for k, v in body.items()):
@@ -166,7 +167,12 @@ class _Traces:
     def could_be_of(self, a: Architecture) -> bool:
         """Whether the number of modules and the kinds of resampling layers are those of the architecture."""
         halvings, n_attention = a.n_levels - 1, len(a.attention_levels)
-        n_modules = 4 + a.n_levels * a.n_res_blocks + n_attention * a.n_res_blocks + halvings
+        n_modules = (
+            (4 if a.embedding == "fourier" else 3)
+            + a.n_levels * a.n_res_blocks
+            + n_attention * a.n_res_blocks
+            + halvings
+        )
         n_modules += halvings * {"none": 0, "input_skip": 1, "residual": 1}[a.progressive_input]
         n_modules += 3 + a.n_levels * (a.n_res_blocks + 1) + n_attention + halvings
         n_modules += {"none": 2, "output_skip": 2 * a.n_levels, "residual": halvings + 4}[a.progressive]
@@ -192,7 +198,7 @@ def _tensor_shapes(candidate: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _bodies(target: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
     """Yield depth, widths and attention for every way to read the sequence of residual blocks."""
-    nf = target["all_modules.0.W"][0]
+    nf = target["all_modules.0.W"][0] if "all_modules.0.W" in target else target["all_modules.0.weight"][-1]
     blocks = sorted(int(k.split(".")[1]) for k in target if k.endswith(".Dense_0.weight"))
     for resblock, n_levels in itertools.product(("biggan", "ddpm"), range(1, 9)):
         n_resampling = 2 * (n_levels - 1) if resblock == "biggan" else 0

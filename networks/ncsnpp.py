@@ -17,6 +17,7 @@ from networks.layers import (
     Downsample,
     FourierFeatures,
     GroupNormSilu,
+    PositionalFeatures,
     ResBlock,
     Upsample,
     conv,
@@ -53,13 +54,18 @@ class NCSNpp(DenoisingNetwork):
         def block(n_in: int, n_out: int, direction: str | None = None) -> ResBlock:
             return ResBlock(n_in, n_out, n_embedding, a.resblock, a.skip_rescale, direction, a.fir)
 
-        modules: list[nn.Module] = [
-            FourierFeatures(a.nf),
-            dense(2 * a.nf, n_embedding),
-            dense(n_embedding, n_embedding),
-            conv(1, a.nf),
-        ]
+        # Sines and cosines have no tensor to store, and no place among score_sde's modules.
+        self.positional = None
+        modules: list[nn.Module] = []
         add = modules.append
+        if a.embedding == "positional":
+            self.positional = PositionalFeatures(a.nf, a.sigma_min, a.sigma_max, a.n_scales)
+            add(dense(a.nf, n_embedding))
+        else:
+            add(FourierFeatures(a.nf))
+            add(dense(2 * a.nf, n_embedding))
+        add(dense(n_embedding, n_embedding))
+        add(conv(1, a.nf))
         n = n_pyramid = a.nf
         if a.progressive_input != "none":
             n_pyramid = 1
@@ -163,7 +169,8 @@ class NCSNpp(DenoisingNetwork):
         """Return the output before any division by σ; arguments and shape as in `forward`."""
         a = self.architecture
         modules = cast("Iterator[Callable[..., Tensor]]", iter(self.all_modules))
-        embed, dense_0, dense_1 = next(modules), next(modules), next(modules)
+        embed = next(modules) if self.positional is None else self.positional
+        dense_0, dense_1 = next(modules), next(modules)
         embedding = dense_1(F.silu(dense_0(embed(torch.log(sigma)))))
 
         if not a.centered:

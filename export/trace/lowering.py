@@ -17,8 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.trace.diffusers_layers import fuse_silu, replacement_of
+from networks import NCSNpp
 from networks.denoiser import DenoisingNetwork
-from networks.layers import Downsample, FirFilter, GroupNormSilu, NearestUp, PointwiseConv, ResBlock
+from networks.layers import (
+    Downsample,
+    FirFilter,
+    FourierFeatures,
+    GroupNormSilu,
+    NearestUp,
+    PointwiseConv,
+    PositionalFeatures,
+    ResBlock,
+)
 
 
 class GroupNormSiluFn(torch.autograd.Function):
@@ -224,9 +234,32 @@ def _box(up: bool) -> LoweredResample:
 Network = TypeVar("Network", bound=DenoisingNetwork)
 
 
+def _fourier_of_positional(network: NCSNpp) -> None:
+    """Replace sines and cosines of a level's number by Fourier features of ln σ, which every runner has.
+
+    The number is linear in ln σ: its constant part turns each pair of sine and cosine by an angle, which moves into the
+    dense layer after them.
+    """
+    features = cast(PositionalFeatures, network.positional)
+    frequencies = cast(Tensor, features.frequencies).double()
+    fourier = FourierFeatures(len(frequencies))
+    fourier.W.data = (-features.per_unit * frequencies / (2 * math.pi)).float()
+    angle = features.first * features.per_unit * frequencies
+    layer = cast(nn.Linear, network.all_modules[0])
+    of_sine, of_cosine = layer.weight.data.double().chunk(2, dim=1)
+    turned = [
+        of_sine * torch.cos(angle) - of_cosine * torch.sin(angle),
+        of_sine * torch.sin(angle) + of_cosine * torch.cos(angle),
+    ]
+    layer.weight.data = torch.cat(turned, dim=1).float()
+    network.positional = fourier  # type: ignore[assignment]
+
+
 def lower(network: Network) -> Network:
     """Return an equal network made of the operators of this module; the original stays as it is."""
     lowered = copy.deepcopy(network)
+    if isinstance(lowered, NCSNpp) and lowered.positional is not None:
+        _fourier_of_positional(lowered)
     _lower_children(lowered)
     return lowered.eval().requires_grad_(False)
 

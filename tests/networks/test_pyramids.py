@@ -106,7 +106,15 @@ class Walk:
 def walk(tensors, architecture, x, sigma):
     """The score in float64, as the published description of NCSN++ goes through score_sde's tensors."""
     a, w = architecture, Walk(tensors, architecture)
-    phase = 2 * math.pi * torch.log(sigma)[:, None] * w.take()["W"]
+    if a.embedding == "fourier":
+        phase = 2 * math.pi * torch.log(sigma)[:, None] * w.take()["W"]
+    else:
+        # Numbers of the table's levels, to which the other ones are interpolated.
+        number = (a.n_scales - 1) * torch.log(a.sigma_max / sigma) / math.log(a.sigma_max / a.sigma_min)
+        half = a.nf // 2
+        # The table of frequencies is in float32.
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000) / (half - 1))).double()
+        phase = number[:, None] * frequencies
     embedding = torch.cat([torch.sin(phase), torch.cos(phase)], dim=1)
     first, second = w.take(), w.take()
     embedding = F.silu(F.linear(embedding, first["weight"], first["bias"]))
