@@ -15,6 +15,7 @@ from engine.cli import exit_code, writing_to
 from engine.errors import InputError
 from engine.volume import ALL_PLANES, Plane
 from export.bundle import build_engine, content_key, is_bundle, is_current
+from networks.callable_names import is_callable
 from networks.diffusers_files import is_diffusers
 
 log = logging.getLogger("export")
@@ -29,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--ckpt",
         type=Path,
-        help="checkpoint of score_sde's or TPDM's format, or diffusers' UNet2DModel: a folder or file of weights",
+        help="checkpoint of score_sde's or TPDM's format, or diffusers' UNet2DModel: a folder or file of weights; "
+        "or module:function of your own, which is run, that returns a network and its scheduler",
     )
     source.add_argument("--bundle", type=Path, help="bundle whose graphs to compile, where there is no checkpoint")
     parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     names = ("fir", "skip_rescale", "scale_by_sigma", "centered", "sigma_min", "sigma_max")
     known = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    out = args.bundle or args.out or Path("engines") / args.ckpt.stem
+    out = args.bundle or args.out or Path("engines") / args.ckpt.stem.replace(":", ".")
     return exit_code("build_engine", lambda: _main(args, known, out), interrupted="nothing unfinished was left")
 
 
@@ -200,16 +202,18 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
         raise InputError("voxel-mm", "two sizes, the smaller first", f"{low:g} and {high:g}", "change --voxel-mm")
     if args.card and not args.card.is_file():
         raise InputError("card", "a text file", f"nothing, or a folder, at '{args.card}'", "check the path")
-    if not args.ckpt.is_file() and not is_diffusers(args.ckpt):
+    by_function = is_callable(args.ckpt)
+    if not args.ckpt.is_file() and not is_diffusers(args.ckpt) and not by_function:
         found, remedy = ("a folder", "give the file in it") if args.ckpt.is_dir() else ("nothing", "check the path")
         raise InputError("ckpt", "a checkpoint file", f"{found} at '{args.ckpt}'", remedy)
     chosen = {"ema": not args.no_ema, "with_adjoint": args.with_adjoint}
     try:
         described = {"plane": args.plane, "voxel_mm": args.voxel_mm, "card": args.card and sha256_of(args.card)}
-        key = content_key(args.ckpt, {**described, **chosen, **known})
+        # What a function will return, nothing tells beforehand: its bundle is never up to date.
+        key = None if by_function else content_key(args.ckpt, {**described, **chosen, **known})
     except OSError as error:
         raise InputError("ckpt", "a file that can be read", f"'{args.ckpt}' ({error.strerror})", "check it") from error
-    if is_current(out, key) and not args.force:
+    if key is not None and is_current(out, key) and not args.force:
         print(f"{out} is up to date")
         return 0
     if args.dry_run:

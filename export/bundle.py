@@ -82,7 +82,7 @@ def build_engine(
     Parameters
     ----------
     ckpt : Path
-        score_sde or TPDM checkpoint, or diffusers' folder or file of weights.
+        score_sde or TPDM checkpoint, diffusers' folder or file of weights, or ``module:function``.
     out : Path
         Folder of the bundle; replaced if it is one.
     plane : Plane or "all", optional
@@ -138,8 +138,13 @@ def build_engine(
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(out, partial(check_free, record=MANIFEST, what="an engine bundle")) as work:
         log.info("tracing the denoiser and its adjoint …")
-        with torch.no_grad():
-            write_graphs(network, work, with_adjoint)
+        try:
+            with torch.no_grad():
+                write_graphs(network, work, with_adjoint)
+        except NotImplementedError as error:
+            raise InputError(
+                "ckpt", "a network of operators that the exporter knows", f"'{ckpt}' ({error})", "use other layers"
+            ) from error
         log.info("verifying against float64 autograd …")
         rows = verify.verify(network, work)
         if card is not None:
@@ -164,7 +169,12 @@ def build_engine(
             "divisor": network.divisor,
             "precision": "float32",
             "opset": OPSET,
-            "checkpoint": {"file": ckpt.name, "sha256": sha256_of_parts(ckpt), "ema": ema, "step": info["step"]},
+            "checkpoint": {
+                "file": ckpt.name,
+                "sha256": info.get("sha256") or sha256_of_parts(ckpt),
+                "ema": ema,
+                "step": info["step"],
+            },
             "versions": versions("torch", "onnx"),
             "verification": {"bounds": verify.BOUNDS, "rows": [r.to_dict() for r in rows]},
             "build_seconds": round(time.monotonic() - started, 1),

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from engine.errors import InputError
 from networks.denoiser import DenoisingNetwork
 from networks.schedule import Schedule
 
@@ -56,3 +57,24 @@ class AdaptedNetwork(DenoisingNetwork):
             output = output[:, :1]
         x0 = self.schedule.x0(x, output, level)
         return x0 if self.centered else 0.5 * x0 + 0.5
+
+
+def narrowed(network: AdaptedNetwork, sigma_min: float | None = None, sigma_max: float | None = None) -> None:
+    """Narrow the range of noise levels, in place.
+
+    Raises
+    ------
+    InputError
+        The schedule does not have these levels.
+    """
+    low, high = network.sigma_range
+    asked = low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
+    if not low <= asked[0] < asked[1] <= high:
+        raise InputError(
+            "sigma-min" if sigma_min is not None and not low <= sigma_min < high else "sigma-max",
+            f"noise levels within the schedule's {low:.6g} … {high:.6g}",
+            f"{asked[0]:g} … {asked[1]:g}",
+            "choose them within it",
+        )
+    factor = 1 if network.centered else 2
+    network.schedule.sigma_range = factor * asked[0], factor * asked[1]

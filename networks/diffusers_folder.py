@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from networks.adapted import AdaptedNetwork
+from networks.adapted import AdaptedNetwork, narrowed
 from networks.checkpoint import CheckpointError, check_finite, read_tensors
 from networks.diffusers_files import CONFIG, files_of, read_json, refused
-from networks.schedule import Edm, RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
+from networks.schedule import Schedule, schedule_of
 
 
 def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple[AdaptedNetwork, dict[str, Any]]:
@@ -62,7 +62,7 @@ def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple
     weights = read_tensors(weights_file)
     check_finite(weights, weights_file)
     _fill(network, weights, weights_file)
-    schedule, name = _schedule_of(of_scheduler, scheduler_file)
+    schedule, name = _schedule_in(of_scheduler, scheduler_file)
     learned = str(of_scheduler.get("variance_type", "")).startswith("learned")
     if out_channels == 2 and not learned:
         raise refused("one of 1 channel in and 2 out without learned variances", scheduler_file)
@@ -77,18 +77,7 @@ def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple
     }
     divisor = 2 ** (len(network.config["block_out_channels"]) - 1)
     adapted = AdaptedNetwork(network, schedule, divisor, centered, described)
-    if limits := {k: v for k, v in stated.items() if v is not None}:
-        factor = 1 if centered else 2
-        low, high = adapted.sigma_range
-        asked = (limits.get("sigma_min", low), limits.get("sigma_max", high))
-        if not low <= asked[0] < asked[1] <= high:
-            raise CheckpointError(
-                "sigma-min" if asked[0] < low else "sigma-max",
-                f"noise levels within the schedule's {low:.6g} … {high:.6g}",
-                f"{asked[0]:g} … {asked[1]:g}",
-                "choose them within it",
-            )
-        schedule.sigma_range = (factor * asked[0], factor * asked[1])
+    narrowed(adapted, **stated)
     how = {
         "schedule": f"{name} of {scheduler_file.name}, the time between its entries linear in the log-SNR",
         "prediction": f"{schedule.prediction}, as {scheduler_file.name} says",
@@ -98,34 +87,16 @@ def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple
     return adapted.eval().requires_grad_(False), info
 
 
-def _schedule_of(config: dict[str, Any], file: Path) -> tuple[Schedule, str]:
+def _schedule_in(config: dict[str, Any], file: Path) -> tuple[Schedule, str]:
     import diffusers
 
     name = str(config.get("_class_name"))
-    prediction = config.get("prediction_type", "epsilon")
     try:
-        scheduler = getattr(diffusers, name).from_config(config)
-        settings = scheduler.config
-        if name == "ScoreSdeVeScheduler":
-            return VarianceExploding((settings["sigma_min"], settings["sigma_max"]), "score"), name
-        if name.startswith("EDM"):
-            levels = settings["sigma_min"], settings["sigma_max"]
-            return Edm(levels, settings["sigma_data"], prediction), name
-        if name.startswith("FlowMatch") and not settings.get("invert_sigmas", False):
-            return RectifiedFlow(settings["num_train_timesteps"]), name
-        plain = settings.get("timestep_type", "discrete") == "discrete" and not settings.get("use_flow_sigmas", False)
-        if plain and isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
-            return VariancePreserving(scheduler.alphas_cumprod, prediction), name
-    except Exception as error:  # as above: an unknown class, a setting out of range, a package that it needs
+        return schedule_of(getattr(diffusers, name).from_config(config)), name
+    except Exception as error:  # an unknown class, a setting out of range, a package that it needs
         raise CheckpointError(
-            "ckpt", "a schedule that diffusers can make", f"'{file}' ({error})", "check its settings"
+            "ckpt", "a schedule that diffusers can make", f"'{file}' ({error})", "give the scheduler of the training"
         ) from error
-    raise CheckpointError(
-        "ckpt",
-        "a scheduler of discrete times with a table of ᾱ, ScoreSdeVe, EDM, or flow matching",
-        f"{name} in '{file}'",
-        "give the scheduler of the training, such as DDPMScheduler",
-    )
 
 
 def _fill(network: Any, weights: dict[str, Tensor], file: Path) -> None:

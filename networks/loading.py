@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError
+from networks.callable_names import is_callable
+from networks.callables import load_callable
 from networks.checkpoint import load_checkpoint
 from networks.denoiser import DenoisingNetwork
 from networks.diffusers_files import is_diffusers
@@ -21,8 +23,8 @@ def load_network(path: str | Path, *, ema: bool = True, **known: Any) -> tuple[D
     Parameters
     ----------
     path : path
-        A checkpoint of score_sde or TPDM (`networks.checkpoint.load_checkpoint`), or a `UNet2DModel` of diffusers
-        (`networks.diffusers_folder.load_diffusers`).
+        A checkpoint of score_sde or TPDM (`networks.checkpoint.load_checkpoint`), a `UNet2DModel` of diffusers
+        (`networks.diffusers_folder.load_diffusers`), or ``module:function`` (`networks.callables.load_callable`).
     ema : bool
         Use the moving average of the weights, where the file holds both.
     **known
@@ -43,10 +45,11 @@ def load_network(path: str | Path, *, ema: bool = True, **known: Any) -> tuple[D
         A setting that this family does not have.
     """
     path = Path(path)
-    if not is_diffusers(path):
+    other = "function" if is_callable(path) else "diffusers model" if is_diffusers(path) else None
+    if other is None:
         return load_checkpoint(path, ema=ema, **known)
     others = [name for name in known if name not in _COMMON]
     if others or not ema:
         option = others[0].replace("_", "-") if others else "no-ema"
-        raise InputError(option, "an NCSN++ checkpoint with it", f"the diffusers model '{path}'", "drop the option")
-    return load_diffusers(path, **known)
+        raise InputError(option, "an NCSN++ checkpoint with it", f"the {other} '{path}'", "drop the option")
+    return load_callable(path, **known) if is_callable(path) else load_diffusers(path, **known)

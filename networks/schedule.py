@@ -8,7 +8,7 @@ Everywhere σ is the noise level of ``x = x₀ + σ·noise``. A variance-preserv
 from __future__ import annotations
 
 import abc
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -174,3 +174,33 @@ class RectifiedFlow(Schedule):
     def x0(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
         scale = self.input_scale(sigma)
         return scale * x - (sigma * scale) * output
+
+
+def schedule_of(scheduler: Any) -> Schedule:
+    """The schedule of a scheduler object of diffusers or MONAI.
+
+    Raises
+    ------
+    ValueError
+        It is of another kind, or predicts something else; the message names both.
+    """
+    name = type(scheduler).__name__
+    config = getattr(scheduler, "config", None)
+
+    def setting(key: str, default: Any) -> Any:
+        # diffusers' schedulers have a configuration, MONAI's have attributes.
+        return getattr(scheduler, key, default) if config is None else config.get(key, default)
+
+    prediction = setting("prediction_type", "epsilon")
+    prediction = str(getattr(prediction, "value", prediction))
+    levels = setting("sigma_min", None), setting("sigma_max", None)
+    if name == "ScoreSdeVeScheduler":
+        return VarianceExploding(levels, "score")
+    if name.startswith("EDM"):
+        return Edm(levels, setting("sigma_data", None), prediction)
+    if name.startswith("FlowMatch") and not setting("invert_sigmas", False):
+        return RectifiedFlow(setting("num_train_timesteps", None))
+    plain = setting("timestep_type", "discrete") == "discrete" and not setting("use_flow_sigmas", False)
+    if plain and isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
+        return VariancePreserving(scheduler.alphas_cumprod, prediction)
+    raise ValueError(f"a scheduler without a table of ᾱ that is none of ScoreSdeVe, EDM and flow matching, {name},")

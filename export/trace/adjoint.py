@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.trace.lowering import lower
 from networks.denoiser import DenoisingNetwork
@@ -85,7 +86,8 @@ def trace(network: DenoisingNetwork) -> fx.GraphModule:
     # one.
     x = torch.zeros(2, 1, 4 * divisor, 6 * divisor)
     inputs = (x, torch.ones(2), x.clone())
-    with torch.enable_grad():
+    # Attention as products and a softmax, which any runtime has.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         return make_fx(
             Adjoint(lower(network)),
             decomposition_table=_decompositions(),

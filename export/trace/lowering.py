@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.trace.diffusers_layers import fuse_silu, replacement_of
+from export.trace.package_layers import fuse_silu, replacement_of
 from networks import NCSNpp
 from networks.denoiser import DenoisingNetwork
 from networks.layers import (
@@ -273,6 +273,8 @@ def _lower_children(module: nn.Module) -> None:
             replacement = LoweredResample(child.mode == "up", fir=True)
         elif isinstance(child, (NearestUp, nn.AvgPool2d)):
             replacement = _box(isinstance(child, NearestUp))
+        elif isinstance(child, nn.Upsample) and child.mode == "nearest" and child.scale_factor in (2, (2.0, 2.0)):
+            replacement = _box(True)
         elif isinstance(child, Downsample) and child.with_conv and not child.fir:
             replacement = _strided(child.Conv_0)
         elif isinstance(child, nn.SiLU):

@@ -30,6 +30,8 @@ for _target, _op_type in {
     "MatMul", aten.sigmoid.default: "Sigmoid", aten.log.default: "Log", aten.sin.default: "Sin", aten.cos.default:
     "Cos", aten.neg.default: "Neg", aten.mm.default: "MatMul",
     aten.reciprocal.default: "Reciprocal", aten.exp.default: "Exp",
+    # The tracer takes the result for the tensor from then on; verification would see an alias that was read instead.
+    aten.add_.Tensor: "Add", aten.sub_.Tensor: "Sub", aten.mul_.Tensor: "Mul", aten.div_.Tensor: "Div",
 }.items():  # fmt: skip
     TRANSLATIONS[_target] = lambda w, node, *args, _op_type=_op_type: w.emit(
         _op_type, [w.value(a) for a in args], node.name

@@ -1,4 +1,4 @@
-"""Layers of the package diffusers in operators that export well; each equals the one that it replaces."""
+"""Layers of the packages diffusers and MONAI in operators that export well; each equals the one that it replaces."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class SinusoidalTime(nn.Module):
 class PixelAttention(nn.Module):
     """Self-attention over all pixels, in heads: (n, c, h, w) -> (n, c, h, w)."""
 
-    def __init__(self, layer: Any, norm: nn.Module | None):
+    def __init__(self, layer: Any, out: nn.Module, norm: nn.Module | None, n_heads: int):
         super().__init__()
-        self.norm = norm
-        self.to_q, self.to_k, self.to_v, self.to_out = (
-            _pointwise(linear) for linear in (layer.to_q, layer.to_k, layer.to_v, layer.to_out[0])
-        )
-        self.n_heads, self.scale = layer.heads, layer.scale
-        self.residual, self.divide_by = layer.residual_connection, layer.rescale_output_factor
+        self.norm, self.n_heads, self.scale = norm, n_heads, layer.scale
+        self.to_q, self.to_k, self.to_v = (_pointwise(linear) for linear in (layer.to_q, layer.to_k, layer.to_v))
+        self.to_out = _pointwise(out) if isinstance(out, nn.Linear) else out
+        # MONAI's are always added to their input.
+        self.residual = getattr(layer, "residual_connection", True)
+        self.divide_by = getattr(layer, "rescale_output_factor", 1)
 
     def forward(self, x: Tensor, **_: Any) -> Tensor:
         normed = x if self.norm is None else self.norm(x)
@@ -89,12 +89,12 @@ def replacement_of(
     resample: Callable[[bool], nn.Module],
     strided: Callable[[nn.Conv2d], nn.Module],
 ) -> nn.Module | None:
-    """An equal layer of exportable operators; None where the package's own will do.
+    """An equal layer of exportable operators; None where the packages' own will do.
 
     Parameters
     ----------
     layer : Module
-        Any; only those of the package are replaced.
+        Any; only those of the packages are replaced.
     norm : callable
         Makes a group normalisation, with SiLU if asked for.
     resample : callable
@@ -107,15 +107,22 @@ def replacement_of(
     NotImplementedError
         A kind of attention or resampling that no image model of the package uses.
     """
-    kind = type(layer).__name__ if type(layer).__module__.startswith("diffusers.") else ""
     it = cast(Any, layer)
+    if type(layer).__module__.startswith("monai.") and type(layer).__name__ == "SpatialAttentionBlock":
+        attention = it.attn
+        plain = not (attention.use_combined_linear or attention.causal or attention.rel_positional_embedding)
+        if not plain:
+            return None
+        out = attention.out_proj if attention.include_fc else nn.Identity()
+        return PixelAttention(attention, out, norm(it.norm, False), attention.num_heads)
+    kind = type(layer).__name__ if type(layer).__module__.startswith("diffusers.") else ""
     if kind == "Timesteps":
         return SinusoidalTime(it)
     if kind == "Attention":
         plain = it.spatial_norm is None and it.norm_q is None and it.norm_k is None and not it.only_cross_attention
         if not plain:
             raise NotImplementedError("attention with normalised queries, spatial normalisation or other inputs")
-        return PixelAttention(it, None if it.group_norm is None else norm(it.group_norm, False))
+        return PixelAttention(it, it.to_out[0], None if it.group_norm is None else norm(it.group_norm, False), it.heads)
     if kind == "Upsample2D":
         if it.norm is not None or it.use_conv_transpose or not it.interpolate:
             raise NotImplementedError("up sampling other than nearest neighbour with a convolution")
