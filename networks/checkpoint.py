@@ -14,7 +14,7 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from networks.architecture import Architecture
 from networks.infer import infer_architecture
-from networks.kinds import kind_of
+from networks.kinds import family_of, kind_of
 from networks.ncsnpp import NCSNpp
 
 
@@ -77,13 +77,29 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     """
     stored = _unpickled(Path(path))
     if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
+        _refuse_family(stored, path)
         raise CheckpointError(
             "ckpt",
             "a score_sde checkpoint with an entry 'model'",
             f"none in '{path}'",
             _REMEDY,
         )
+    _refuse_family(stored["model"], path)
     return stored
+
+
+def _refuse_family(stored: Any, path: str | Path) -> None:
+    """Refuse the weights of another family by its name; they may lie one level deep."""
+    nested = [stored, *stored.values()] if isinstance(stored, dict) else []
+    for names in nested:
+        family = family_of(map(str, names)) if isinstance(names, dict) else None
+        if family is not None:
+            raise CheckpointError(
+                "ckpt",
+                "the weights of an NCSN++ network, or diffusers' UNet2DModel in its folder",
+                f"{family} in '{path}'",
+                "return that network and its scheduler from a function: --ckpt module:function",
+            )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
