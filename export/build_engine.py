@@ -92,7 +92,11 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     names = ("fir", "skip_rescale", "scale_by_sigma", "centered", "sigma_min", "sigma_max")
     known = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    out = args.bundle or args.out or Path("engines") / args.ckpt.stem.replace(":", ".")
+    out = args.bundle or args.out
+    if out is None:
+        # A function's module may have dots, which are no ending.
+        name = str(args.ckpt).replace(":", ".") if is_callable(args.ckpt) else args.ckpt.stem
+        out = Path("engines") / name
     return exit_code("build_engine", lambda: _main(args, known, out), interrupted="nothing unfinished was left")
 
 

@@ -64,6 +64,8 @@ def infer_architecture(
             "names and shapes of no architecture" + (f" with {stated}" if stated else ""),
             "drop or change the stated options" if stated else "is it a score_sde or TPDM checkpoint?",
         )
+    if matching[0].embedding == "positional":
+        _check_numbers(weights, known)
     traceless = [k for k in TRACELESS if k not in stated]
     open_settings = sorted({k for k in names if len({getattr(c, k) for c in matching}) > 1} | set(traceless))
     if not open_settings:
@@ -87,6 +89,17 @@ def infer_architecture(
             f"{getattr(found, k)}, by trial: σ-weighted score error {best:.2g}, the best other choice {runner_up:.2g}"
         )
     return found, how
+
+
+def _check_numbers(weights: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
+    """Refuse other ends of the table of noise levels where the network is told a level's number in it."""
+    own = _sigma_range(weights, {}) if "sigmas" in weights else {}
+    for k in ("sigma_min", "sigma_max"):
+        if k in own and known.get(k) not in (None, own[k]):
+            option = k.replace("_", "-")
+            raise InputError(
+                option, f"{own[k]:g}, an end of the table that numbers the noise levels", known[k], "drop the option"
+            )
 
 
 def _option(setting: str) -> str:
