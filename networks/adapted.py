@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from engine.errors import InputError
 from networks.denoiser import DenoisingNetwork
 from networks.schedule import Schedule
+from networks.trial import DENOISES, MARGIN, mean_error, noisy_images
+
+#: Noise levels that hide neither all of an image in [0, 1] nor nothing.
+_VISIBLE = (0.02, 1.0)
 
 
 class AdaptedNetwork(DenoisingNetwork):
@@ -46,6 +51,35 @@ class AdaptedNetwork(DenoisingNetwork):
         low, high = self.sigma_range
         return {**self._described, "centered": self.centered, "sigma_min": low, "sigma_max": high}
 
+    @torch.no_grad()
+    def choose_intensities(self) -> str:
+        """Set `centered` to what clearly denoises better, else to True; return how that was found.
+
+        Levels are those at which the images can be seen. What denoises has to be well below what the noisy image
+        itself, or one grey value, would give: random weights that predict images come near those.
+        """
+        low, high = self.schedule.sigma_range
+        low, high = max(low, _VISIBLE[0]), min(high / 2, _VISIBLE[1])
+        unclear = "intensities as they are, for no trial decides; --no-centered maps them from [0, 1] to [-1, 1]"
+        if not low < high:
+            self.centered = True
+            return unclear
+        x, noise, sigma = noisy_images(self.divisor, (low, high))
+        level = sigma[:, None, None, None]
+        clean = x - level * noise
+        grey = clean.mean(dim=(1, 2, 3), keepdim=True).expand_as(x)
+        trivial = min(mean_error((guess - x) / level, noise) for guess in (x, grey))
+        errors = {}
+        for self.centered in (False, True):
+            errors[self.centered] = mean_error((self.denoise(x, sigma) - x) / level, noise)
+        best, other = sorted(errors.values())
+        decided = best < DENOISES * trivial and other > MARGIN * best
+        self.centered = errors[True] == best or not decided
+        if not decided:
+            return unclear
+        kind = "as they are" if self.centered else "from [0, 1] to [-1, 1]"
+        return f"intensities {kind}, by trial: σ-weighted score error {best:.2g}, the other choice {other:.2g}"
+
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         if not self.centered:
             x, sigma = 2 * x - 1, 2 * sigma
@@ -57,6 +91,31 @@ class AdaptedNetwork(DenoisingNetwork):
             output = output[:, :1]
         x0 = self.schedule.x0(x, output, level)
         return x0 if self.centered else 0.5 * x0 + 0.5
+
+
+def settle(network: AdaptedNetwork, centered: bool | None, **limits: float | None) -> str:
+    """Settle intensities and range of noise levels, in place; return how the intensities were found.
+
+    Parameters
+    ----------
+    network : AdaptedNetwork
+    centered : bool or None
+        As stated; None: `AdaptedNetwork.choose_intensities`.
+    **limits
+        As of `narrowed`.
+
+    Raises
+    ------
+    InputError
+        As `narrowed`.
+    """
+    if centered is None:
+        how = network.choose_intensities()
+    else:
+        network.centered = centered
+        how = "stated: intensities " + ("as they are" if centered else "from [0, 1] to [-1, 1]")
+    narrowed(network, **limits)
+    return how
 
 
 def narrowed(network: AdaptedNetwork, sigma_min: float | None = None, sigma_max: float | None = None) -> None:

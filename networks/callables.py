@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from engine.errors import InputError
-from networks.adapted import AdaptedNetwork, narrowed
+from networks.adapted import AdaptedNetwork, settle
 from networks.callable_names import is_callable
 from networks.schedule import schedule_of
 
@@ -21,7 +21,7 @@ _EXPECTED = "module:function that returns (network, scheduler)"
 _DIVISORS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def load_callable(spec: Path, *, centered: bool = True, **limits: Any) -> tuple[AdaptedNetwork, dict[str, Any]]:
+def load_callable(spec: Path, *, centered: bool | None = None, **limits: Any) -> tuple[AdaptedNetwork, dict[str, Any]]:
     """Run a function and adapt the network that it returns.
 
     Parameters
@@ -71,14 +71,14 @@ def load_callable(spec: Path, *, centered: bool = True, **limits: Any) -> tuple[
         "scheduler": type(scheduler).__name__,
         "prediction": schedule.prediction,
     }
-    adapted = AdaptedNetwork(network, schedule, _divisor_of(network, schedule, spec), centered, described)
-    narrowed(adapted, **limits)
+    adapted = AdaptedNetwork(network, schedule, _divisor_of(network, schedule, spec), True, described).eval()
+    intensities = settle(adapted, centered, **limits)
     how = {
         "network": f"returned by {spec}, code that was run",
         "schedule": f"{type(scheduler).__name__}, the time between its entries linear in the log-SNR",
         "prediction": schedule.prediction,
         "divisor": f"{adapted.divisor}, by trial",
-        "centered": "intensities as they are" if centered else "stated: intensities from [0, 1] to [-1, 1]",
+        "centered": intensities,
     }
     digest = hashlib.sha256()
     for key, tensor in network.state_dict().items():

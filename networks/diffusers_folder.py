@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from networks.adapted import AdaptedNetwork, narrowed
+from networks.adapted import AdaptedNetwork, settle
 from networks.checkpoint import CheckpointError, check_finite, read_tensors
 from networks.diffusers_files import CONFIG, files_of, read_json, refused
 from networks.schedule import Schedule, schedule_of
 
 
-def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple[AdaptedNetwork, dict[str, Any]]:
+def load_diffusers(path: Path, *, centered: bool | None = None, **stated: Any) -> tuple[AdaptedNetwork, dict[str, Any]]:
     """Load a network in evaluation mode.
 
     Parameters
@@ -22,8 +22,9 @@ def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple
     path : Path
         Folder of a pipeline (``model_index.json``) or of a model (``config.json``, ``scheduler_config.json``), or a
         file of weights in the latter.
-    centered : bool
-        True: intensities as they are; False: mapped from [0, 1] to [-1, 1].
+    centered : bool or None
+        True: intensities as they are; False: mapped from [0, 1] to [-1, 1]; None: found by trial, as they are where no
+        trial decides.
     **stated
         ``sigma_min`` and ``sigma_max``, in units of our intensities: a narrower range than the schedule's.
 
@@ -76,12 +77,12 @@ def load_diffusers(path: Path, *, centered: bool = True, **stated: Any) -> tuple
         "prediction": schedule.prediction,
     }
     divisor = 2 ** (len(network.config["block_out_channels"]) - 1)
-    adapted = AdaptedNetwork(network, schedule, divisor, centered, described)
-    narrowed(adapted, **stated)
+    adapted = AdaptedNetwork(network, schedule, divisor, True, described).eval()
+    intensities = settle(adapted, centered, **stated)
     how = {
         "schedule": f"{name} of {scheduler_file.name}, the time between its entries linear in the log-SNR",
         "prediction": f"{schedule.prediction}, as {scheduler_file.name} says",
-        "centered": "intensities as they are" if centered else "stated: intensities from [0, 1] to [-1, 1]",
+        "centered": intensities,
     }
     info = {"step": None, "plane": None, "image_size": side, "voxel_mm": None, "inferred": how}
     return adapted.eval().requires_grad_(False), info

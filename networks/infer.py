@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -14,11 +13,8 @@ from torch import Tensor
 from engine.errors import InputError
 from networks.architecture import TRACELESS, Architecture
 from networks.ncsnpp import NCSNpp
+from networks.trial import DENOISES, MARGIN, mean_error, noisy_images
 
-#: A setting found by trial must denoise at least this much better than its best rival.
-_MARGIN = 1.5
-#: A network whose σ-weighted score error is above this denoises nothing (predicting no noise at all gives 1).
-_DENOISES = 0.5
 #: Settings beside `TRACELESS` that are true or false.
 _BOOLEAN = ("fir", "resample_with_conv")
 
@@ -77,7 +73,7 @@ def infer_architecture(
     errors = _score_errors(weights, choices)
     found = min(choices, key=errors.__getitem__)
     best, runner_up = sorted(errors.values())[:2]
-    if not (best < _DENOISES and runner_up > _MARGIN * best):
+    if not (best < DENOISES and runner_up > MARGIN * best):
         raise InputError(
             "ckpt",
             f"tensors that settle {', '.join(open_settings)}",
@@ -244,14 +240,7 @@ def _score_errors(weights: Mapping[str, Tensor], choices: list[Architecture]) ->
     the wrong conventions is not.
     """
     first = choices[0]
-    generator = torch.Generator().manual_seed(0)
-    side = max(32, 4 * first.divisor)
-    grid = torch.linspace(-1, 1, side)
-    radius2 = grid[:, None] ** 2 + (1.3 * grid[None, :]) ** 2
-    clean = (0.6 * torch.sigmoid((0.6 - radius2) * 12))[None, None]
-    position = torch.linspace(0.25, 0.95, 8)
-    sigma = first.sigma_min * torch.exp(position * math.log(first.sigma_max / first.sigma_min))
-    noise = torch.randn(len(sigma), 1, side, side, generator=generator)
+    x, noise, sigma = noisy_images(first.divisor, (first.sigma_min, first.sigma_max))
     s = sigma[:, None, None, None]
 
     raw: dict[Architecture, Tensor] = {}
@@ -260,9 +249,7 @@ def _score_errors(weights: Mapping[str, Tensor], choices: list[Architecture]) ->
         # The division by σ comes last: one pass through the network serves both values of scale_by_sigma.
         key = replace(choice, scale_by_sigma=True)
         if key not in raw:
-            raw[key] = NCSNpp.of_weights(choice, weights).eval().forward_raw(clean + s * noise, sigma)
+            raw[key] = NCSNpp.of_weights(choice, weights).eval().forward_raw(x, sigma)
         weighted_score = raw[key] if choice.scale_by_sigma else s * raw[key]
-        error = (weighted_score + noise).square().mean(dim=(1, 2, 3)) / noise.square().mean(dim=(1, 2, 3))
-        # The logarithm keeps one hopeless level from hiding what the others say.
-        errors[choice] = float(torch.exp(torch.log(error.nan_to_num(nan=1e6).clamp(1e-6, 1e6)).mean()))
+        errors[choice] = mean_error(weighted_score, noise)
     return errors

@@ -63,6 +63,48 @@ def test_a_function_gives_a_denoiser(module):
     assert info["sha256"] == again
 
 
+SMOOTHER = """
+import torch
+from torch import nn
+
+ALPHAS = 1 / (1 + torch.linspace(-6, 3, 100).exp() ** 2)
+
+class Smoother(nn.Module):
+    # Averages neighbours, as many as the noise asks for, and knows in which range intensities lie.
+    def forward(self, x, times):
+        alpha = ALPHAS.to(x)[times.round().long()][:, None, None, None]
+        x = x / alpha.sqrt()
+        smooth = nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
+        variance = 1 / alpha - 1
+        blended = (0.01 * x + variance * smooth) / (0.01 + variance)
+        return blended.clamp({low}, {high})
+
+class Scheduler:
+    prediction_type, alphas_cumprod = "sample", ALPHAS
+
+def network(): return Smoother(), Scheduler()
+"""
+
+
+@pytest.mark.parametrize(("low", "high", "centered"), [(0.0, 0.6, True), (-1.0, 0.2, False)])
+def test_the_range_of_intensities_is_found_by_trial(tmp_path, monkeypatch, low, high, centered):
+    monkeypatch.chdir(tmp_path)
+    name = f"smoother_{int(centered)}"
+    Path(f"{name}.py").write_text(SMOOTHER.replace("{low}", str(low)).replace("{high}", str(high)))
+    network, info = load_network(f"{name}:network")
+    assert network.settings["centered"] is centered
+    assert "by trial" in info["inferred"]["centered"]
+    stated, info = load_network(f"{name}:network", centered=not centered)
+    assert stated.settings["centered"] is not centered
+    assert "stated" in info["inferred"]["centered"]
+
+
+def test_random_weights_leave_intensities_as_they_are(module):
+    network, info = load_network(f"{module}:good")
+    assert network.settings["centered"] is True
+    assert "no trial decides" in info["inferred"]["centered"]
+
+
 @pytest.mark.parametrize(
     ("function", "found"),
     [
