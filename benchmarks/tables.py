@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, measured
+from benchmarks import ROOT, measured, stacks
 from benchmarks.lib.command import RESULTS
 from benchmarks.lib.configurations import PROBLEMS, WITHOUT_NETWORK
 from benchmarks.lib.machine import title
@@ -272,6 +272,12 @@ def measured_table(task: str) -> str:
     return f"{measured.table(rows)}\n\n{foot}{_source(path, report)}"
 
 
+def stacks_table() -> str:
+    """One, two and three stacks of thick slices, unmoved and moved."""
+    path, report = newest("stacks-people-*.json")
+    return f"{stacks.table(report['rows'])}\n\nPSNR of the tissue in dB; {_source(path, report)}"
+
+
 def scaling_tables() -> dict[str, Callable[[], str]]:
     """One volume on several ranks: gains, the model's rates, and what it says of clusters."""
 
@@ -329,7 +335,8 @@ FILES: dict[str, dict[str, Callable[[], str]]] = {
         "noise table": noise_table,
         "generation table": generation_table,
     },
-    **{f"docs/{task}.md": {"measured table": partial(measured_table, task)} for task in ("csmri", "mrzsr", "svct")},
+    **{f"docs/{task}.md": {"measured table": partial(measured_table, task)} for task in ("csmri", "svct")},
+    "docs/mrzsr.md": {"measured table": partial(measured_table, "mrzsr"), "stacks table": stacks_table},
     "docs/scaling.md": scaling_tables(),
 }
 

@@ -103,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         dest="kind",
         choices=tuple(KINDS),
         default="volume",
-        help="option that each input is for; it says the task where --task does not (a volume: csmri)",
+        help="option that each input is for; it says the task where --task does not (a volume: csmri). stacks: each "
+        "input is a folder with several stacks of thick slices of one person",
     )
     add_options(parser, Call)
     add_options(parser.add_argument_group("cluster"), Workers, Needs)
@@ -229,7 +230,7 @@ def _work(pool: Pool, volumes: Sequence[Volume], table: Table, progress: Silent)
 
 def _is_about(study: Study, volume: Volume, complaint: InputError) -> bool:
     """Whether a complaint is about one input, and not about the options of all."""
-    return complaint.argument == study.kind or str(volume.source) in str(complaint)
+    return complaint.argument in (study.option, "inputs") or str(volume.source) in str(complaint)
 
 
 def _rows_of(out: Path, done: Sequence[Volume]) -> list[Row]:

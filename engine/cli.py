@@ -160,6 +160,14 @@ def stopped_by_signals(at_once: bool = True) -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
+def memory_mb() -> float:
+    """Resident memory of this process, in MB of 2^20 bytes; where the system does not tell, the largest so far."""
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        return peak_memory_mb()
+    return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far, in MB of 2^20 bytes.
 

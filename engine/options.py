@@ -142,6 +142,8 @@ class Option:
             parser.add_argument(f"--{self.name}", action="store_true", **words)
             return
         is_required = self.default is MISSING
+        if self.kinds == _PATHS:
+            words["action"] = Repeated
         parser.add_argument(
             f"--{self.name}",
             type=_PARSED[self.kinds],
@@ -173,7 +175,18 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+class Repeated(argparse.Action):
+    """An option that may be given several times: the tuple of its values."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, (*(before if isinstance(before, tuple) else ()), values))
+
+
+#: The kinds of an option of several files.
+_PATHS = frozenset({tuple, Path})
 _PARSED: dict[frozenset[Any], Any] = {
+    _PATHS: Path,
     **{frozenset({kind}): kind for kind in (int, float, str, Path)},
     frozenset({int, float}): number,
     frozenset({float, str}): word_or_number,
@@ -192,7 +205,9 @@ def _declared(group: Any) -> tuple[Option, ...]:
     for one in dataclasses.fields(group):
         if "option" in one.metadata:
             hint = hints[one.name]
-            kinds = {tuple} if get_origin(hint) is tuple else {*get_args(hint)} or {hint}
+            kinds = {*get_args(hint)} or {hint}
+            if get_origin(hint) is tuple:
+                kinds = {tuple, Path} if Path in kinds else {tuple}
             named = {"name": one.name.replace("_", "-"), **one.metadata["option"]}
             options.append(Option(one.name, frozenset(kinds - {type(None)}), one.default, **named))
     return tuple(options)

@@ -148,7 +148,11 @@ def _simulate(args: argparse.Namespace) -> None:
         options = write(scan, problem, call.out)
     print(in_one_line(f"{call.out}: {problem.name} {problem.details}"))
     if scan.offset and not isinstance(problem.operator, ThickSlices):
-        print(f"intensities count from black, which is {scan.offset:g} in the volume's file")
+        # What a scanner measures knows no offset: outside of the body a sinogram and k-space hold nothing.
+        print(
+            f"intensities count from black, which is {scan.offset:g} in the volume's file: add {scan.offset:g} to what "
+            "is reconstructed from this measurement to compare it with the volume"
+        )
     print("python -m engine.run --task", problem.name, in_one_line(shlex.join(options)))
 
 

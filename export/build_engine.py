@@ -22,6 +22,8 @@ log = logging.getLogger("export")
 
 #: What the exporter needs that a run does not, by the extra that brings it.
 _EXTRAS = {"export": ("onnx", "torch"), "diffusers": ("diffusers", "safetensors")}
+#: Beyond it slices are mostly made of what is mirrored.
+_MOST_MARGIN = 64
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--voxel-mm", type=float, nargs=2, metavar=("LOW", "HIGH"),
         help="smallest and largest side of a training pixel, if the checkpoint does not say",
+    )  # fmt: skip
+    parser.add_argument(
+        "--margin", type=int, metavar="PIXELS",
+        help="pixels to mirror where tissue reaches the border of a slice, for a network that was trained on whole "
+        "slices with black around them, if the checkpoint does not say (default: 0)",
     )  # fmt: skip
     parser.add_argument("--card", type=Path, help="text on data, validation and limits, to go into the bundle")
     parser.add_argument(
@@ -156,7 +163,9 @@ def _carry_out(args: argparse.Namespace, known: dict[str, Any], out: Path) -> in
         return _build_bundle(args, known, out)
     if args.bundle:
         given = [
-            name for name in ("out", "plane", "voxel_mm", "card", "no_ema", "with_adjoint") if getattr(args, name)
+            name
+            for name in ("out", "plane", "voxel_mm", "margin", "card", "no_ema", "with_adjoint")
+            if getattr(args, name)
         ] + list(known)
         if given:
             raise InputError(
@@ -204,6 +213,8 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
     if args.voxel_mm and not 0 < args.voxel_mm[0] <= args.voxel_mm[1] < float("inf"):
         low, high = args.voxel_mm
         raise InputError("voxel-mm", "two sizes, the smaller first", f"{low:g} and {high:g}", "change --voxel-mm")
+    if args.margin is not None and not 0 <= args.margin <= _MOST_MARGIN:
+        raise InputError("margin", f"0 to {_MOST_MARGIN} pixels", args.margin, "4 suits slices of 64 pixels")
     if args.card and not args.card.is_file():
         raise InputError("card", "a text file", f"nothing, or a folder, at '{args.card}'", "check the path")
     by_function = is_callable(args.ckpt)
@@ -213,6 +224,7 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
     chosen = {"ema": not args.no_ema, "with_adjoint": args.with_adjoint}
     try:
         described = {"plane": args.plane, "voxel_mm": args.voxel_mm, "card": args.card and sha256_of(args.card)}
+        described |= {} if args.margin is None else {"margin": args.margin}
         # What a function will return, nothing tells beforehand: its bundle is never up to date.
         key = None if by_function else content_key(args.ckpt, {**described, **chosen, **known})
     except OSError as error:
@@ -225,7 +237,15 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
         return 0
     compiled = folders_of(Bundle.open(out)) if is_bundle(out) else []
     manifest = build_engine(
-        args.ckpt, out, plane=plane, voxel_mm=args.voxel_mm, card=args.card, key=key, **chosen, **known
+        args.ckpt,
+        out,
+        plane=plane,
+        voxel_mm=args.voxel_mm,
+        margin=args.margin,
+        card=args.card,
+        key=key,
+        **chosen,
+        **known,
     )
     for folder in compiled:
         log.info("%s belonged to the earlier bundle and is gone; compile it again", folder)

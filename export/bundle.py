@@ -71,6 +71,7 @@ def build_engine(
     *,
     plane: Plane | str | None = None,
     voxel_mm: Sequence[float] | None = None,
+    margin: int | None = None,
     card: Path | None = None,
     ema: bool = True,
     with_adjoint: bool = False,
@@ -89,6 +90,8 @@ def build_engine(
         The plane of the training slices, where the checkpoint does not say.
     voxel_mm : (float, float), optional
         Smallest and largest side of a training pixel, where the checkpoint does not say.
+    margin : int, optional
+        Pixels to mirror where tissue reaches the border of a slice, where the checkpoint does not say; else 0.
     card : Path, optional
         Text on data, validation and limits, to be `CARD` in the bundle.
     ema : bool
@@ -165,6 +168,7 @@ def build_engine(
             "n_parameters": n_parameters,
             "plane": axes,
             "voxel_mm": list(voxel_mm) if voxel_mm else info["voxel_mm"],
+            "margin": (margin if margin is not None else info["margin"]) or 0,
             "trained_size": info["image_size"],
             "divisor": network.divisor,
             "precision": "float32",

@@ -83,7 +83,7 @@ def write_checkpoint(bundle: Bundle, path: Path) -> None:
     weights = [p for name, p in network.named_parameters() if name not in UNTRAINED]
     save_checkpoint(
         path, network, weights, step=of["checkpoint"]["step"], plane=of["plane"], image_size=of["trained_size"],
-        voxel_mm=of.get("voxel_mm"),
+        voxel_mm=of.get("voxel_mm"), margin=of.get("margin"),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ except ImportError as error:
 
 from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
 from kernels.kspace import coil_combine, coil_expand, half_of, kspace_residual, kspace_residual_half
+from kernels.lines import LineFilters, filter_lines
 from kernels.philox import NoiseKey, philox_bits, philox_normal, philox_slices
 from kernels.profile import Bands, banded_sum
 from kernels.radon import radon_adjoint, radon_fbp, radon_forward
@@ -21,12 +22,14 @@ __all__ = [
     "Bands",
     "FanGeometry",
     "Geometry",
+    "LineFilters",
     "NoiseKey",
     "ParallelGeometry",
     "available_cores",
     "banded_sum",
     "coil_combine",
     "coil_expand",
+    "filter_lines",
     "get_threads",
     "half_of",
     "kspace_residual",

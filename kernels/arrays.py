@@ -68,3 +68,28 @@ def to_numpy(array: Any) -> np.ndarray:
     """Return the array in the host's memory; a NumPy array as it is."""
     library = library_of(array=array)
     return np.asarray(array if library is np else library.asnumpy(array))
+
+
+class DeviceCopies:
+    """Constant arrays, copied once to every device on which they are used.
+
+    Parameters
+    ----------
+    arrays : NumPy arrays
+    """
+
+    def __init__(self, *arrays: np.ndarray):
+        self._arrays = arrays
+        self._copies: dict[tuple[str, str], tuple[Any, ...]] = {}
+
+    def beside(self, x: Any, library: ModuleType) -> tuple[Any, ...]:
+        """The arrays in the library and on the device of `x`."""
+        if library is np:
+            return self._arrays
+        place = library.__name__, str(x.device)
+        if place not in self._copies:
+            copies = tuple(library.asarray(array) for array in self._arrays)
+            # Other streams will use them too.
+            library.cuda.get_current_stream().synchronize()
+            self._copies[place] = copies
+        return self._copies[place]

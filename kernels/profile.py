@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.arrays import library_of
+from kernels.arrays import DeviceCopies, library_of
 from kernels.checks import check_array, check_integer
 from kernels.native import native_of
 
@@ -55,24 +55,16 @@ class Bands:
         self.weights = np.zeros((len(self.matrix), max(1, int(self.runs[:, 1].max()))), np.float32)
         for row, (start, length) in enumerate(self.runs):
             self.weights[row, :length] = self.matrix[row, start : start + length]
-        self._copies: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._copies = DeviceCopies(self.weights, self.runs)
 
     @cached_property
     def transposed(self) -> Bands:
         """The bands of the transposed matrix."""
         return Bands(self.matrix.T)
 
-    def beside(self, x: Any, library: ModuleType) -> tuple[Any, Any]:
+    def beside(self, x: Any, library: ModuleType) -> tuple[Any, ...]:
         """Weights and runs in the library and on the device of `x`, copied there once."""
-        if library is np:
-            return self.weights, self.runs
-        place = library.__name__, str(x.device)
-        if place not in self._copies:
-            copies = library.asarray(self.weights), library.asarray(self.runs)
-            # Other streams will use them too.
-            library.cuda.get_current_stream().synchronize()
-            self._copies[place] = copies
-        return self._copies[place]
+        return self._copies.beside(x, library)
 
 
 def banded_sum(x: Float32, bands: Bands, axis: int) -> Float32:

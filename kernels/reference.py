@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.geometry import FanGeometry, Geometry, ParallelGeometry
+from kernels.lines import LineFilters
 from kernels.philox import NoiseKey
 from kernels.profile import Bands
 
@@ -264,3 +265,16 @@ def banded_sum(x: Float32, bands: Bands, axis: int) -> Float32:
     """The whole matrix times the axis: see `kernels.banded_sum`."""
     product = np.tensordot(bands.matrix.astype(np.float64), x.astype(np.float64), axes=(1, axis))
     return np.moveaxis(product, 0, axis).astype(np.float32)
+
+
+def filter_lines(x: Float32, filters: LineFilters, axis: int) -> Float32:
+    """Every line by itself, padded with zeros: see `kernels.filter_lines`."""
+    volume = np.moveaxis(x.astype(np.float64), axis, -1)
+    lines = volume.reshape(-1, filters.n_in)
+    out = np.zeros((len(lines), filters.n_out))
+    for line, weights, first, result in zip(lines, filters.weights, filters.firsts, out, strict=True):
+        for k, weight in enumerate(weights.astype(np.float64)):
+            for i in range(filters.n_out):
+                if 0 <= i + first + k < filters.n_in:
+                    result[i] += weight * line[i + first + k]
+    return np.moveaxis(out.reshape(*volume.shape[:-1], -1), -1, axis).astype(np.float32)

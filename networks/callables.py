@@ -83,7 +83,7 @@ def load_callable(spec: Path, *, centered: bool | None = None, **limits: Any) ->
     digest = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         digest.update(key.encode() + tensor.numpy().tobytes())
-    info = {"step": None, "plane": None, "image_size": None, "voxel_mm": None, "inferred": how}
+    info = {"step": None, "plane": None, "image_size": None, "voxel_mm": None, "margin": None, "inferred": how}
     return adapted.requires_grad_(False).eval(), {**info, "sha256": digest.hexdigest()}
 
 

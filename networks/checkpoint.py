@@ -197,9 +197,9 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
     network : NCSNpp
         float32, on the CPU, parameters frozen.
     info : dict
-        ``step``, ``plane`` (three axes, or "all"), ``image_size`` (pixels) and ``voxel_mm`` (smallest and largest side
-        of a training pixel), each None where not stored, and ``inferred``: how each setting that shapes do not fix was
-        found.
+        ``step``, ``plane`` (three axes, or "all"), ``image_size`` (pixels), ``voxel_mm`` (smallest and largest side
+        of a training pixel) and ``margin`` (pixels to mirror where tissue reaches a border), each None where not
+        stored, and ``inferred``: how each setting that shapes do not fix was found.
 
     Raises
     ------
@@ -218,6 +218,7 @@ def load_checkpoint(path: str | Path, *, ema: bool = True, **known: Any) -> tupl
         "plane": extra.get("plane"),
         "image_size": extra.get("image_size"),
         "voxel_mm": extra.get("voxel_mm"),
+        "margin": extra.get("margin"),
         "inferred": how,
     }
     return network.eval().requires_grad_(False), info

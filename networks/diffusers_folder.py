@@ -84,7 +84,7 @@ def load_diffusers(path: Path, *, centered: bool | None = None, **stated: Any) -
         "prediction": f"{schedule.prediction}, as {scheduler_file.name} says",
         "centered": intensities,
     }
-    info = {"step": None, "plane": None, "image_size": side, "voxel_mm": None, "inferred": how}
+    info = {"step": None, "plane": None, "image_size": side, "voxel_mm": None, "margin": None, "inferred": how}
     return adapted.eval().requires_grad_(False), info
 
 

@@ -100,6 +100,8 @@ class Bundle:
             raise ValueError("noise levels or divisor out of range")
         if not isinstance(self.trained_size, int | None) or not all(isinstance(h, str) for h in files.values()):
             raise TypeError("trained_size or a hash of another type")
+        if self.margin < 0:
+            raise ValueError("a margin below 0")
         _ = self.plane, self.voxel_mm, self.manifest["checkpoint"]
         return dict(files)
 
@@ -127,6 +129,12 @@ class Bundle:
             return 1.0
         low, high = self.voxel_mm
         return float(max(1.0, low / np.min(voxel_mm), np.max(voxel_mm) / high))
+
+    @property
+    def margin(self) -> int:
+        """Pixels to mirror where tissue reaches the border of a slice: of a network that was trained on whole slices,
+        at whose borders there was none."""
+        return int(self.manifest.get("margin", 0))
 
     @property
     def sigma_min(self) -> float:

@@ -69,6 +69,11 @@ class NativeDenoiser(Denoiser):
                 f"{shape[0]}×{shape[1]}: {error}", "choose --backend onnx",
             ) from error  # fmt: skip
 
+    def workspace_bytes(self, shape: tuple[int, int], *, with_pullback: bool) -> int:
+        """Memory in which all workers' networks work, for slices of a size."""
+        n = 1 if self._at_once > 1 or not with_pullback else self.batch_size
+        return self.n_threads * n * self.network.workspace_bytes(self._at_once, *shape, with_pullback)
+
     def close(self) -> None:
         self._workers.close()
 

@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from engine.operators.data_fidelity import DataFidelity
 
 
-def padded_shape(shape: tuple[int, int], divisor: int) -> tuple[int, int]:
-    """The smallest slice at least as large whose sides are multiples of the divisor."""
-    return -(-shape[0] // divisor) * divisor, -(-shape[1] // divisor) * divisor
+#: Mirrored rows before and after a slice, and columns.
+Margins = tuple[tuple[int, int], tuple[int, int]]
+NO_MARGINS: Margins = ((0, 0), (0, 0))
+
+
+def padded_shape(shape: tuple[int, int], divisor: int, least: Margins = NO_MARGINS) -> tuple[int, int]:
+    """The smallest slice with those margins whose sides are multiples of the divisor."""
+    sides = (side + sum(margin) for side, margin in zip(shape, least, strict=True))
+    rows, columns = (-(-side // divisor) * divisor for side in sides)
+    return rows, columns
 
 
 @final
@@ -31,10 +38,12 @@ class PaddedDenoiser(Denoiser):
     denoiser : Denoiser
     divisor : int
         Sides of what the denoiser takes are multiples of this.
+    least : Margins
+        Rows and columns to mirror in any case, for a network that does not know what ends at a border.
     """
 
-    def __init__(self, denoiser: Denoiser, divisor: int):
-        self.inner, self.divisor = denoiser, divisor
+    def __init__(self, denoiser: Denoiser, divisor: int, least: Margins = NO_MARGINS):
+        self.inner, self.divisor, self.least = denoiser, divisor, least
 
     @property
     def device(self) -> Device:  # type: ignore[override]
@@ -51,11 +60,14 @@ class PaddedDenoiser(Denoiser):
     def close(self) -> None:
         self.inner.close()
 
-    def _margins(self, x: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Rows before and after, and columns; raise ValueError where a slice is too small to mirror that many."""
-        whole = padded_shape(x.shape[1:], self.divisor)
-        rows, columns = ((more // 2, more - more // 2) for more in np.subtract(whole, x.shape[1:]).tolist())
-        if rows[1] >= x.shape[1] or columns[1] >= x.shape[2]:
+    def _margins(self, x: Any) -> Margins:
+        """What to mirror; raise ValueError where a slice is too small to mirror that many."""
+        whole = padded_shape(x.shape[1:], self.divisor, self.least)
+        rows, columns = (
+            (before + (side - n - before - after) // 2, after + (side - n - before - after + 1) // 2)
+            for side, n, (before, after) in zip(whole, x.shape[1:], self.least, strict=True)
+        )
+        if max(rows) >= x.shape[1] or max(columns) >= x.shape[2]:
             raise ValueError(
                 f"x: expected slices that hold what padding to multiples of {self.divisor} mirrors, got "
                 f"{x.shape[1]}×{x.shape[2]}; give larger ones"
@@ -85,18 +97,18 @@ class PaddedDenoiser(Denoiser):
         return None if np.any(self._margins(x)) else self.inner._guided(x, sigma, fidelity, noise)
 
 
-def _pad(x: Any, margins: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+def _pad(x: Any, margins: Margins) -> Any:
     library = library_of(x=x)
     return library.ascontiguousarray(library.pad(x, ((0, 0), *margins), mode="reflect"))
 
 
-def _crop(x: Any, margins: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+def _crop(x: Any, margins: Margins) -> Any:
     (top, bottom), (left, right) = margins
     n_rows, n_columns = x.shape[1:]
     return library_of(x=x).ascontiguousarray(x[:, top : n_rows - bottom, left : n_columns - right])
 
 
-def _fold(x: Any, margins: tuple[tuple[int, int], tuple[int, int]]) -> Any:
+def _fold(x: Any, margins: Margins) -> Any:
     """The transpose of `_pad`: what lies beyond the border is added to what it mirrors."""
     library = library_of(x=x)
     for axis, (before, after) in enumerate(margins, start=1):

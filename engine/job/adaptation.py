@@ -83,7 +83,7 @@ def adapted(
             f"no {missing[0]}",
             "`pip install -c constraints.txt -e '.[train,export]'`, or drop --adapt",
         )
-    _, y = problem.measured()
+    _, y = problem.measured_slices()
     thick = problem.plane.volume_of(y)
     found = {}
     for role, bundle in bundles.items():

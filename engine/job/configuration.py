@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from engine.errors import InputError
-from engine.options import is_given
+from engine.options import Repeated, is_given
 
 #: Of a file with options; a longer one is something else.
 _MAX_BYTES = 1 << 20
@@ -53,7 +53,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, base: Map
     options = {**_checked(parser, base or {}, "the saved run"), **options, **given}
     for action in required:
         action.required = action.dest not in options
-    parser.set_defaults(**options)
+    # What the line says it says again; a list of files would be there twice.
+    parser.set_defaults(**{name: value for name, value in options.items() if name not in given})
     args = parser.parse_args(argv)
     args.given = options
     return args
@@ -133,6 +134,8 @@ def _value(action: argparse.Action, key: str, value: Any, source: str) -> Any:
         if not isinstance(value, bool):
             raise InputError("config", f"true or false for '{key}'", f"{value!r} in '{source}'", "write one of them")
         return value
+    if isinstance(action, Repeated):
+        return tuple(Path(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
     if isinstance(value, (list, tuple)):
         value = ",".join(map(str, value))
     if isinstance(value, (dict, bool)):
@@ -151,4 +154,6 @@ def _value(action: argparse.Action, key: str, value: Any, source: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, tuple) and value and isinstance(value[0], Path):
+        return str(value[0]) if len(value) == 1 else [str(path) for path in value]
     return ",".join(value) if isinstance(value, tuple) else value

@@ -16,6 +16,8 @@ from engine.cli import Stopped, writing_to
 from engine.errors import InputError, in_one_line
 from engine.job import results
 from engine.job.configuration import options_of
+from engine.job.consent import Consent, check_meant
+from engine.job.cost import cost_of
 from engine.job.job import Job
 from engine.job.output import Output, check_room, open_folder
 from engine.job.prepare import prepare
@@ -60,6 +62,7 @@ def checked_job(args: argparse.Namespace, comm: Communicator, engines: Engines) 
     comm.agreed(lambda: read(Survival, args))
     job = comm.agreed(lambda: prepare(args, comm, engines))
     _check_all_alike(job, comm)
+    job = replace(job, cost=comm.agreed(lambda: cost_of(job)))
     comm.agreed(lambda: results.check_results(job, output))
     return job
 
@@ -86,6 +89,9 @@ def started(job: Job, args: argparse.Namespace, out: Path, resumed: Saved | None
     InputError
         Another run's state, an unfinished run in the folder, no permission or no room.
     """
+    if resumed is None and comm.is_root and job.cost is not None:
+        # What goes on was meant when it began.
+        check_meant(job.cost, read(Consent, args))
     if comm.is_root:
         open_folder(out)
     if resumed is not None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.backends.borders import NO_FACES, Faces
 from engine.backends.bundle import Bundle
 from engine.backends.select import Selection
+from engine.job.cost import Cost
 from engine.methods import METHODS
 from engine.methods.phase_choice import PhaseChoice
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -37,6 +39,8 @@ class Job:
     decomposition: Decomposition = UNDIVIDED
     n_ranks: int = 1
     phase_choice: PhaseChoice | None = None
+    cut_faces: Faces = NO_FACES
+    cost: Cost | None = None
 
     @property
     def n_steps(self) -> int:
@@ -64,7 +68,7 @@ class Job:
 def digest_of(array: np.ndarray) -> str:
     """SHA-256 of an array's values in C order, read where they are: a measurement may fill half of the memory."""
     whole = hashlib.sha256()
-    for part in array:
+    for part in np.atleast_2d(array):
         # No copy of what is contiguous, and of anything else one of a part.
         whole.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return whole.hexdigest()

@@ -17,6 +17,7 @@ from engine.options import Options, option, read
 from engine.problems import acquisition
 from engine.problems.acquisition import PHASES, Acquisition
 from engine.problems.coil_maps import load_maps
+from engine.problems.stack_acquisition import ALIGNMENTS, of_stacks
 from engine.problems.tasks import Measurement
 
 #: Options that name what is measured, each alone.
@@ -116,11 +117,28 @@ class NoiseLevel(Options):
 class MeasuredFile(Options):
     """Files of a scanner."""
 
-    thick: Path | None = option(
-        None,
+    thick: tuple[Path, ...] = option(
+        (),
+        metavar="PATH",
         needs={"task": ("mrzsr",)},
         help="scan with thick slices, in any format of --volume; --factor, --thick-axis, --slice-profile and --gap "
-        "describe it",
+        "describe it; given several times, stacks of one person in any directions, whose own headers do",
+    )
+    voxel_mm: float | None = option(
+        None,
+        above=0,
+        metavar="MM",
+        needs={"source": ("--thick",)},
+        default_words="the first stack's pixels' own",
+        help="edge of the result's cubic voxels, in mm; then slices may be any times as thick",
+        remedy="1 is usual",
+    )
+    align: str | None = option(
+        None,
+        choices=ALIGNMENTS,
+        needs={"source": ("--thick",)},
+        default_words="rigid for several stacks",
+        help="rigid: find what the patient moved between stacks; header: trust the positions in their headers",
     )
     kspace: Path | None = option(
         None,
@@ -171,19 +189,15 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     InputError
         A file that cannot be used, or options that contradict each other.
     """
-    named = [kind for kind in KINDS if getattr(args, kind) is not None]
+    named = [kind for kind in KINDS if getattr(args, kind)]
     if len(named) > 1:
         raise InputError(named[1], "one measurement", f"--{named[0]} too", "give one of them")
     source = f"--{named[0] if named else 'volume'}"
     file, volume = read(MeasuredFile, args, source=source), read(VolumeFile, args, source=source)
     # Thick slices are described by its options; the others have an effect on simulations alone.
     read(Measurement, args, source=source)
-    if file.thick is not None:
-        black, white = volume.ends
-        thick = load_volume(
-            file.thick, volume.stack_axis, argument="thick", white=white, black=black, frame=volume.frame
-        )
-        return acquisition.of_thick(thick, args.factor, args.thick_axis, args.slice_profile, args.gap)
+    if file.thick:
+        return _of_thick(args, file, volume)
     if file.kspace is not None:
         kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
@@ -195,6 +209,24 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     if args.task == "uncond" and {volume.volume, volume.white, volume.black, *volume.window} == {None}:
         return None
     return simulated(args)
+
+
+def _of_thick(args: argparse.Namespace, file: MeasuredFile, volume: VolumeFile) -> Acquisition:
+    """One scan with thick slices on a grid of its own, or stacks on one of cubic voxels."""
+    black, white = volume.ends
+    stacks = [
+        load_volume(path, volume.stack_axis, argument="thick", white=white, black=black, frame=volume.frame)
+        for path in file.thick
+    ]
+    if len(stacks) == 1 and file.align is not None:
+        raise InputError("align", "several stacks of --thick, which it lays upon each other", "one", "drop it")
+    if len(stacks) == 1 and file.voxel_mm is None:
+        return acquisition.of_thick(stacks[0], args.factor, args.thick_axis, args.slice_profile, args.gap)
+    for name in ("factor", "thick_axis", "gap"):
+        if getattr(args, name) is not None:
+            reason = "several stacks, whose headers describe them" if len(stacks) > 1 else "--voxel-mm, which says it"
+            raise InputError(name.replace("_", "-"), f"none beside {reason}", getattr(args, name), "drop it")
+    return of_stacks(stacks, file.voxel_mm, args.slice_profile, file.align or "rigid")
 
 
 def _phase_of(args: argparse.Namespace, file: MeasuredFile) -> str:

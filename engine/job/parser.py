@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.cli import HelpFormatter
 from engine.job.adaptation import Adaptation
 from engine.job.choices import Choice, default_steps
+from engine.job.consent import Consent
 from engine.job.measurement import MeasuredFile, NoiseLevel, VolumeFile
 from engine.job.output import Output
 from engine.job.prepare import Machine
@@ -43,7 +44,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "priors": (PriorFiles, Adaptation),
     "sampler": (Choice, Settings),
     "results": (Output,),
-    "long runs": (Survival,),
+    "long runs": (Survival, Consent),
     "machine": (Machine, Told),
 }
 

@@ -39,6 +39,8 @@ def describe(job: Job) -> str:
     if job.n_ranks > 1:
         n = problem.shape[problem.plane.slice_axis] / job.n_ranks
         lines.append(f"ranks      {job.n_ranks}, each with about {n:.3g} slices and {job.n_threads or 'no'} threads")
+    if job.cost is not None:
+        lines.append(f"cost       {job.cost}")
     return "\n".join(lines)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 import kernels
 from engine import demo
+from engine.backends.borders import NO_FACES, Faces, cut_faces, margins_of, padded
 from engine.backends.bundle import Bundle
 from engine.backends.compiled import PRECISIONS
 from engine.backends.engines import Engines
-from engine.backends.padding import PaddedDenoiser, padded_shape
+from engine.backends.padding import padded_shape
 from engine.backends.select import BACKENDS, Request, Role
 from engine.device import n_gpus
 from engine.errors import InputError
@@ -25,6 +26,7 @@ from engine.job.output import Output
 from engine.job.priors import check_sizes, open_bundles
 from engine.methods import METHODS, check
 from engine.methods.phase_choice import PhaseChoice, phase_choice
+from engine.operators import LinearOperator
 from engine.options import Options, option, read
 from engine.parallel.communicator import Communicator, MpiCommunicator, SerialCommunicator
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
@@ -33,7 +35,9 @@ from engine.problems import acquisition
 from engine.problems.noise_level import with_noise_level
 from engine.sampling.posterior_mean import Prior
 from engine.sampling.problem import InverseProblem
+from engine.sampling.reconstruction import check_guidance
 from engine.sampling.settings import Settings
+from engine.volume import Plane
 
 log = logging.getLogger("engine")
 
@@ -104,7 +108,13 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     problem = measured.problem(planes["primary"])
     check(args.method, problem, len(bundles), comm.size)
     settings = METHODS[args.method].resolved(asked, problem, _trained_range(bundles))
+    if "guidance" in METHODS[args.method].reads:
+        check_guidance(problem, settings)
     if minutes := read(Adaptation, args).adapt:
+        if not problem.is_of_slices:
+            raise InputError(
+                "adapt", "one stack of thick slices", "several", "adapt to one of them, and pass --primary"
+            )
         if comm.size > 1:
             raise InputError("adapt", "a run of one process", f"{comm.size} ranks", "adapt beforehand, alone")
         bundles = adapted(bundles, measured, problem, minutes, n_threads, engines)
@@ -116,14 +126,15 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
     level = noise_level_of(args, measured)
     if problem.operator is not None and level is not None:
         problem = with_noise_level(problem, level)
+    faces = _faces_of(problem, bundles)
     # Last, because it may load graphs onto a GPU.
     gpu = comm.local_rank % max(1, n_gpus()) if comm.size > 1 else 0
     selection = engines.selection(
-        _roles(bundles, shapes, problem, settings),
+        _roles(bundles, planes, shapes, faces, problem, settings),
         Request(machine.backend, machine.precision, machine.device, machine.batch_size, n_threads, gpu),
     )
     priors = tuple(
-        Prior(PaddedDenoiser(selection.denoisers[role], bundle.divisor), planes[role])
+        Prior(padded(selection.denoisers[role], bundle, planes[role], faces, shapes[role]), planes[role])
         for role, bundle in bundles.items()
     )
     choice = None
@@ -138,6 +149,7 @@ def prepare(args: argparse.Namespace, comm: Communicator | None = None, engines:
         decomposition,
         comm.size,
         choice,
+        faces,
     )
 
 
@@ -151,13 +163,26 @@ def _with_phase(
     return replace(problem, details={**problem.details, "phase": "estimate" if is_real else "joint"}), choice
 
 
+def _faces_of(problem: InverseProblem, bundles: dict[str, Bundle]) -> Faces:
+    """The faces at which a prior of the run may want a margin."""
+    if not any(bundle.margin for bundle in bundles.values()):
+        return NO_FACES
+    image = problem.classical()
+    return NO_FACES if image is None else cut_faces(image)
+
+
 def _trained_range(bundles: dict[str, Bundle]) -> tuple[float, float]:
     ranges = [bundle.sigma_range for bundle in bundles.values()]
     return max(low for low, _ in ranges), min(high for _, high in ranges)
 
 
 def _roles(
-    bundles: dict[str, Bundle], shapes: dict[str, tuple[int, int]], problem: InverseProblem, settings: Settings
+    bundles: dict[str, Bundle],
+    planes: dict[str, Plane],
+    shapes: dict[str, tuple[int, int]],
+    faces: Faces,
+    problem: InverseProblem,
+    settings: Settings,
 ) -> dict[str, Role]:
     """What each denoiser has to do.
 
@@ -166,7 +191,9 @@ def _roles(
     """
     roles = {}
     for role, bundle in bundles.items():
-        padded = padded_shape(shapes[role], bundle.divisor)
-        is_guided = role == "primary" and settings.guidance == "dps" and padded == shapes[role]
-        roles[role] = Role(bundle, padded, problem.operator if is_guided else None)
+        margins = margins_of(bundle, planes[role], faces, shapes[role])
+        whole = padded_shape(shapes[role], bundle.divisor, margins)
+        is_guided = role == "primary" and settings.guidance == "dps" and whole == shapes[role]
+        operator = problem.operator if isinstance(problem.operator, LinearOperator) else None
+        roles[role] = Role(bundle, whole, operator if is_guided else None)
     return roles

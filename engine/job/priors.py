@@ -43,7 +43,7 @@ class PriorFiles(Options):
     )
     planes: tuple[str, ...] = option(
         (),
-        default_words="axial,coronal; mrzsr coronal,sagittal",
+        default_words="axial,coronal; mrzsr coronal,sagittal; several stacks all three",
         help="planes of the priors, the primary one first, such as coronal,axial,sagittal",
     )
     primary: Path | None = option(None, default_words="a shipped one", help="engine bundle of the primary plane")
@@ -83,7 +83,16 @@ def open_bundles(
         raise InputError("planes", "two or three", f"{len(files.planes)}", "name them as axial,coronal")
     if "auxiliary" not in named and {"primary", "tertiary"} <= set(named):
         raise InputError("tertiary", "an auxiliary bundle before a third one", "none", "pass --auxiliary")
-    n_roles = max(2, len(files.planes), 1 + max((ROLES.index(role) for role in named), default=0))
+    chosen = None
+    if len(named) < 2:
+        voxel_mm = np.full(3, demo.VOXEL_MM) if measured is None else measured.voxel_mm
+        chosen = (
+            PriorSet.of(files.prior) if files.prior else suiting(voxel_mm, from_noise=from_noise, opened=engines.bundle)
+        )
+    n_usual = 2
+    if chosen and measured and not (named or files.planes):
+        n_usual = max(2, min(measured.n_planes, len(chosen.folders)))
+    n_roles = max(n_usual, len(files.planes), 1 + max((ROLES.index(role) for role in named), default=0))
     # A method that asks no network still has a plane in which it measures.
     n_needed = METHODS[args.method].n_priors
     roles = ROLES[: n_roles if n_needed is None else max(1, n_needed)]
@@ -95,14 +104,10 @@ def open_bundles(
         _order(measured),
     )
     check_planes(list(planes.values()))
-    if len(bundles) < len(roles):
-        voxel_mm = np.full(3, demo.VOXEL_MM) if measured is None else measured.voxel_mm
-        chosen = (
-            PriorSet.of(files.prior) if files.prior else suiting(voxel_mm, from_noise=from_noise, opened=engines.bundle)
-        )
-        for role in roles:
-            if role not in bundles:
-                bundles[role] = engines.bundle(chosen.folder_of(planes[role]))
+    for role in roles:
+        if role not in bundles:
+            assert chosen is not None
+            bundles[role] = engines.bundle(chosen.folder_of(planes[role]))
     return {role: bundles[role] for role in roles}, planes
 
 

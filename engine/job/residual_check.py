@@ -94,11 +94,11 @@ def compared(problem: InverseProblem, result: Reconstruction, noise_level: float
     if result.phase is not None:
         problem, slices = problem.of_complex_images(), turned(slices, problem.plane.slices_of(result.phase))
     operator, y = problem.measured()
-    _, _, squared = operator.fidelity(y)(slices, slice(0, len(slices)))
     # What was not sampled is zero on both sides.
     n = max(1, int((y != 0).sum()) * (2 if y.dtype.kind == "c" else 1))
-    power = float(sum((abs(part).astype(np.float64) ** 2).sum() for part in y))
-    return ResidualCheck(float(np.sqrt(squared.sum() / n)), noise_level, float(np.sqrt(power / n)))
+    power = float(sum((abs(part).astype(np.float64) ** 2).sum() for part in np.atleast_2d(y)))
+    residual = float(np.sqrt(operator.squared_residual(slices, y) / n))
+    return ResidualCheck(residual, noise_level, float(np.sqrt(power / n)))
 
 
 def _level(job: Job) -> float:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.backends.bundle import Bundle
+from engine.backends.borders import padded
 from engine.job.job import Job
 from engine.methods import METHODS, solve
 from engine.methods.trial_slices import fullest
@@ -79,11 +78,12 @@ def self_check(job: Job) -> SelfCheck | None:
         return None
     if METHODS[job.method].n_priors == 0 or job.n_ranks > 1 or job.selection.device.name != "cpu":
         return None
-    prior = _prior_of_slices(axis, list(job.bundles.values()), job.priors)
-    if prior is None:
+    found = _role_of_slices(axis, job)
+    if found is None:
         return None
-    _, y = job.problem.measured()
-    slices = prior.plane.slices_of(job.problem.plane.volume_of(y))
+    role, plane = found
+    _, y = job.problem.measured_slices()
+    slices = plane.slices_of(job.problem.plane.volume_of(y))
     # Whole blocks alone: a rest would be a guess.
     slices = slices[:, : slices.shape[1] // operator.factor * operator.factor]
     chosen = fullest((slices > TISSUE).mean(axis=(1, 2)), _N_SLICES)
@@ -91,17 +91,20 @@ def self_check(job: Job) -> SelfCheck | None:
     if min(slices.shape[1:]) < least or not len(chosen):
         return None
     truth = np.ascontiguousarray(slices[chosen])
+    prior = Prior(
+        padded(job.selection.denoisers[role], job.bundles[role], plane, job.cut_faces, truth.shape[1:]), plane
+    )
     thinned = ThickSlices(truth.shape[1:], operator.factor, 1, operator.profile, operator.gap)
     problem = InverseProblem(
-        prior.plane,
-        prior.plane.volume_shape(truth.shape),
+        plane,
+        plane.volume_shape(truth.shape),
         thinned,
         thinned.apply(truth),
         # Noise of the slices, less what the mean over a block leaves of it.
         job.problem.noise_level / float(np.sqrt(operator.factor)),
         name=job.problem.name,
     )
-    result = prior.plane.slices_of(solve("single", problem, [prior], job.settings).volume)
+    result = plane.slices_of(solve("single", problem, [prior], job.settings).volume)
     cubic = thinned.classical(problem.measurement)
     check = SelfCheck(len(truth), tissue_psnr(truth, result), tissue_psnr(truth, cubic))
     if check.gain_db < _LITTLE_DB:
@@ -113,12 +116,12 @@ def self_check(job: Job) -> SelfCheck | None:
     return check
 
 
-def _prior_of_slices(axis: int, bundles: Sequence[Bundle], priors: Sequence[Prior]) -> Prior | None:
-    """A prior that knows slices across an axis, in their plane."""
+def _role_of_slices(axis: int, job: Job) -> tuple[str, Plane] | None:
+    """The prior that knows slices across an axis, and their plane."""
     row, column = (i for i in range(3) if i != axis)
-    for bundle, prior in zip(bundles, priors, strict=True):
+    for (role, bundle), prior in zip(job.bundles.items(), job.priors, strict=True):
         if bundle.serves_all_planes:
-            return Prior(prior.denoiser, Plane((axis, row, column)))
+            return role, Plane((axis, row, column))
         if prior.plane.slice_axis == axis:
-            return prior
+            return role, prior.plane
     return None

@@ -45,6 +45,8 @@ class Method:
         Whether its result is to explain the measurement.
     spans_ranks : bool
         Whether several ranks can share a volume.
+    of_slices : bool
+        Whether it needs slices that are measured each by itself.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Method:
     needs_measurement: bool = True
     fits_data: bool = True
     spans_ranks: bool = False
+    of_slices: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -71,6 +74,7 @@ METHODS: dict[str, Method] = {
         dds.solve,
         _LEVELS | _WEIGHT | {"eta"},
         dds.resolved,
+        of_slices=True,
     ),
     "diffusionmbir": Method(
         "DiffusionMBIR (one prior, total variation across slices)",
@@ -79,6 +83,7 @@ METHODS: dict[str, Method] = {
         _LEVELS | _WEIGHT | {"group", "snr"},
         diffusion_mbir.resolved,
         n_steps=diffusion_mbir.STEPS,
+        of_slices=True,
     ),
     "tv": Method("total variation, 3D", 0, total_variation.solve, _WEIGHT, total_variation.resolved),
     "wavelet": Method("sparse wavelets, 3D", 0, wavelet.solve, _WEIGHT, wavelet.resolved),
@@ -152,6 +157,11 @@ def check(name: str, problem: InverseProblem, n_priors: int, n_ranks: int = 1) -
         raise InputError(
             "task", f"one with a measurement for the method {name}", f"'{problem.name}'", f"choose the method {free}"
         )
+    if method.of_slices and not problem.is_of_slices:
+        free = " or ".join(name for name, other in METHODS.items() if not other.of_slices)
+        raise InputError("method", f"{free} for slices that are measured together", f"'{name}'", "choose one")
+    if n_ranks > 1 and not problem.is_of_slices:
+        raise InputError("ranks", "one for slices that are measured together", n_ranks, "start it alone")
     if n_ranks > 1 and not method.spans_ranks:
         several = " or ".join(name for name, other in METHODS.items() if other.spans_ranks)
         raise InputError(

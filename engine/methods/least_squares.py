@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.methods.outcome import outcome_of
+from engine.operators import VolumeOperator
 from engine.sampling.problem import InverseProblem
 from engine.sampling.reconstruction import Reconstruction
 from engine.sampling.settings import Settings
@@ -73,7 +74,10 @@ def _unit_operator(sigpy: ModuleType, operator: Any, n: int, norm: np.float32) -
     image_shape = (n, *operator.slice_shape)
     of_type = np.asarray if operator.image_dtype == operator.data_dtype else _real
     n_parts = np.dtype(operator.data_dtype).itemsize // np.dtype(operator.image_dtype).itemsize
-    data_shape = (n, *operator.data_shape[:-1], operator.data_shape[-1] * n_parts)
+    if isinstance(operator, VolumeOperator):
+        data_shape: tuple[int, ...] = (operator.n_samples,)
+    else:
+        data_shape = (n, *operator.data_shape[:-1], operator.data_shape[-1] * n_parts)
 
     class Forward(sigpy.linop.Linop):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:

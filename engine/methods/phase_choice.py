@@ -80,7 +80,7 @@ def phase_choice(
     Source: Yaman et al., Self-supervised learning of physics-guided reconstruction neural networks without fully
     sampled reference data, MRM 84:3172 (2020), for judging a reconstruction by samples that it has not seen.
     """
-    operator, y = problem.measured()
+    operator, y = problem.measured_slices()
     assert isinstance(operator, (MaskedFourier, CoilFourier))
     # An operator takes such numbers as well as a slice.
     which: Any = fullest(np.array([float((abs(part) ** 2).sum(dtype=np.float64)) for part in y]), _N_SLICES)

@@ -86,7 +86,7 @@ class SliceTv:
     @classmethod
     def of(cls, problem: InverseProblem, weight: float, rho: float, n_conjugate: int) -> SliceTv:
         """For a problem's measurement; InputError where there is none."""
-        operator, y = problem.measured()
+        operator, y = problem.measured_slices()
         return cls(operator, y, weight, rho, n_conjugate, operator.norm())
 
     def __call__(self, x: Any, splitting: Splitting) -> tuple[Any, Splitting, Any]:

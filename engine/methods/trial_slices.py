@@ -23,3 +23,9 @@ def fullest(content: np.ndarray, n: int) -> np.ndarray:
     full = np.flatnonzero((content > 0) & (content >= 0.5 * content.max(initial=0)))
     places = np.linspace(0, max(0, len(full) - 1), min(n, len(full))).round().astype(int)
     return full[np.unique(places)]
+
+
+def middle(n: int, n_most: int) -> slice:
+    """At most so many consecutive slices from the middle of n."""
+    few = min(n, n_most)
+    return slice((n - few) // 2, (n - few) // 2 + few)

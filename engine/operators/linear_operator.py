@@ -193,6 +193,12 @@ class LinearOperator(ABC):
         """
         return PlainFidelity(self, measurement, scale)
 
+    @final
+    def squared_residual(self, x: Any, y: Any) -> float:
+        """Σ|A x − y|² of the stack, some slices at a time."""
+        _, _, squared = self.fidelity(y)(x, slice(0, len(x)))
+        return float(squared.sum())
+
     def proximal(self, measurement: Any) -> Proximal:
         """Return the function that moves slices to this measurement: see `engine.operators.proximal.Proximal`.
 

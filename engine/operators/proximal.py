@@ -13,6 +13,7 @@ from engine.operators.solvers import conjugate_gradients
 
 if TYPE_CHECKING:
     from engine.operators.linear_operator import LinearOperator
+    from engine.operators.volume_operator import VolumeOperator
 
 #: x, and Σ|A z − y|² of every slice.
 Nearest = tuple[Any, Any]
@@ -116,3 +117,41 @@ class ConjugateGradients(Proximal):
 
         x = conjugate_gradients(z, -operator.adjoint(data), normal, squared_norms, self.n_iterations)
         return x, squared_norms(data)
+
+
+@final
+class JointConjugateGradients:
+    """argmin_x ½‖A x − y‖² + ½ρ‖x − z‖² of a volume that is measured as a whole, by conjugate gradients from z.
+
+    Parameters
+    ----------
+    operator : VolumeOperator
+    measurement : float32 (operator.n_samples,)
+    n_iterations : int
+        Each applies A and its transpose once.
+    """
+
+    def __init__(self, operator: VolumeOperator, measurement: Any, n_iterations: int = 4):
+        operator.check_data("measurement", measurement)
+        self.operator, self.measurement, self.n_iterations = operator, measurement, n_iterations
+
+    def __call__(self, z: Any, rho: float) -> Nearest:
+        """Return the minimiser, and Σ|A z − y|² as float64 (1,); arguments as for `Proximal`."""
+        operator = self.operator
+        library = operator.check_image("z", z)
+        if not rho >= 0:
+            raise ValueError(f"rho: expected at least 0, got {rho}; 0 trusts the measurement entirely")
+
+        def squared_norm(x: Any) -> Any:
+            return squared_norms(x.reshape(1, -1))[0]
+
+        def normal(direction: Any) -> tuple[Any, Any]:
+            seen = operator.apply(direction)
+            image = operator.adjoint(seen)
+            image += np.float32(rho) * direction
+            return image, squared_norm(seen) + rho * squared_norm(direction)
+
+        data = operator.apply(z)
+        data -= self.measurement
+        x = conjugate_gradients(z, -operator.adjoint(data), normal, squared_norm, self.n_iterations)
+        return x, library.reshape(squared_norm(data), (1,))

@@ -159,9 +159,27 @@ class _InverseGram(Proximal):
 
 def profile_weights(n: int, factor: int, profile: str, gap: float) -> np.ndarray:
     """Weights of thin slices in thick ones, float64 (n // factor, n), each row summing to one."""
-    thickness = factor - gap
-    centres = (np.arange(n // factor) + 0.5) * factor
-    # Thin slice j covers j … j + 1: its edges, from the centre of every thick slice.
+    return profile_between((np.arange(n // factor) + 0.5) * factor, n, factor - gap, profile)
+
+
+def profile_between(centres: np.ndarray, n: int, thickness: float, profile: str) -> np.ndarray:
+    """Weights of n thin slices, of which number j covers j … j + 1, in thick ones with these centres.
+
+    Parameters
+    ----------
+    centres : float64 (n_thick,)
+    n : int
+    thickness : float
+        In thin slices; less than one sees those that it lies in.
+    profile : str
+        "box" or "gaussian".
+
+    Returns
+    -------
+    float64 (n_thick, n)
+        Each row sums to one, also where the profile reaches beyond the thin slices.
+    """
+    # Their edges, from the centre of every thick slice.
     edges = np.arange(n + 1) - centres[:, None]
     if profile == "box":
         below = edges.clip(-thickness / 2, thickness / 2)

@@ -60,6 +60,8 @@ class Acquisition:
         Axis of the volume that the primary plane has to cut across, where the measurement says so.
     thick_axis : int or None
         Axis that the primary plane has to show.
+    n_planes : int
+        Planes of priors that suit it, where a set has as many.
     window : tuple of 3 slice or None
         The part of the volume that is to be shown: a scanner may measure more than its field of view. None: all.
     knows_noise : bool
@@ -81,6 +83,7 @@ class Acquisition:
     truth: np.ndarray | None = None
     slice_axis: int | None = None
     thick_axis: int | None = None
+    n_planes: int = 2
     window: tuple[slice, slice, slice] | None = None
     knows_noise: bool = False
     phase: np.ndarray | None = None

@@ -9,7 +9,7 @@ import numpy as np
 
 import kernels
 from engine.errors import InputError
-from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices, VolumeOperator
 from engine.sampling.problem import InverseProblem, Published, Shape
 from engine.volume import NAMED_PLANES, Plane
 
@@ -140,7 +140,7 @@ def uncond(shape: Shape, plane: Plane = AXIAL) -> InverseProblem:
 def pose(
     name: str,
     plane: Plane,
-    operator: LinearOperator,
+    operator: LinearOperator | VolumeOperator,
     measurement: Any,
     details: Mapping[str, Any],
     noise_level: float = 0.0,
@@ -153,8 +153,8 @@ def pose(
         "csmri", "mrzsr" or "svct".
     plane : Plane
         The plane whose slices the operator measures.
-    operator : LinearOperator
-    measurement : array (n_slices, *operator.data_shape)
+    operator : LinearOperator or VolumeOperator
+    measurement : array (n_slices, *operator.data_shape) or (operator.n_samples,)
     details : mapping
         For the run's record; the published weights go by one of them (acceleration, factor or views).
     noise_level : float
@@ -163,8 +163,9 @@ def pose(
     if isinstance(operator, ThickSlices):
         # The published residual is taken between repeated slices, √factor longer than between single ones.
         scale, renoise = float(np.sqrt(operator.factor)), operator.is_block_mean
+    shape = operator.shape if isinstance(operator, VolumeOperator) else (len(measurement), *operator.slice_shape)
     return InverseProblem(
-        *(plane, plane.volume_shape((len(measurement), *operator.slice_shape)), operator, measurement),
+        *(plane, plane.volume_shape(shape), operator, measurement),
         noise_level=noise_level,
         residual_scale=scale,
         renoise=renoise,

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.device import Device
 from engine.errors import InputError
-from engine.operators import LinearOperator
+from engine.operators import LinearOperator, VolumeOperator
 from engine.volume import Plane
 
 Shape = tuple[int, int, int]
@@ -42,9 +42,9 @@ class InverseProblem:
         The plane whose slices are measured: that of the primary prior.
     shape : (int, int, int)
         Of the volume.
-    operator : LinearOperator or None
+    operator : LinearOperator, VolumeOperator or None
         A; None for unconditional generation.
-    measurement : array (n_slices, *operator.data_shape) or None
+    measurement : array (n_slices, *operator.data_shape), (operator.n_samples,) or None
         y, NumPy or CuPy.
     noise_level : float
         Standard deviation of the noise in a sample of y, of the real and the imaginary part each.
@@ -68,7 +68,7 @@ class InverseProblem:
 
     plane: Plane
     shape: Shape
-    operator: LinearOperator | None = None
+    operator: LinearOperator | VolumeOperator | None = None
     measurement: Any = None
     noise_level: float = 0.0
     residual_scale: float = 1.0
@@ -78,6 +78,11 @@ class InverseProblem:
     name: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     shows_magnitude: bool = False
+
+    @property
+    def is_of_slices(self) -> bool:
+        """Whether every slice is measured by itself."""
+        return not isinstance(self.operator, VolumeOperator)
 
     @property
     def is_complex(self) -> bool:
@@ -92,19 +97,23 @@ class InverseProblem:
 
     def of_complex_images(self) -> InverseProblem:
         """The same, asking for an image with a phase where the operator can measure one."""
-        return self if self.operator is None else replace(self, operator=self.operator.of_complex_images())
+        if not isinstance(self.operator, LinearOperator):
+            return self
+        return replace(self, operator=self.operator.of_complex_images())
 
     def of_real_images(self) -> InverseProblem:
         """The same, asking for a real image: what is known of its phase is all there is."""
-        return self if self.operator is None else replace(self, operator=self.operator.of_real_images())
+        if not isinstance(self.operator, LinearOperator):
+            return self
+        return replace(self, operator=self.operator.of_real_images())
 
     def at(self, which: slice) -> InverseProblem:
-        """The same with some of the measured slices; the volume stays the whole one."""
-        if self.operator is None or self.measurement is None:
+        """The same with some of the measured slices; the volume stays whole, and so does what ties slices together."""
+        if not isinstance(self.operator, LinearOperator) or self.measurement is None:
             return self
         return replace(self, operator=self.operator.at(which), measurement=self.measurement[which])
 
-    def measured(self) -> tuple[LinearOperator, Any]:
+    def measured(self) -> tuple[LinearOperator | VolumeOperator, Any]:
         """Operator and measurement.
 
         Raises
@@ -115,6 +124,19 @@ class InverseProblem:
         if self.operator is None or self.measurement is None:
             raise InputError("problem", "one with a measurement", f"'{self.name}'", "choose another one, or method")
         return self.operator, self.measurement
+
+    def measured_slices(self) -> tuple[LinearOperator, Any]:
+        """The same of slices that are measured each by itself.
+
+        Raises
+        ------
+        InputError
+            There are none.
+        """
+        operator, y = self.measured()
+        if not isinstance(operator, LinearOperator):
+            raise InputError("problem", "one whose slices are measured one by one", f"'{self.name}'", "choose another")
+        return operator, y
 
     def classical(self) -> np.ndarray | None:
         """Zero-filled, interpolated or back-projected volume, float32 (d0, d1, d2); None without a measurement.
@@ -127,8 +149,8 @@ class InverseProblem:
 
     def classical_slices(self) -> Any:
         """The same in slices of the problem's plane, complex64 (n, h, w) where the image may have a phase."""
-        operator, y = self.measured()
-        return (operator.of_complex_images() if self.shows_magnitude else operator).classical(y)
+        operator, y = (self.of_complex_images() if self.shows_magnitude else self).measured()
+        return operator.classical(y)
 
 
 def magnitude_of(slices: Any) -> Any:

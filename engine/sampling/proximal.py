@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.operators import LinearOperator
+from engine.operators import LinearOperator, VolumeOperator
 from engine.operators.proximal import Nearest
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 
@@ -19,8 +19,8 @@ class ProximalConsistency:
 
     Parameters
     ----------
-    operator : LinearOperator
-    measurement : array (n, *operator.data_shape), NumPy or CuPy
+    operator : LinearOperator or VolumeOperator
+    measurement : array (n, *operator.data_shape) or (operator.n_samples,), NumPy or CuPy
         y, in the layout of the primary plane.
     noise_level : float
         s: standard deviation of the noise in a sample of y, of the real and of the imaginary part each.
@@ -39,7 +39,7 @@ class ProximalConsistency:
 
     def __init__(
         self,
-        operator: LinearOperator,
+        operator: LinearOperator | VolumeOperator,
         measurement: Any,
         noise_level: float = 0.0,
         rho: float | None = None,
@@ -56,5 +56,5 @@ class ProximalConsistency:
         return self.noise_level**2 * (1 / sigma**2 + 1 / self.SPREAD**2)
 
     def __call__(self, x0: Any, sigma: float) -> Nearest:
-        """Return the moved stack of slices, in the layout of y, and Σ|A x̂₀ − y|² of every slice."""
+        """Return the moved stack of slices, in the layout of y, and Σ|A x̂₀ − y|² of every slice, or of the volume."""
         return self.proximal(x0, self.rho(sigma))

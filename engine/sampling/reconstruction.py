@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.device import Device
 from engine.errors import InputError
-from engine.operators import ThickSlices
+from engine.operators import LinearOperator, ThickSlices
 from engine.parallel.decomposition import UNDIVIDED, Decomposition
 from engine.parallel.stack import Stack
 from engine.sampling.ddim import Ddim
@@ -281,17 +281,14 @@ def compose(
     decomposition: Decomposition = UNDIVIDED,
 ) -> PredictorCorrector | Ddim | Heun:
     """The sampler of resolved settings, for the slices of a problem that are here."""
-    if problem.is_complex and settings.guidance == "dps":
-        raise InputError(
-            "guidance", "proximal for an image with a phase of its own", "dps", "choose it, or --phase estimate"
-        )
+    check_guidance(problem, settings)
     dps, consistency = None, None
     if problem.operator is not None and problem.measurement is not None:
         if settings.guidance == "proximal":
             consistency = ProximalConsistency(
                 problem.operator, problem.measurement, problem.noise_level, settings.rho, decomposition
             )
-        else:
+        elif isinstance(problem.operator, LinearOperator):
             thick = problem.operator if problem.renoise and isinstance(problem.operator, ThickSlices) else None
             dps = Dps(
                 *(problem.operator, problem.measurement, settings.dps_weight),
@@ -310,6 +307,23 @@ def compose(
     assert settings.eta is not None and settings.noise_scale is not None
     kind = Ddim if settings.sampler == "ddim" else Heun
     return kind(posterior_mean, Levels(*settings.levels, settings.n_steps), noise, settings.eta, settings.noise_scale)
+
+
+def check_guidance(problem: InverseProblem, settings: Settings) -> None:
+    """Refuse gradients through the network where they are not those of the measurement's slices.
+
+    Raises
+    ------
+    InputError
+    """
+    if settings.guidance != "dps":
+        return
+    if problem.is_complex:
+        raise InputError(
+            "guidance", "proximal for an image with a phase of its own", "dps", "choose it, or --phase estimate"
+        )
+    if not problem.is_of_slices:
+        raise InputError("guidance", "proximal for slices that are measured together", "dps", "choose it")
 
 
 def trained_range(priors: Sequence[Prior]) -> Range:

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.backends.bundle import MANIFEST
 from engine.errors import InputError
+from engine.io.volumes.reading import VOLUME_ENDINGS
 from engine.job.configuration import options_of, parse
 from engine.job.output import ENDINGS
 from engine.job.parser import build_parser
@@ -22,12 +23,14 @@ from engine.job.priors import ROLES
 from engine.job.saving import STATE_FILE, short
 
 #: What an input may be, and the task of it where none is named.
-KINDS = {"volume": "csmri", "thick": "mrzsr", "kspace": "csmri", "sinogram": "svct"}
+KINDS = {"volume": "csmri", "thick": "mrzsr", "stacks": "mrzsr", "kspace": "csmri", "sinogram": "svct"}
+#: The option of a run that names an input, where it is not called like its kind.
+_OPTIONS = {"stacks": "thick"}
 #: The table of a study, in its folder.
 CSV, PARQUET = "study.csv", "study.parquet"
 RECORD = "run.json"
 #: Options that may change from one call to the next: they leave the result as it is.
-_OF_MACHINE = ("threads", "batch-size", "save-every", "preview-every")
+_OF_MACHINE = ("threads", "batch-size", "save-every", "preview-every", "yes")
 #: What is read from a record.
 _FIELDS = ("options", "task", "volume", "measurement_sha256", "settings", "priors", "residuals", "peak_memory_mb")
 #: Stands on the command line where each volume has its own path.
@@ -49,7 +52,7 @@ class Study:
     Parameters
     ----------
     kind : str
-        The option of `engine.run` that names an input, one of `KINDS`.
+        What an input is, one of `KINDS`.
     options : dict
         Of `engine.run`, as `engine.job.configuration.options_of` gives them.
     files : tuple of Path
@@ -60,9 +63,24 @@ class Study:
     options: dict[str, Any]
     files: tuple[Path, ...] = ()
 
+    @property
+    def option(self) -> str:
+        """The option of a run that names an input."""
+        return _OPTIONS.get(self.kind, self.kind)
+
     def options_for(self, volume: Volume) -> dict[str, Any]:
+        """Those of a run on this input.
+
+        Raises
+        ------
+        InputError
+            A folder that is to hold stacks, and does not.
+        """
+        named: str | list[str] = str(volume.source)
+        if self.kind == "stacks":
+            named = [str(path) for path in stacks_in(volume.source)]
         # The order is that of a single run.
-        return {**self.options, self.kind: str(volume.source)}
+        return {**self.options, self.option: named}
 
     def args_for(self, volume: Volume) -> argparse.Namespace:
         """What `engine.run` would parse for this volume."""
@@ -87,20 +105,22 @@ def study_of(kind: str, words: Sequence[str]) -> Study:
     """
     parser = build_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    args = parse(parser, [f"--{kind}", _OWN, *words], {"task": KINDS[kind]})
+    option = _OPTIONS.get(kind, kind)
+    args = parse(parser, [f"--{option}", _OWN, *words], {"task": KINDS[kind]})
     if args.resume is not None:
         raise InputError(
             "resume", "none, for a study goes on by itself when it is called again", args.resume, "drop it"
         )
-    for other in KINDS:
-        if other != kind and getattr(args, other) is not None:
+    for other in KINDS.keys() - _OPTIONS.keys():
+        if other != option and getattr(args, other):
             raise InputError(other, f"none beside --as {kind}", f"{getattr(args, other)}", "drop one of them")
-    own = getattr(args, kind)
-    if own != Path(_OWN):
-        raise InputError(kind, "none beside --inputs", own, "name it there")
+    own = getattr(args, option)
+    if own not in (Path(_OWN), (Path(_OWN),)):
+        named = own if isinstance(own, Path) else ", ".join(str(path) for path in own[1:])
+        raise InputError(option, "none beside --inputs", named, "name it there")
     paths = {name: value.absolute() for name, value in args.given.items() if isinstance(value, Path)}
     args.given = {**args.given, **paths, "task": args.task}
-    files = [path for name, path in paths.items() if name not in (*ROLES, kind, "out", "config", "resume")]
+    files = [path for name, path in paths.items() if name not in (*ROLES, option, "out", "config", "resume")]
     return Study(kind, options_of(args), tuple(files))
 
 
@@ -129,6 +149,27 @@ def inputs_of(patterns: Sequence[str]) -> list[Path]:
             )
         inputs |= {Path(match).absolute() for match in matches}
     return sorted(inputs)
+
+
+def stacks_in(folder: Path) -> list[Path]:
+    """The stacks of one person: files of volumes, and folders with a series each, by name.
+
+    Raises
+    ------
+    InputError
+        No folder, or fewer than two stacks.
+    """
+    found = []
+    if folder.is_dir():
+        found = [
+            path for path in sorted(folder.iterdir()) if path.is_dir() or path.name.lower().endswith(VOLUME_ENDINGS)
+        ]
+    if len(found) < 2:
+        has = f"'{folder}' with {len(found)}" if folder.is_dir() else f"the file '{folder}'"
+        raise InputError(
+            "inputs", "folders that hold two or more stacks of a person each", has, "name folders, or use --as thick"
+        )
+    return found
 
 
 def volumes_of(inputs: Sequence[Path], out: Path) -> list[Volume]:

@@ -129,7 +129,7 @@ class Worker:
     def _check_measurement(self, volume: Volume, job: Job, record: dict[str, Any]) -> None:
         if job.identity["measurement"] != record["measurement_sha256"]:
             raise InputError(
-                self._study.kind,
+                self._study.option,
                 f"'{volume.source}' with the content that it had for the results in '{volume.folder}'",
                 "another",
                 "move them away, or start anew with --overwrite",

@@ -97,6 +97,26 @@ def _slice(
     return w.emit("Slice", [w.value(x), *bounds], node.name)
 
 
+@_translates(aten.slice_scatter.default)
+def _slice_scatter(
+    w: GraphWriter, node: fx.Node, x: fx.Node, part: fx.Node, axis: int = 0, start: Any = 0, end: Any = None,
+    step: int = 1,
+) -> str:  # fmt: skip
+    size = node.meta["val"].shape[axis]
+    if step != 1 or not isinstance(size, int):
+        raise NotImplementedError(f"{node.target} with a step, or along an axis of any size")
+    start, end = start or 0, size if end is None else min(end, size)
+
+    def rest(low: int, high: int) -> list[str]:
+        if low >= high:
+            return []
+        bounds = [w.ints([low]), w.ints([high]), w.ints([axis])]
+        return [w.emit("Slice", [w.value(x), *bounds], f"{node.name}_{low}")]
+
+    parts = [*rest(0, start), w.value(part), *rest(end, size)]
+    return w.emit("Concat", parts, node.name, axis=axis)
+
+
 @_translates(aten.cat.default)
 def _cat(w: GraphWriter, node: fx.Node, parts: list[fx.Node], axis: int = 0) -> str:
     return w.emit("Concat", [w.value(p) for p in parts], node.name, axis=axis)

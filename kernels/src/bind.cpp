@@ -9,6 +9,7 @@
 PYBIND11_MODULE(TPDM_MODULE, module) {
   module.doc() = "Native kernels; called through the checked wrappers of the package.";
   tpdm::bind_kspace(module);
+  tpdm::bind_lines(module);
   tpdm::bind_philox(module);
   tpdm::bind_profile(module);
   tpdm::bind_radon(module);

@@ -6,6 +6,7 @@
 namespace tpdm {
 
 void bind_kspace(pybind11::module_& module);
+void bind_lines(pybind11::module_& module);
 void bind_philox(pybind11::module_& module);
 void bind_profile(pybind11::module_& module);
 void bind_radon(pybind11::module_& module);

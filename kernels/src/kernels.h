@@ -8,6 +8,7 @@
 #include "context.h"
 #include "noise.h"
 #include "kspace.h"
+#include "lines.h"
 #include "profile.h"
 #include "ray.h"
 
@@ -85,5 +86,9 @@ void coil_combine(const Complex* coils, const Complex* maps, Complex* images, co
 // from (n_outer, n_in, n_inner) -> to (n_outer, n_out, n_inner): weighted sums over runs of the middle axis
 void banded_sum(const float* from, const Bands& bands, float* to, std::int64_t n_outer, std::int64_t n_inner,
                 const Context& context);
+
+// from (n_outer, n_in, n_inner) -> to (n_outer, n_out, n_inner): every line along the middle axis through its own filter
+void filter_lines(const float* from, const LineFilters& filters, float* to, std::int64_t n_outer, std::int64_t n_inner,
+                  const Context& context);
 
 }  // namespace tpdm

@@ -116,10 +116,11 @@ def test_the_whole_adjoint_is_written_and_verified_on_request(checkpoint, tmp_pa
     assert "would build" in capsys.readouterr().out
 
 
-def test_plane_and_out_are_taken_from_the_command_line(checkpoint, tmp_path, capsys):
+def test_plane_margin_and_out_are_taken_from_the_command_line(checkpoint, tmp_path, capsys):
     out = tmp_path / "deeper" / "bundle"
-    assert main(["--ckpt", str(checkpoint), "--out", str(out), "--plane", "2,0,1"]) == 0
+    assert main(["--ckpt", str(checkpoint), "--out", str(out), "--plane", "2,0,1", "--margin", "3"]) == 0
     assert str(Bundle.open(out).plane) == "axial"
+    assert Bundle.open(out).margin == 3
     assert [p.name for p in out.parent.iterdir()] == ["bundle"]
     assert capsys.readouterr().err == ""
     # Without its plane it would be another bundle.
@@ -133,6 +134,12 @@ def test_a_stored_plane_wins_over_none_and_conflicts_with_another(tiny_bundles, 
     line = refused(capsys, ["--ckpt", stored.checkpoint, "--out", tmp_path / "out", "--plane", "coronal"])
     assert line.startswith("plane: expected axial")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("margin", [-1, 65])
+def test_a_margin_out_of_range_is_refused(checkpoint, tmp_path, capsys, no_building, margin):
+    arguments = ["--ckpt", checkpoint, "--out", tmp_path / "out", "--margin", str(margin)]
+    assert refused(capsys, arguments).startswith("margin: expected 0 to 64 pixels")
 
 
 @pytest.mark.parametrize("plane", ["frontal", "0,0,1", "1"])

@@ -14,6 +14,7 @@ from engine.io.source import Source
 from engine.io.volumes.dicom_files import EXPECTED, read_dataset
 from engine.io.volumes.dicom_frames import PIXEL_TAGS, Frame, frames_of_series
 from engine.io.volumes.dicom_order import in_order, thickness_of
+from engine.io.volumes.dicom_padding import PADDING_TAGS, as_background, is_padding
 
 _ROWS_AT_A_TIME = 64
 _log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class Series:
     Parameters
     ----------
     data : float32 (columns, rows, slices), a view with columns contiguous
-        Rescale slope and intercept applied, slice by slice; finite.
+        Rescale slope and intercept applied, slice by slice; finite. Pixel padding is background: see
+        `engine.io.volumes.dicom_padding`.
     affine : float64 (4, 4)
         Indices of `data` to mm (right, anterior, superior): perpendicular, unless slices follow each other aslant.
     thickness_mm : float or None
@@ -98,14 +100,18 @@ def _voxels(frames: list[Frame]) -> np.ndarray:
     for k, frame in enumerate(frames):
         of_file.setdefault(frame.file, []).append(k)
     data = np.empty((len(frames), *frames[0].shape), dtype=np.float32)
+    padded = np.zeros(data.shape, bool)
+    is_ct = False
     for file, members in of_file.items():
         with file.reading(EXPECTED), np.errstate(all="ignore"):
-            dataset = read_dataset(file.path, [*PIXEL_TAGS, "PixelData"])
+            dataset = read_dataset(file.path, [*PIXEL_TAGS, *PADDING_TAGS, "PixelData"])
+            is_ct = dataset.get("Modality") == "CT"
             indices = [frames[k].index for k in members]
             for k, image in zip(members, iter_pixels(dataset, indices=indices, raw=True), strict=True):
                 frame = frames[k]
                 if image.shape != frame.shape:
                     raise ValueError(f"pixels of shape {image.shape} decoded for {frame.shape}")
+                padded[k] = is_padding(image, dataset)
                 # In float64, because a product may leave float32's range before the sum returns to it.
                 for start in range(0, len(image), _ROWS_AT_A_TIME):
                     rows = slice(start, start + _ROWS_AT_A_TIME)
@@ -115,4 +121,5 @@ def _voxels(frames: list[Frame]) -> np.ndarray:
                 if not np.isfinite(data[k]).all():
                     got = f"slope {frame.slope:g} and intercept {frame.intercept:g}"
                     raise file.refusal("values that float32 can hold", got, "mend the header")
+    as_background(data, padded, is_ct=is_ct)
     return data

@@ -21,6 +21,8 @@ NIFTI, TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
 _PAIRS = tuple(ending for pair in nifti.PAIRS.items() for ending in pair)
 _MGH = (".mgz", ".mgh")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+#: Names of volumes' files end like this, those of DICOM perhaps.
+VOLUME_ENDINGS = (*NIFTI, *TIFF, *itk.ENDINGS, *_MGH, *nifti.PAIRS, ".npy", ".npz", ".dcm")
 _KINDS = ".nii, .nii.gz, .hdr with .img, .mgz, .nrrd, .mha, .mhd, .npy, .npz, .tif or .tiff"
 
 

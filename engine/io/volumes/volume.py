@@ -141,10 +141,14 @@ def normalised(
         data = np.ascontiguousarray(data, dtype=np.float32)
     data = background.filled(data, named)
     low, high = data.min(), data.max()
-    if not high > 0 or low == high:
-        raise named.refusal("positive, varying intensities", f"{low:g} to {high:g}", "check the file")
     data = without_padding(data)
-    found = window_of(data)
+    try:
+        if low == high:
+            raise ValueError("constant")
+        found = window_of(data)
+    except ValueError as error:
+        remedy = "check the file"
+        raise named.refusal("positive, varying intensities", f"{low:g} to {high:g}", remedy) from error
     offset, top = found.black if black is None else black, found.white if white is None else white
     if not math.isfinite(offset):
         raise InputError("black", "a finite intensity", offset, "give the intensity that is to become 0")

@@ -101,3 +101,21 @@ def test_slices_too_small_to_mirror_are_refused_either_way(shape):
         denoiser.denoise(x, SIGMA)
     with pytest.raises(ValueError, match=r"^x: expected slices that hold what padding to multiples of 8"):
         denoiser.vjp(x, SIGMA, lambda x0, which: x[which])
+
+
+@pytest.mark.parametrize("least", [((1, 0), (0, 2)), ((2, 2), (3, 0)), ((0, 0), (1, 1))])
+def test_the_adjoint_through_a_margin_is_the_exact_transpose(least):
+    denoiser, x, v = PaddedDenoiser(Linear(), DIVISOR, least), stack(2, 8, 7), stack(3, 2, 8, 7)[1]
+    x0, pulled = denoiser.vjp(x, SIGMA, lambda x0, which: v[which])
+    np.testing.assert_array_equal(x0, denoiser.denoise(x, SIGMA))
+    left, right = np.vdot(x0.astype(float), v), np.vdot(x.astype(float), pulled)
+    assert abs(left - right) <= 1e-5 * np.linalg.norm(x0) * np.linalg.norm(v)
+
+
+def test_a_margin_mirrors_at_least_what_was_asked_for():
+    x = stack(1, 8, 12)
+    # One row more than was asked for makes 12 of 8: below, where the odd one goes.
+    mirrored = np.pad(x, ((0, 0), (3, 1), (0, 0)), mode="reflect")
+    expected = Linear().denoise(np.ascontiguousarray(mirrored), SIGMA)[:, 3:11]
+    np.testing.assert_array_equal(PaddedDenoiser(Linear(), DIVISOR, ((3, 0), (0, 0))).denoise(x, SIGMA), expected)
+    assert padded_shape((8, 12), DIVISOR, ((3, 0), (0, 0))) == (12, 12)

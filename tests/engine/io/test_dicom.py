@@ -561,3 +561,47 @@ def test_a_failed_exchange_brings_the_earlier_series_back(tmp_path, monkeypatch)
     with refused("Input/output error", name="folder"):
         write_series(out, volume(), np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and len(list(out.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("modality", "intercept", "attributes", "expected"),
+    [
+        ("CT", -1024, {"PixelPaddingValue": -2000}, -1000),
+        ("CT", -1024, {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990}, -1000),
+        # In magnitudes, and in CT without Hounsfield units, background is the darkest that was measured.
+        ("MR", 0, {"PixelPaddingValue": -2000}, 29),
+        ("CT", 0, {"PixelPaddingValue": -2000}, 29),
+    ],
+)
+def test_pixel_padding_is_background(tmp_path, modality, intercept, attributes, expected):
+    def change(k, dataset):
+        pixels = levels()[:, :, k] + 5
+        pixels[0], pixels[1, 0] = -2000, -1995 if "PixelPaddingRangeLimit" in attributes else -2000
+        dataset.PixelData, dataset.Modality = pixels.astype("<i2").T.tobytes(), modality
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, intercept
+
+    make(tmp_path / "series", change, **attributes)
+    data, _ = read_series(tmp_path / "series")
+    assert (data[0] == expected).all() and (data[1, 0] == expected).all()
+    np.testing.assert_array_equal(data[2:], levels()[2:].astype(np.float32) + 5 + intercept)
+
+
+def test_a_padding_value_that_the_image_has_as_well_means_nothing(tmp_path):
+    middle = int(np.median(levels()))
+    pixels, _ = make(tmp_path / "series", PixelPaddingValue=middle)
+    np.testing.assert_array_equal(read_series(tmp_path / "series")[0], pixels)
+
+
+@pytest.mark.parametrize("value", [None, 63536])
+def test_padding_values_that_are_empty_or_of_the_other_sign(tmp_path, value):
+    """63536 is -2000 where a program took the wrong sign of pixels."""
+
+    def change(k, dataset):
+        pixels = levels()[:, :, k]
+        pixels[0] = -2000
+        dataset.PixelData = pixels.astype("<i2").T.tobytes()
+        dataset.add_new(0x00280120, "US", value)
+
+    make(tmp_path / "series", change)
+    data, _ = read_series(tmp_path / "series")
+    assert (data[0] == (-2000 if value is None else levels()[1:].min())).all()

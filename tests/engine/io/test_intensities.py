@@ -100,3 +100,40 @@ def test_ends_that_do_not_fit_are_refused(stated, message, tmp_path):
     np.save(tmp_path / "head.npy", head())
     with pytest.raises(InputError, match=message):
         load_volume(tmp_path / "head.npy", **stated)
+
+
+@pytest.mark.parametrize("pedestal", [-1000.0, -50.0, -5.0, 0.5, 5.0, 8.0])
+def test_small_and_negative_pedestals_are_black(pedestal):
+    plain, raised = (normalised(head() + np.float32(more), np.eye(4), "here") for more in (0, pedestal))
+    assert (plain.offset, raised.offset) == (0, pedestal)
+    np.testing.assert_allclose(raised.data, plain.data, atol=1e-6 * abs(pedestal) / 100 + 1e-7)
+
+
+@pytest.mark.parametrize("noise", [2.0, 15.0, 60.0])
+@pytest.mark.parametrize("padding", [-1500.0, -2000.0, -3024.0])
+def test_air_of_ct_is_minus_1000_beside_noise_and_padding(padding, noise):
+    noisy = (ct(-1000) + np.random.default_rng(0).normal(0, noise, (48, 48, 48))).astype(np.float32)
+    is_padded = ct(-2000) == -2000
+    plain, padded = (
+        normalised(np.where(is_padded, np.float32(value), noisy), np.eye(4), "here") for value in (-1000, padding)
+    )
+    assert plain.offset == padded.offset == -1000
+    np.testing.assert_array_equal(plain.data, padded.data)
+
+
+@pytest.mark.parametrize("padding", [-1500.0, -3024.0])
+def test_padding_that_reaches_up_to_the_skin_is_air(padding):
+    inside = ct(-1000) > -1000
+    air, padded = (normalised(np.where(inside, ct(-1000), np.float32(v)), np.eye(4), "here") for v in (-1000, padding))
+    assert padded.offset == -1000
+    np.testing.assert_array_equal(air.data, padded.data)
+
+
+def test_a_broad_distribution_about_minus_1000_is_no_air():
+    field = np.random.default_rng(0).normal(-300, 600, (20, 20, 20)).astype(np.float32)
+    assert window_of(field).black != -1000
+
+
+def test_zero_beside_faint_ripples_is_no_pedestal():
+    ripples = (head() + np.random.default_rng(0).normal(0.2, 1, (32, 32, 32))).astype(np.float32)
+    assert window_of(ripples).black == 0

@@ -80,6 +80,41 @@ def test_a_file_gives_what_its_simulation_gives(simulated, mode, steps):
     assert not Path("file/metrics.json").exists()
 
 
+def test_several_stacks_become_one_volume(simulated, capsys):
+    """Named one by one, and again from the record; beside what only one stack can be told."""
+    thick = {axis: f"thick{axis}.nii.gz" for axis in (2, 0)}
+    for axis, name in thick.items():
+        simulated("mrzsr", name, "--thick-axis", axis)
+    words = ["--task", "mrzsr", *(word for name in thick.values() for word in ("--thick", name)), "--align", "header"]
+    common = ("--steps", 3, "--prior", "head-t1-3mm")
+    run(*words, *common, "--out", "stacks")
+    volume, record = nib.load("stacks/recon.nii.gz"), json.loads(Path("stacks/run.json").read_text())
+    assert volume.shape == (SIDE,) * 3
+    np.testing.assert_allclose(volume.affine, np.diag([6.0, 6.0, 6.0, 1.0]), atol=1e-5)
+    assert record["options"]["thick"] == [str(name) for name in thick.values()]
+    assert record["task"]["stacks"] == 2 and "correlation" in record["task"]["stack 2"]
+    run("--config", "stacks/run.json", "--out", "again")
+    np.testing.assert_array_equal(nib.load("again/recon.nii.gz").get_fdata(), volume.get_fdata())
+    truth = head((SIDE,) * 3)
+    cubic = nib.load("stacks/cubic.nii.gz").get_fdata()
+    assert np.square(volume.get_fdata() - truth).mean() < np.square(cubic - truth).mean()
+    capsys.readouterr()
+    for more, sentence in [
+        (("--factor", 4), "factor: expected none beside several stacks, whose headers describe them, got 4; drop it"),
+        (
+            ("--method", "dds"),
+            "method: expected tpdm or single or tv or wavelet or classical for slices that are measured",
+        ),
+        (("--guidance", "dps"), "guidance: expected proximal for slices that are measured together, got dps"),
+        (("--adapt", 1), "adapt: expected one stack of thick slices, got several"),
+    ]:
+        assert main([str(word) for word in (*words, *common, *more, "--out", "refused")]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not Path("refused").exists()
+    assert main(["--task", "mrzsr", "--thick", "thick2.nii.gz", "--align", "rigid"]) == 2
+    assert "align: expected several stacks of --thick" in capsys.readouterr().err
+
+
 def head(shape: tuple[int, int, int] = (16, 14, 18)) -> np.ndarray:
     """An ellipsoid with a darker one inside, off the middle of every axis."""
     x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")

@@ -89,6 +89,16 @@ def test_noise_alone_is_warned_of(signal, warned, caplog):
     assert ("looks like noise alone" in caplog.text) == warned
 
 
+@pytest.mark.parametrize("radius", [np.inf, 26])
+def test_noise_beside_tissue_of_one_intensity_is_not_noise_alone(radius, caplog):
+    """Ten of a hundred, all there is to vary in a masked head."""
+    y, x = np.mgrid[:64, :64] - 32
+    noise = np.random.default_rng(0).normal(0, 0.1, (16, 64, 64))
+    slices = np.where(np.hypot(x, y) < radius, 1 + noise, 0).astype(np.float32)
+    with_noise_level(mrzsr(slices, 4), "estimate")
+    assert "looks like noise alone" not in caplog.text
+
+
 def operators() -> dict[str, LinearOperator]:
     generator = np.random.default_rng(3)
     mask = (generator.random((32, 32)) < 0.5).astype(np.float32)

@@ -16,9 +16,10 @@ from engine.backends.engines import Engines
 from engine.backends.select import Request, Role, Selection
 from engine.device import CPU
 from engine.errors import InputError
+from engine.io.volumes import save_nifti
 from engine.study import worker as study_worker
 from engine.study.cluster import Needs, _no_node
-from engine.study.study import Study, Volume, study_of, volumes_of
+from engine.study.study import Study, Volume, is_done, study_of, volumes_of
 from engine.study.table import Row, digest_of, read_csv, write_csv, write_parquet
 from engine.study.worker import Worker
 from tests.engine.study.conftest import content
@@ -199,3 +200,29 @@ def test_a_name_that_is_no_text_keeps_its_row(tmp_path):
     assert read_csv(tmp_path / "study.csv")[row.input].cells() == row.cells()
     write_parquet(tmp_path / "study.parquet", [row])
     assert parquet.read_table(tmp_path / "study.parquet")["input"].to_pylist() == [r"/study/caf\udce9.nii"]
+
+
+def test_a_folder_of_stacks_is_one_person(inputs, tmp_path):
+    head, people = np.load(inputs(1) / "head00.npy"), tmp_path / "people"
+    for person in ("a", "b"):
+        (people / person).mkdir(parents=True)
+        for axis, name in ((2, "axial.nii.gz"), (0, "sagittal.nii")):
+            affine = np.eye(4)
+            affine[axis, axis], affine[axis, 3] = 4, 1.5
+            thick = head.reshape([n for i in range(3) for n in ((4, 4) if i == axis else (16,))])
+            save_nifti(people / person / name, thick.mean(axis + 1), affine)
+        (people / person / "axial.json").write_text("{}")
+    study = study_of("stacks", ["--method", "classical", "--align", "header", "--no-report"])
+    assert study.options["task"] == "mrzsr"
+    volumes = volumes_of(sorted(people.iterdir()), tmp_path / "out")
+    assert study.options_for(volumes[1])["thick"] == [str(people / "b" / n) for n in ("axial.nii.gz", "sagittal.nii")]
+    for volume in volumes:
+        assert Worker(study, 1, True).run(volume).status == "done"
+        assert is_done(study, volume)
+    (people / "a" / "sagittal.nii").unlink()
+    with pytest.raises(InputError, match=r"inputs: expected folders that hold two or more stacks .*/a' with 1;"):
+        study.options_for(volumes[0])
+    with pytest.raises(InputError, match=r"inputs: expected folders .* got the file '.*axial.nii.gz'; name folders"):
+        study.options_for(Volume(people / "b" / "axial.nii.gz", tmp_path))
+    with pytest.raises(InputError, match=r"thick: expected none beside --inputs, got c\.nii; name it there"):
+        study_of("stacks", ["--thick", "c.nii"])
