@@ -15,19 +15,26 @@ from engine.cli import exit_code, writing_to
 from engine.errors import InputError
 from engine.volume import ALL_PLANES, Plane
 from export.bundle import build_engine, content_key, is_bundle, is_current
+from networks.callable_names import is_callable
+from networks.diffusers_files import is_diffusers
 
 log = logging.getLogger("export")
 
+#: What the exporter needs that a run does not, by the extra that brings it.
+_EXTRAS = {"export": ("onnx", "torch"), "diffusers": ("diffusers", "safetensors")}
 #: Beyond it slices are mostly made of what is mirrored.
 _MOST_MARGIN = 64
-#: Packages of the extra `export`.
-_EXTRA = ("onnx", "torch")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.build_engine", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ckpt", type=Path, help="checkpoint of score_sde's or TPDM's format")
+    source.add_argument(
+        "--ckpt",
+        type=Path,
+        help="checkpoint of score_sde's or TPDM's format, or diffusers' UNet2DModel: a folder or file of weights; "
+        "or module:function of your own, which is run, that returns a network and its scheduler",
+    )
     source.add_argument("--bundle", type=Path, help="bundle whose graphs to compile, where there is no checkpoint")
     parser.add_argument("--out", type=Path, help="folder of the bundle (default: engines/<name of the checkpoint>)")
     parser.add_argument(
@@ -92,7 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     names = ("fir", "skip_rescale", "scale_by_sigma", "centered", "sigma_min", "sigma_max")
     known = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    out = args.bundle or args.out or Path("engines") / args.ckpt.stem
+    out = args.bundle or args.out
+    if out is None:
+        # A function's module may have dots, which are no ending.
+        name = str(args.ckpt).replace(":", ".") if is_callable(args.ckpt) else args.ckpt.stem
+        out = Path("engines") / name
     return exit_code("build_engine", lambda: _main(args, known, out), interrupted="nothing unfinished was left")
 
 
@@ -106,13 +117,14 @@ def _main(args: argparse.Namespace, known: dict[str, Any], out: Path) -> int:
             return _carry_out(args, known, out)
     except ModuleNotFoundError as error:
         # Of what is not installed for a run alone; anything else of our own missing is a defect.
-        if error.name not in _EXTRA:
+        extra = next((extra for extra, packages in _EXTRAS.items() if error.name in packages), None)
+        if extra is None:
             raise
         raise InputError(
             "installation",
-            "the packages of the extra `export`",
+            f"the packages of the extra `{extra}`",
             f"no {error.name}",
-            "`pip install -c constraints.txt -e '.[export]'`",
+            f"`pip install -c constraints.txt -e '.[{extra}]'`",
         ) from error
 
 
@@ -205,17 +217,19 @@ def _build_bundle(args: argparse.Namespace, known: dict[str, Any], out: Path) ->
         raise InputError("margin", f"0 to {_MOST_MARGIN} pixels", args.margin, "4 suits slices of 64 pixels")
     if args.card and not args.card.is_file():
         raise InputError("card", "a text file", f"nothing, or a folder, at '{args.card}'", "check the path")
-    if not args.ckpt.is_file():
+    by_function = is_callable(args.ckpt)
+    if not args.ckpt.is_file() and not is_diffusers(args.ckpt) and not by_function:
         found, remedy = ("a folder", "give the file in it") if args.ckpt.is_dir() else ("nothing", "check the path")
         raise InputError("ckpt", "a checkpoint file", f"{found} at '{args.ckpt}'", remedy)
     chosen = {"ema": not args.no_ema, "with_adjoint": args.with_adjoint}
     try:
         described = {"plane": args.plane, "voxel_mm": args.voxel_mm, "card": args.card and sha256_of(args.card)}
         described |= {} if args.margin is None else {"margin": args.margin}
-        key = content_key(args.ckpt, {**described, **chosen, **known})
+        # What a function will return, nothing tells beforehand: its bundle is never up to date.
+        key = None if by_function else content_key(args.ckpt, {**described, **chosen, **known})
     except OSError as error:
         raise InputError("ckpt", "a file that can be read", f"'{args.ckpt}' ({error.strerror})", "check it") from error
-    if is_current(out, key) and not args.force:
+    if key is not None and is_current(out, key) and not args.force:
         print(f"{out} is up to date")
         return 0
     if args.dry_run:

@@ -22,6 +22,7 @@ from engine.io.files import replacing_folder
 from engine.versions import versions
 from engine.volume import ALL_PLANES, Plane
 from export.write.place import check_free
+from networks.diffusers_files import parts_of
 
 log = logging.getLogger("export")
 
@@ -29,9 +30,15 @@ log = logging.getLogger("export")
 _SOURCES = ("export/trace", "export/write", "networks")
 
 
+def sha256_of_parts(ckpt: Path) -> str:
+    """Hash of a checkpoint; of all files that it consists of, where these are several."""
+    hashes = [sha256_of(part) for part in parts_of(ckpt)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def content_key(ckpt: Path, options: dict[str, Any]) -> str:
     """Hash of everything that a bundle depends on: the checkpoint, the options, the exporter and its libraries."""
-    digest = hashlib.sha256(sha256_of(ckpt).encode())
+    digest = hashlib.sha256(sha256_of_parts(ckpt).encode())
     digest.update(json.dumps(options, sort_keys=True).encode())
     for folder in _SOURCES:
         for file in sorted((Path(__file__).parents[1] / folder).glob("*.py")):
@@ -76,7 +83,7 @@ def build_engine(
     Parameters
     ----------
     ckpt : Path
-        score_sde or TPDM checkpoint.
+        score_sde or TPDM checkpoint, diffusers' folder or file of weights, or ``module:function``.
     out : Path
         Folder of the bundle; replaced if it is one.
     plane : Plane or "all", optional
@@ -112,11 +119,11 @@ def build_engine(
     from export import verify
     from export.write.graphs import write_graphs
     from export.write.onnx import OPSET
-    from networks import load_checkpoint
+    from networks.loading import load_network
 
     started = time.monotonic()
-    network, info = load_checkpoint(ckpt, ema=ema, **known)
-    a = network.architecture
+    network, info = load_network(ckpt, ema=ema, **known)
+    settings = network.settings
     asked = list(plane.axes) if isinstance(plane, Plane) else plane
     stored = info["plane"]
     if stored is not None and asked is not None and asked != stored:
@@ -124,7 +131,8 @@ def build_engine(
         raise InputError("plane", f"{trained}, which the checkpoint '{ckpt}' was trained on", plane, "drop --plane")
     axes = asked or stored
     n_parameters = sum(p.numel() for p in network.parameters())
-    log.info("network: %.2f million parameters, %s", n_parameters / 1e6, a)
+    described = ", ".join(f"{k} {v}" for k, v in settings.items() if k != "config")
+    log.info("network: %.2f million parameters, %s", n_parameters / 1e6, described)
     for name, how in info["inferred"].items():
         log.info("  %s: %s", name, how)
     if axes is None:
@@ -133,8 +141,13 @@ def build_engine(
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(out, partial(check_free, record=MANIFEST, what="an engine bundle")) as work:
         log.info("tracing the denoiser and its adjoint …")
-        with torch.no_grad():
-            write_graphs(network, work, with_adjoint)
+        try:
+            with torch.no_grad():
+                write_graphs(network, work, with_adjoint)
+        except NotImplementedError as error:
+            raise InputError(
+                "ckpt", "a network of operators that the exporter knows", f"'{ckpt}' ({error})", "use other layers"
+            ) from error
         log.info("verifying against float64 autograd …")
         rows = verify.verify(network, work)
         if card is not None:
@@ -150,17 +163,22 @@ def build_engine(
         manifest = {
             "format": FORMAT,
             "name": out.name,
-            "architecture": a.to_dict(),
+            "architecture": settings,
             "inferred": info["inferred"],
             "n_parameters": n_parameters,
             "plane": axes,
             "voxel_mm": list(voxel_mm) if voxel_mm else info["voxel_mm"],
             "margin": (margin if margin is not None else info["margin"]) or 0,
             "trained_size": info["image_size"],
-            "divisor": a.divisor,
+            "divisor": network.divisor,
             "precision": "float32",
             "opset": OPSET,
-            "checkpoint": {"file": ckpt.name, "sha256": sha256_of(ckpt), "ema": ema, "step": info["step"]},
+            "checkpoint": {
+                "file": ckpt.name,
+                "sha256": info.get("sha256") or sha256_of_parts(ckpt),
+                "ema": ema,
+                "step": info["step"],
+            },
             "versions": versions("torch", "onnx"),
             "verification": {"bounds": verify.BOUNDS, "rows": [r.to_dict() for r in rows]},
             "build_seconds": round(time.monotonic() - started, 1),

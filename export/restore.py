@@ -16,6 +16,7 @@ from engine.backends.bundle import Bundle
 from export.trace.adjoint import trace
 from export.write.onnx import WeightStore, write_onnx
 from networks import Architecture, NCSNpp, save_checkpoint
+from networks.checkpoint import UNTRAINED
 
 #: First of the probe's numbers: larger than any constant of a graph that is not a weight.
 _FIRST = 1000
@@ -42,6 +43,8 @@ def network_of(bundle: Bundle) -> NCSNpp:
     ValueError
         The bundle's graph has another structure than the exporter gives its architecture, or x̂₀ differs.
     """
+    if family := bundle.manifest["architecture"].get("family"):
+        raise ValueError(f"bundle: expected an NCSN++ network, got {family}; load the network's checkpoint")
     architecture = Architecture.from_dict(bundle.manifest["architecture"])
     network = NCSNpp(architecture).eval().requires_grad_(False)
     n = sum(p.numel() for p in network.parameters())
@@ -76,10 +79,10 @@ def write_checkpoint(bundle: Bundle, path: Path) -> None:
         As `network_of`.
     """
     network, of = network_of(bundle), bundle.manifest
-    weights = list(network.parameters())
-    # The first one, the frequencies of the noise level's features, is never trained.
+    # The frequencies of the noise level's features are never trained.
+    weights = [p for name, p in network.named_parameters() if name not in UNTRAINED]
     save_checkpoint(
-        path, network, weights[1:], step=of["checkpoint"]["step"], plane=of["plane"], image_size=of["trained_size"],
+        path, network, weights, step=of["checkpoint"]["step"], plane=of["plane"], image_size=of["trained_size"],
         voxel_mm=of.get("voxel_mm"), margin=of.get("margin"),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import torch
 from engine.backends.bundle import GRAPHS, PROGRAM, WEIGHTS
 from export.write.graphs import ADJOINT
 from kernels.network import Network
-from networks import NCSNpp
+from networks.denoiser import DenoisingNetwork
 
 #: Largest relative errors, against float64, that a float32 engine may show. To the bound on x0 comes what a single
 #: rounding of x̂₀ = x + σ·raw costs, which no float32 program can avoid: at σ = 378 the sum cancels three digits.
@@ -48,7 +48,7 @@ class Row:
         return {"sigma": self.sigma, "shape": self.shape, **self.errors, "x0_rounding": self.x0_rounding}
 
 
-def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> list[Row]:
+def verify(network: DenoisingNetwork, folder: Path, n_sigmas: int = 5, seed: int = 0) -> list[Row]:
     """Run the graphs and the native program of a bundle beside the network that they were made from.
 
     The reference is autograd in float64. Noise levels span the trained range; batch and image shape change from row to
@@ -56,7 +56,7 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
 
     Parameters
     ----------
-    network : NCSNpp
+    network : DenoisingNetwork
         float32, as loaded.
     folder : Path
         Holds graphs, program and weights.
@@ -68,7 +68,6 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
     -------
     list of Row
     """
-    a = network.architecture
     exact = copy.deepcopy(network).double()
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -77,12 +76,13 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
         for name in (*GRAPHS, ADJOINT)
         if (folder / f"{name}.onnx").is_file()
     }
-    native = Network(folder / PROGRAM, folder / WEIGHTS)
+    native = Network(folder / PROGRAM, folder / WEIGHTS) if (folder / PROGRAM).is_file() else None
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    side = max(16, 4 * a.divisor)
-    for i, sigma in enumerate(np.geomspace(a.sigma_min, a.sigma_max, n_sigmas)):
-        shape = (1 + i % 3, side + a.divisor * (i % 2), side + a.divisor * (i % 3))
+    divisor = network.divisor
+    side = max(16, 4 * divisor)
+    for i, sigma in enumerate(np.geomspace(*network.sigma_range, n_sigmas)):
+        shape = (1 + i % 3, side + divisor * (i % 2), side + divisor * (i % 3))
         clean = torch.rand(shape[0], 1, 1, 1, generator=generator).expand(-1, 1, *shape[1:])
         noise = torch.randn(shape[0], 1, *shape[1:], generator=generator)
         x = (clean + float(sigma) * noise).float()
@@ -101,10 +101,12 @@ def verify(network: NCSNpp, folder: Path, n_sigmas: int = 5, seed: int = 0) -> l
         ours["split_x0"], *tape = sessions["linearize"].run(None, feeds)
         names = [o.name for o in sessions["linearize"].get_outputs()][1:]
         (ours["split_pullback"],) = sessions["pullback"].run(["pullback"], given | dict(zip(names, tape, strict=True)))
-        workspace = native.workspace(*shape, with_pullback=True)
-        ours["native_x0"], ours["native_pullback"] = (np.empty((shape[0], 1, *shape[1:]), np.float32) for _ in range(2))
-        workspace.denoise(x.numpy()[:, 0], float(sigma), ours["native_x0"][:, 0])
-        workspace.pullback(cotangent.numpy()[:, 0], ours["native_pullback"][:, 0])
+        if native is not None:
+            workspace = native.workspace(*shape, with_pullback=True)
+            x0, pullback = (np.empty((shape[0], 1, *shape[1:]), np.float32) for _ in range(2))
+            workspace.denoise(x.numpy()[:, 0], float(sigma), x0[:, 0])
+            workspace.pullback(cotangent.numpy()[:, 0], pullback[:, 0])
+            ours |= {"native_x0": x0, "native_pullback": pullback}
         exactly = {"x0": x0_exact.detach().numpy(), "pullback": pullback_exact.numpy()}
         errors = {name: _error(value, exactly[name.rpartition("_")[2]]) for name, value in ours.items()}
         rounding = float(np.finfo(np.float32).eps * np.linalg.norm(x.numpy()) / np.linalg.norm(exactly["x0"]))

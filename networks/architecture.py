@@ -16,8 +16,7 @@ TRACELESS = ("skip_rescale", "scale_by_sigma", "centered")
 class Architecture:
     """Everything that a score_sde NCSN++ network for a VE SDE needs beside its weights.
 
-    The activation is SiLU, the FIR kernel (1, 3, 3, 1), the embedding Gaussian Fourier features of ln σ: all published
-    VE configurations of score_sde share these.
+    The activation is SiLU, the FIR kernel (1, 3, 3, 1): all published VE configurations of score_sde share these.
 
     Parameters
     ----------
@@ -50,6 +49,9 @@ class Architecture:
         Trained range of noise levels, in units of image intensity.
     n_scales : int
         Length of the stored ``sigmas`` buffer.
+    embedding : "fourier" or "positional"
+        Gaussian Fourier features of ln σ, or sines and cosines of the level's number among the ``n_scales`` of the
+        training, from the largest down; between two of them the number is linear in ln σ.
     """
 
     nf: int
@@ -68,6 +70,7 @@ class Architecture:
     sigma_min: float = 0.01
     sigma_max: float = 378.0
     n_scales: int = 2000
+    embedding: Literal["fourier", "positional"] = "fourier"
 
     @property
     def n_levels(self) -> int:

@@ -14,7 +14,7 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from networks.architecture import Architecture
 from networks.infer import infer_architecture
-from networks.kinds import kind_of
+from networks.kinds import family_of, kind_of
 from networks.ncsnpp import NCSNpp
 
 
@@ -24,7 +24,7 @@ class CheckpointError(InputError):
 
 _REMEDY = "give the file that training by score_sde, TPDM or `tpdm train` wrote"
 #: Tensors that score_sde stores but does not train, so that the EMA's list omits them.
-_UNTRAINED = ("sigmas", "all_modules.0.W")
+UNTRAINED = ("sigmas", "all_modules.0.W")
 
 
 def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,20 +51,19 @@ def read_weights(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Tenso
     path = Path(path)
     stored = read_stored(path)
     weights = {str(name).removeprefix("module."): tensor for name, tensor in stored["model"].items()}
-    if not all(isinstance(t, Tensor) for t in weights.values()) or "all_modules.0.W" not in weights:
+    if not all(isinstance(t, Tensor) for t in weights.values()) or not weights.keys() & {
+        "all_modules.0.W",
+        "all_modules.0.weight",
+    }:
         raise CheckpointError(
             "ckpt",
-            "an NCSN++ network with Fourier features ('all_modules.0.W')",
+            "an NCSN++ network ('all_modules.0.W', or 'all_modules.0.weight' with positional features)",
             f"{len(weights)} entries without it in '{path}'",
             "give a score_sde or TPDM checkpoint of a VE model",
         )
     if ema:
         _apply_ema(weights, stored.get("ema"), path)
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                "ckpt", "finite weights", f"NaN or infinity in '{name}' of '{path}'", "train or download again"
-            )
+    check_finite(weights, path)
     return weights, {k: v for k, v in stored.items() if k not in ("model", "ema", "optimizer")}
 
 
@@ -76,12 +75,73 @@ def read_stored(path: str | Path) -> dict[str, Any]:
     CheckpointError
         Missing, truncated, or holding anything but tensors and plain containers.
     """
-    path = Path(path)
+    stored = _unpickled(Path(path))
+    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
+        _refuse_family(stored, path)
+        raise CheckpointError(
+            "ckpt",
+            "a score_sde checkpoint with an entry 'model'",
+            f"none in '{path}'",
+            _REMEDY,
+        )
+    _refuse_family(stored["model"], path)
+    return stored
+
+
+def _refuse_family(stored: Any, path: str | Path) -> None:
+    """Refuse the weights of another family by its name; they may lie one level deep."""
+    nested = [stored, *stored.values()] if isinstance(stored, dict) else []
+    for names in nested:
+        family = family_of(map(str, names)) if isinstance(names, dict) else None
+        if family is not None:
+            raise CheckpointError(
+                "ckpt",
+                "the weights of an NCSN++ network, or diffusers' UNet2DModel in its folder",
+                f"{family} in '{path}'",
+                "return that network and its scheduler from a function: --ckpt module:function",
+            )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of named tensors and nothing else: safetensors, or PyTorch's own format.
+
+    Raises
+    ------
+    CheckpointError
+        Missing, damaged, or holding anything else.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                "ckpt", "a safetensors file", f"'{path}', which cannot be read ({error})", "download or save it again"
+            ) from error
+    stored = _unpickled(path)
+    if not isinstance(stored, dict) or not all(isinstance(t, Tensor) for t in stored.values()):
+        raise CheckpointError("ckpt", "named tensors", f"something else in '{path}'", "save the state_dict alone")
+    return {str(name): tensor for name, tensor in stored.items()}
+
+
+def check_finite(weights: dict[str, Tensor], path: Path) -> None:
+    """Refuse weights with NaN or infinity."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                "ckpt", "finite weights", f"NaN or infinity in '{name}' of '{path}'", "train or download again"
+            )
+
+
+def _unpickled(path: Path) -> Any:
+    """What `torch.load` finds without running pickled code."""
     if not path.is_file():
         found, remedy = ("a folder", "give the file in it") if path.is_dir() else ("nothing", "check the path")
         raise CheckpointError("ckpt", "a checkpoint file", f"{found} at '{path}'", remedy)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the unpickler raise whatever the damage leads to
         if kind := kind_of(path):
             raise CheckpointError("ckpt", "a PyTorch checkpoint", f"{kind}, '{path}'", _REMEDY) from error
@@ -98,19 +158,11 @@ def read_stored(path: str | Path) -> dict[str, Any]:
             f"'{path}', which cannot be read ({type(error).__name__})",
             "it is damaged: download or save it again",
         ) from error
-    if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
-        raise CheckpointError(
-            "ckpt",
-            "a score_sde checkpoint with an entry 'model'",
-            f"none in '{path}'",
-            _REMEDY,
-        )
-    return stored
 
 
 def _apply_ema(weights: dict[str, Tensor], ema: Any, path: Path) -> None:
     shadow = ema.get("shadow_params") if isinstance(ema, dict) else None
-    names = [name for name in weights if name not in _UNTRAINED]
+    names = [name for name in weights if name not in UNTRAINED]
     expected = [tuple(weights[name].shape) for name in names]
     shapes = [tuple(t.shape) if isinstance(t, Tensor) else None for t in shadow] if isinstance(shadow, list) else []
     if not isinstance(shadow, list) or shapes != expected:

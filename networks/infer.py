@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -14,11 +13,8 @@ from torch import Tensor
 from engine.errors import InputError
 from networks.architecture import TRACELESS, Architecture
 from networks.ncsnpp import NCSNpp
+from networks.trial import DENOISES, MARGIN, mean_error, noisy_images
 
-#: A setting found by trial must denoise at least this much better than its best rival.
-_MARGIN = 1.5
-#: A network whose σ-weighted score error is above this denoises nothing (predicting no noise at all gives 1).
-_DENOISES = 0.5
 #: Settings beside `TRACELESS` that are true or false.
 _BOOLEAN = ("fir", "resample_with_conv")
 
@@ -64,6 +60,8 @@ def infer_architecture(
             "names and shapes of no architecture" + (f" with {stated}" if stated else ""),
             "drop or change the stated options" if stated else "is it a score_sde or TPDM checkpoint?",
         )
+    if matching[0].embedding == "positional":
+        _check_numbers(weights, known)
     traceless = [k for k in TRACELESS if k not in stated]
     open_settings = sorted({k for k in names if len({getattr(c, k) for c in matching}) > 1} | set(traceless))
     if not open_settings:
@@ -75,7 +73,7 @@ def infer_architecture(
     errors = _score_errors(weights, choices)
     found = min(choices, key=errors.__getitem__)
     best, runner_up = sorted(errors.values())[:2]
-    if not (best < _DENOISES and runner_up > _MARGIN * best):
+    if not (best < DENOISES and runner_up > MARGIN * best):
         raise InputError(
             "ckpt",
             f"tensors that settle {', '.join(open_settings)}",
@@ -87,6 +85,17 @@ def infer_architecture(
             f"{getattr(found, k)}, by trial: σ-weighted score error {best:.2g}, the best other choice {runner_up:.2g}"
         )
     return found, how
+
+
+def _check_numbers(weights: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
+    """Refuse other ends of the table of noise levels where the network is told a level's number in it."""
+    own = _sigma_range(weights, {}) if "sigmas" in weights else {}
+    for k in ("sigma_min", "sigma_max"):
+        if k in own and known.get(k) not in (None, own[k]):
+            option = k.replace("_", "-")
+            raise InputError(
+                option, f"{own[k]:g}, an end of the table that numbers the noise levels", known[k], "drop the option"
+            )
 
 
 def _option(setting: str) -> str:
@@ -119,6 +128,7 @@ def _matching(
     target = {k: tuple(v.shape) for k, v in weights.items() if k != "sigmas"}
     traces = _Traces(target)
     flags: dict[str, list[Any]] = {
+        "embedding": ["fourier" if "all_modules.0.W" in target else "positional"],
         "progressive": ["none", "output_skip", "residual"],
         "progressive_input": ["none", "input_skip", "residual"],
         "progressive_combine": ["sum", "cat"],
@@ -127,7 +137,7 @@ def _matching(
     }
     for k in flags:
         if k in stated:
-            flags[k] = [stated[k]]
+            flags[k] = [stated[k]] if k != "embedding" or stated[k] in flags[k] else []
     extra = {k: stated[k] for k in TRACELESS if k in stated}
     for body in _bodies(target):
         if any(k in stated and stated[k] != v for k, v in body.items()):
@@ -157,20 +167,24 @@ class _Traces:
     def __init__(self, target: Mapping[str, tuple[int, ...]]):
         layers = {k.removesuffix(".weight") for k in target if k.endswith(".weight")}
         self.n_modules = 1 + max(int(k.split(".")[1]) for k in target)
-        self.combines = any(k.endswith(".Conv") for k in layers)
         self.fir_convolutions = any(k.endswith(".Conv2d_0") for k in layers)
-        # A residual block has a Conv_0 too, but never without the embedding's Dense_0.
-        self.plain_convolutions = any(
-            k.endswith(".Conv_0") and k.replace("Conv_0", "Dense_0") not in layers for k in layers
-        )
+        # A residual block has a Conv_0 too, but never without the embedding's Dense_0. The pyramid's is 1×1.
+        alone = [k for k in layers if k.endswith(".Conv_0") and k.replace("Conv_0", "Dense_0") not in layers]
+        pointwise = [k for k in alone if target[f"{k}.weight"][2:] == (1, 1)]
+        self.combines, self.plain_convolutions = bool(pointwise), len(alone) > len(pointwise)
 
     def could_be_of(self, a: Architecture) -> bool:
         """Whether the number of modules and the kinds of resampling layers are those of the architecture."""
         halvings, n_attention = a.n_levels - 1, len(a.attention_levels)
-        n_modules = 4 + a.n_levels * a.n_res_blocks + n_attention * a.n_res_blocks + halvings
-        n_modules += halvings * {"none": 0, "input_skip": 2, "residual": 1}[a.progressive_input]
+        n_modules = (
+            (4 if a.embedding == "fourier" else 3)
+            + a.n_levels * a.n_res_blocks
+            + n_attention * a.n_res_blocks
+            + halvings
+        )
+        n_modules += halvings * {"none": 0, "input_skip": 1, "residual": 1}[a.progressive_input]
         n_modules += 3 + a.n_levels * (a.n_res_blocks + 1) + n_attention + halvings
-        n_modules += {"none": 2, "output_skip": 3 * halvings + 2, "residual": halvings + 4}[a.progressive]
+        n_modules += {"none": 2, "output_skip": 2 * a.n_levels, "residual": halvings + 4}[a.progressive]
         resampling_convolutions = halvings > 0 and (
             "residual" in (a.progressive, a.progressive_input) or (a.resblock == "ddpm" and a.resample_with_conv)
         )
@@ -193,7 +207,7 @@ def _tensor_shapes(candidate: Architecture) -> dict[str, tuple[int, ...]]:
 
 def _bodies(target: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
     """Yield depth, widths and attention for every way to read the sequence of residual blocks."""
-    nf = target["all_modules.0.W"][0]
+    nf = target["all_modules.0.W"][0] if "all_modules.0.W" in target else target["all_modules.0.weight"][-1]
     blocks = sorted(int(k.split(".")[1]) for k in target if k.endswith(".Dense_0.weight"))
     for resblock, n_levels in itertools.product(("biggan", "ddpm"), range(1, 9)):
         n_resampling = 2 * (n_levels - 1) if resblock == "biggan" else 0
@@ -226,14 +240,7 @@ def _score_errors(weights: Mapping[str, Tensor], choices: list[Architecture]) ->
     the wrong conventions is not.
     """
     first = choices[0]
-    generator = torch.Generator().manual_seed(0)
-    side = max(32, 4 * first.divisor)
-    grid = torch.linspace(-1, 1, side)
-    radius2 = grid[:, None] ** 2 + (1.3 * grid[None, :]) ** 2
-    clean = (0.6 * torch.sigmoid((0.6 - radius2) * 12))[None, None]
-    position = torch.linspace(0.25, 0.95, 8)
-    sigma = first.sigma_min * torch.exp(position * math.log(first.sigma_max / first.sigma_min))
-    noise = torch.randn(len(sigma), 1, side, side, generator=generator)
+    x, noise, sigma = noisy_images(first.divisor, (first.sigma_min, first.sigma_max))
     s = sigma[:, None, None, None]
 
     raw: dict[Architecture, Tensor] = {}
@@ -242,9 +249,7 @@ def _score_errors(weights: Mapping[str, Tensor], choices: list[Architecture]) ->
         # The division by σ comes last: one pass through the network serves both values of scale_by_sigma.
         key = replace(choice, scale_by_sigma=True)
         if key not in raw:
-            raw[key] = NCSNpp.of_weights(choice, weights).eval().forward_raw(clean + s * noise, sigma)
+            raw[key] = NCSNpp.of_weights(choice, weights).eval().forward_raw(x, sigma)
         weighted_score = raw[key] if choice.scale_by_sigma else s * raw[key]
-        error = (weighted_score + noise).square().mean(dim=(1, 2, 3)) / noise.square().mean(dim=(1, 2, 3))
-        # The logarithm keeps one hopeless level from hiding what the others say.
-        errors[choice] = float(torch.exp(torch.log(error.nan_to_num(nan=1e6).clamp(1e-6, 1e6)).mean()))
+        errors[choice] = mean_error(weighted_score, noise)
     return errors

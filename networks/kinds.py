@@ -1,9 +1,11 @@
-"""What an intact file is that is no checkpoint, by its first bytes."""
+"""What a file is that is no checkpoint of NCSN++: other formats by their first bytes, other networks by their tensors'
+names."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 _ENOUGH = 512
@@ -14,6 +16,22 @@ _MAGIC = {
     b"%PDF": "a PDF file",
     b"\x89PNG\r\n\x1a\n": "a picture",
 }
+
+
+#: Names that only one family has, by the family; what encloses another's comes first.
+_FAMILIES = {
+    "model.diffusion_model.input_blocks.0.0.weight": "a latent model in the manner of Stable Diffusion",
+    "input_blocks.0.0.weight": "a network of guided-diffusion (ADM)",
+    "conv_in.conv.weight": "a DiffusionModelUNet of MONAI",
+    "time_embedding.linear_1.weight": "a UNet2DModel of diffusers without its folder",
+    "model.map_layer0.weight": "a network of EDM",
+}
+
+
+def family_of(names: Iterable[str]) -> str | None:
+    """Name the family of a network by its tensors' names; None for those that are unknown."""
+    known = {name.removeprefix("module.") for name in names}
+    return next((family for name, family in _FAMILIES.items() if name in known), None)
 
 
 def kind_of(path: Path) -> str | None:

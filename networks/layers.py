@@ -71,6 +71,26 @@ class FourierFeatures(nn.Module):
         return torch.cat([torch.sin(phase), torch.cos(phase)], dim=-1)
 
 
+class PositionalFeatures(nn.Module):
+    """Sines and cosines of a noise level's number, from ln σ: (n,) -> (n, 2·(n_features // 2)).
+
+    The levels are `n_levels` in geometric progression, number 0 the largest; in between numbers are fractions.
+    """
+
+    def __init__(self, n_features: int, sigma_min: float, sigma_max: float, n_levels: int):
+        super().__init__()
+        half = n_features // 2
+        self.first = math.log(sigma_max)
+        self.per_unit = (n_levels - 1) / math.log(sigma_max / sigma_min)
+        # On the CPU even where parameters are only described: no checkpoint could fill it later.
+        exponents = torch.arange(half, dtype=torch.float32, device="cpu") * -(math.log(10000) / (half - 1))
+        self.register_buffer("frequencies", torch.exp(exponents), persistent=False)
+
+    def forward(self, log_sigma: Tensor) -> Tensor:
+        phase = ((self.first - log_sigma) * self.per_unit)[:, None] * cast(Tensor, self.frequencies)
+        return torch.cat([torch.sin(phase), torch.cos(phase)], dim=-1)
+
+
 class PointwiseConv(nn.Module):
     """A 1×1 convolution that stores its weight as (in, out), as score_sde's NIN does."""
 
@@ -189,11 +209,11 @@ class Combine(nn.Module):
 
     def __init__(self, n_pyramid: int, n_features: int, method: str):
         super().__init__()
-        self.Conv = conv(n_pyramid, n_features, kernel=1)
+        self.Conv_0 = conv(n_pyramid, n_features, kernel=1)
         self.method = method
 
     def forward(self, pyramid: Tensor, h: Tensor) -> Tensor:
-        joined = self.Conv(pyramid)
+        joined = self.Conv_0(pyramid)
         return torch.cat([joined, h], dim=1) if self.method == "cat" else joined + h
 
 

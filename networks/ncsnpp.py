@@ -10,16 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks.architecture import Architecture
+from networks.denoiser import DenoisingNetwork
 from networks.layers import (
     Attention,
     Combine,
     Downsample,
     FourierFeatures,
     GroupNormSilu,
+    PositionalFeatures,
     ResBlock,
     Upsample,
     conv,
     dense,
+    resampler,
     residual_sum,
 )
 
@@ -30,7 +33,7 @@ def noise_levels(a: Architecture) -> Tensor:
     return a.sigma_max * (a.sigma_min / a.sigma_max) ** levels
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(DenoisingNetwork):
     """Score of the noisy image: ``net(x, sigma) ≈ ∇ₓ log p_σ(x)``.
 
     The flat list `all_modules` has the order, and so the tensors the names, of score_sde's checkpoints; `forward` walks
@@ -51,13 +54,18 @@ class NCSNpp(nn.Module):
         def block(n_in: int, n_out: int, direction: str | None = None) -> ResBlock:
             return ResBlock(n_in, n_out, n_embedding, a.resblock, a.skip_rescale, direction, a.fir)
 
-        modules: list[nn.Module] = [
-            FourierFeatures(a.nf),
-            dense(2 * a.nf, n_embedding),
-            dense(n_embedding, n_embedding),
-            conv(1, a.nf),
-        ]
+        # Sines and cosines have no tensor to store, and no place among score_sde's modules.
+        self.positional = None
+        modules: list[nn.Module] = []
         add = modules.append
+        if a.embedding == "positional":
+            self.positional = PositionalFeatures(a.nf, a.sigma_min, a.sigma_max, a.n_scales)
+            add(dense(a.nf, n_embedding))
+        else:
+            add(FourierFeatures(a.nf))
+            add(dense(2 * a.nf, n_embedding))
+        add(dense(n_embedding, n_embedding))
+        add(conv(1, a.nf))
         n = n_pyramid = a.nf
         if a.progressive_input != "none":
             n_pyramid = 1
@@ -73,7 +81,6 @@ class NCSNpp(nn.Module):
                 break
             add(block(n, n, "down") if a.resblock == "biggan" else Downsample(n, None, a.resample_with_conv, a.fir))
             if a.progressive_input == "input_skip":
-                add(Downsample(n_pyramid, fir=a.fir))
                 add(Combine(n_pyramid, n, a.progressive_combine))
                 n *= 2 if a.progressive_combine == "cat" else 1
             elif a.progressive_input == "residual":
@@ -93,8 +100,6 @@ class NCSNpp(nn.Module):
                 add(Attention(n, a.skip_rescale))
             coarsest = level == a.n_levels - 1
             if a.progressive == "output_skip":
-                if not coarsest:
-                    add(Upsample(1, fir=a.fir))
                 add(GroupNormSilu(n))
                 add(conv(n, 1, scale=0.0))
             elif a.progressive == "residual":
@@ -111,6 +116,21 @@ class NCSNpp(nn.Module):
             add(GroupNormSilu(n))
             add(conv(n, 1, scale=0.0))
         self.all_modules = nn.ModuleList(modules)
+        # Without parameters, and one for all levels: score_sde does not count them among its modules.
+        self.pyramid_down = resampler("down", a.fir) if a.progressive_input == "input_skip" else None
+        self.pyramid_up = resampler("up", a.fir) if a.progressive == "output_skip" else None
+
+    @property
+    def divisor(self) -> int:
+        return self.architecture.divisor
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.architecture.sigma_min, self.architecture.sigma_max
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.architecture.to_dict()
 
     @classmethod
     def of_weights(cls, architecture: Architecture, weights: Mapping[str, Tensor]) -> NCSNpp:
@@ -149,7 +169,8 @@ class NCSNpp(nn.Module):
         """Return the output before any division by σ; arguments and shape as in `forward`."""
         a = self.architecture
         modules = cast("Iterator[Callable[..., Tensor]]", iter(self.all_modules))
-        embed, dense_0, dense_1 = next(modules), next(modules), next(modules)
+        embed = next(modules) if self.positional is None else self.positional
+        dense_0, dense_1 = next(modules), next(modules)
         embedding = dense_1(F.silu(dense_0(embed(torch.log(sigma)))))
 
         if not a.centered:
@@ -166,8 +187,8 @@ class NCSNpp(nn.Module):
             if level == a.n_levels - 1:
                 break
             h = next(modules)(h, embedding) if a.resblock == "biggan" else next(modules)(h)
-            if a.progressive_input == "input_skip":
-                pyramid = next(modules)(pyramid)
+            if self.pyramid_down is not None:
+                pyramid = self.pyramid_down(pyramid)
                 h = next(modules)(pyramid, h)
             elif a.progressive_input == "residual":
                 h = pyramid = residual_sum(next(modules)(pyramid), h, a.skip_rescale)
@@ -183,11 +204,10 @@ class NCSNpp(nn.Module):
                 h = next(modules)(torch.cat([h, skips.pop()], dim=1), embedding)
             if level in a.attention_levels:
                 h = next(modules)(h)
-            if a.progressive == "output_skip":
-                coarser = next(modules)(pyramid) if pyramid is not None else None
+            if self.pyramid_up is not None:
                 norm, project = next(modules), next(modules)
-                pyramid = project(norm(h))
-                pyramid = pyramid if coarser is None else coarser + pyramid
+                finer = project(norm(h))
+                pyramid = finer if pyramid is None else self.pyramid_up(pyramid) + finer
             elif a.progressive == "residual":
                 if pyramid is None:
                     norm, project = next(modules), next(modules)

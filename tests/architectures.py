@@ -47,6 +47,7 @@ def _sweep() -> dict[str, Architecture]:
         "ddpm-without_rescale": replace(residual, resblock="ddpm", progressive="residual", skip_rescale=False),
         "without_scale_by_sigma": replace(residual, scale_by_sigma=False),
         "centered": replace(residual, centered=True),
+        "positional": replace(_SMALL, embedding="positional", progressive="output_skip", progressive_input="residual"),
     }
     return found
 

@@ -165,7 +165,8 @@ class Training:
         self.network, self.sampler, self.out, self.schedule, self.seed = network, sampler, out, schedule, seed
         self.device = next(network.parameters()).device
         network.train().requires_grad_(True)
-        network.all_modules[0].requires_grad_(False)
+        if network.architecture.embedding == "fourier":
+            network.all_modules[0].requires_grad_(False)
         self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4

@@ -48,7 +48,10 @@ class NativeDenoiser(Denoiser):
     def reason_against(bundle: Bundle) -> str | None:
         """Why this runner cannot take a bundle; None where it can."""
         if PROGRAM not in bundle.manifest["files"]:
-            return f"no {PROGRAM}, which earlier exporters did not write"
+            family = bundle.manifest["architecture"].get("family")
+            return f"no {PROGRAM}, " + (
+                f"for the native kernels lack layers of {family}" if family else "which earlier exporters did not write"
+            )
         return None
 
     def check_slice(self, shape: tuple[int, int]) -> None:

@@ -6,6 +6,7 @@ ordinary operators that any exporter can write; nothing of autograd remains.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.trace.lowering import lower
-from networks import NCSNpp
+from networks.denoiser import DenoisingNetwork
 
 aten = torch.ops.aten
 
@@ -23,7 +25,7 @@ aten = torch.ops.aten
 class Adjoint(nn.Module):
     """(x, sigma, cotangent) -> (x̂₀, (∂x̂₀/∂x)ᵀ · cotangent)."""
 
-    def __init__(self, network: NCSNpp):
+    def __init__(self, network: DenoisingNetwork):
         super().__init__()
         self.network = network
 
@@ -56,25 +58,36 @@ def _convolution_input_gradient(
     return aten.convolution(grad, w, None, stride, padding, dilation, True, rest, groups), None, None
 
 
+def _split_with_sizes(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor]:
+    """Channels in parts, as slices: every operator of the graph then has one result."""
+    ends = list(itertools.accumulate(sizes))
+    return [aten.slice(x, dim, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     table = dict(core_aten_decompositions())
     table[aten.convolution_backward.default] = _convolution_input_gradient
+    table[aten.split_with_sizes.default] = _split_with_sizes
+    table[aten.split.Tensor] = lambda x, size, dim=0: _split_with_sizes(
+        x, [min(size, x.shape[dim] - start) for start in range(0, x.shape[dim], size)], dim
+    )
     table[aten.empty_permuted.default] = lambda size, order, **kw: aten.full(size, 0.0, dtype=kw.get("dtype"))
     return table
 
 
-def trace(network: NCSNpp) -> fx.GraphModule:
+def trace(network: DenoisingNetwork) -> fx.GraphModule:
     """Return the adjoint, (x, sigma, cotangent) -> (x̂₀, pullback), as one graph of core ATen operators with symbolic
     shapes.
 
     The graph of the denoiser is the part of it that x̂₀ depends on.
     """
-    divisor = network.architecture.divisor
+    divisor = network.divisor
     # The smallest images whose height, width and batch never agree by accident: the tracer would take equal sizes for
     # one.
     x = torch.zeros(2, 1, 4 * divisor, 6 * divisor)
     inputs = (x, torch.ones(2), x.clone())
-    with torch.enable_grad():
+    # Attention as products and a softmax, which any runtime has.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         return make_fx(
             Adjoint(lower(network)),
             decomposition_table=_decompositions(),

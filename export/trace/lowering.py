@@ -10,14 +10,25 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from export.trace.package_layers import fuse_silu, replacement_of
 from networks import NCSNpp
-from networks.layers import Downsample, FirFilter, GroupNormSilu, NearestUp, PointwiseConv, ResBlock
+from networks.denoiser import DenoisingNetwork
+from networks.layers import (
+    Downsample,
+    FirFilter,
+    FourierFeatures,
+    GroupNormSilu,
+    NearestUp,
+    PointwiseConv,
+    PositionalFeatures,
+    ResBlock,
+)
 
 
 class GroupNormSiluFn(torch.autograd.Function):
@@ -145,6 +156,34 @@ class LoweredResample(nn.Module):
         return cast(Tensor, ResampleFn.apply(x, self.kernel, self.blur, self.up))  # type: ignore[no-untyped-call]
 
 
+class SiluFn(torch.autograd.Function):
+    """SiLU, with a pullback that keeps one tensor, the slope; the built-in one fills tensors in place."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gate = torch.sigmoid(x)
+        y = x * gate
+        return y, gate + y * (1 - gate)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> Tensor:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return grad * cast(Tensor, slope)
+
+
+class LoweredSilu(nn.Module):
+    """SiLU where no normalisation comes directly before it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, SiluFn.apply(x)[0])  # type: ignore[no-untyped-call]
+
+
 class Scale(nn.Module):
     """Multiplication by a constant."""
 
@@ -178,20 +217,49 @@ def _pointwise(layer: PointwiseConv) -> nn.Conv2d:
     return out
 
 
-def _strided(layer: Downsample) -> nn.Conv2d:
+def _strided(inner: nn.Conv2d) -> nn.Conv2d:
     """The 3×3 convolution of stride 2 that pads below and to the right only, as a 4×4 one that pads on all sides.
 
     The added first row and column of weights are zeros.
     """
-    inner = layer.Conv_0
     out = nn.Conv2d(inner.in_channels, inner.out_channels, 4, stride=2, padding=1)
     out.weight.data, out.bias = F.pad(inner.weight.data, (1, 0, 1, 0)), inner.bias
     return out
 
 
-def lower(network: NCSNpp) -> NCSNpp:
+def _box(up: bool) -> LoweredResample:
+    return LoweredResample(up, fir=False)
+
+
+Network = TypeVar("Network", bound=DenoisingNetwork)
+
+
+def _fourier_of_positional(network: NCSNpp) -> None:
+    """Replace sines and cosines of a level's number by Fourier features of ln σ, which every runner has.
+
+    The number is linear in ln σ: its constant part turns each pair of sine and cosine by an angle, which moves into the
+    dense layer after them.
+    """
+    features = cast(PositionalFeatures, network.positional)
+    frequencies = cast(Tensor, features.frequencies).double()
+    fourier = FourierFeatures(len(frequencies))
+    fourier.W.data = (-features.per_unit * frequencies / (2 * math.pi)).float()
+    angle = features.first * features.per_unit * frequencies
+    layer = cast(nn.Linear, network.all_modules[0])
+    of_sine, of_cosine = layer.weight.data.double().chunk(2, dim=1)
+    turned = [
+        of_sine * torch.cos(angle) - of_cosine * torch.sin(angle),
+        of_sine * torch.sin(angle) + of_cosine * torch.cos(angle),
+    ]
+    layer.weight.data = torch.cat(turned, dim=1).float()
+    network.positional = fourier  # type: ignore[assignment]
+
+
+def lower(network: Network) -> Network:
     """Return an equal network made of the operators of this module; the original stays as it is."""
     lowered = copy.deepcopy(network)
+    if isinstance(lowered, NCSNpp) and lowered.positional is not None:
+        _fourier_of_positional(lowered)
     _lower_children(lowered)
     return lowered.eval().requires_grad_(False)
 
@@ -204,12 +272,19 @@ def _lower_children(module: nn.Module) -> None:
         elif isinstance(child, FirFilter) and child.mode != "same":
             replacement = LoweredResample(child.mode == "up", fir=True)
         elif isinstance(child, (NearestUp, nn.AvgPool2d)):
-            replacement = LoweredResample(isinstance(child, NearestUp), fir=False)
+            replacement = _box(isinstance(child, NearestUp))
+        elif isinstance(child, nn.Upsample) and child.mode == "nearest" and child.scale_factor in (2, (2.0, 2.0)):
+            replacement = _box(True)
         elif isinstance(child, Downsample) and child.with_conv and not child.fir:
-            replacement = _strided(child)
+            replacement = _strided(child.Conv_0)
+        elif isinstance(child, nn.SiLU):
+            replacement = LoweredSilu()
         elif isinstance(child, PointwiseConv):
             replacement = _pointwise(child)
+        else:
+            replacement = replacement_of(child, LoweredGroupNorm, _box, _strided)
         if replacement is None:
+            fuse_silu(child, LoweredGroupNorm)
             _lower_children(child)
             if isinstance(child, ResBlock):
                 _fold_rescale(child)

@@ -146,11 +146,15 @@ class GraphWriter:
         tensors = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), Tensor) or a.op == "get_attr"]
         if (
             tensors
-            and all(t in self.constants for t in tensors)
+            # Sizes that depend on the inputs' are no constants.
+            and all(n in self.constants for n in node.all_input_nodes)
             and sum(self.constants[t].numel() for t in tensors) <= _FOLD_UP_TO
         ):
             args = fx.map_arg(node.args, lambda a: self.constants[a])
             self.constants[node] = node.target(*args, **node.kwargs)  # type: ignore[operator]
+            return
+        if not node.all_input_nodes:
+            self.constants[node] = node.target(*node.args, **node.kwargs)  # type: ignore[operator]
             return
         translate = self.translations.get(node.target)  # type: ignore[arg-type]
         if translate is None:

@@ -12,13 +12,14 @@ from export.write.native import write_program
 from export.write.onnx import ancestors, write_onnx
 from export.write.weights import WeightStore
 from networks import NCSNpp
+from networks.denoiser import DenoisingNetwork
 
 #: The graph that no run opens, (x, sigma, cotangent) -> (x0, pullback), for other programs.
 ADJOINT = "adjoint"
 
 
-def write_graphs(network: NCSNpp, folder: Path, with_adjoint: bool = False) -> None:
-    """Write denoise, linearize, pullback and, if wanted, the whole adjoint, and the native program into `folder`.
+def write_graphs(network: DenoisingNetwork, folder: Path, with_adjoint: bool = False) -> None:
+    """Write denoise, linearize, pullback and, if wanted, the whole adjoint, and NCSN++'s native program into `folder`.
 
     One trace of the adjoint holds everything. The denoiser is the part that x̂₀ needs. Cutting where the cotangent
     enters gives `linearize`, all that does not depend on it, which also returns the values that the rest uses (the
@@ -39,7 +40,9 @@ def write_graphs(network: NCSNpp, folder: Path, with_adjoint: bool = False) -> N
             write_onnx(module, folder / f"{ADJOINT}.onnx", weights, whole, {"x0": x0, "pullback": pullback})
         write_onnx(module, folder / "linearize.onnx", weights, image, {"x0": x0, **tape})
         write_onnx(module, folder / "pullback.onnx", weights, {"cotangent": cotangent, **tape}, {"pullback": pullback})
-        write_program(network, folder, weights)
+        # Of the other families the native kernels lack layers: ONNX Runtime runs those.
+        if isinstance(network, NCSNpp):
+            write_program(network, folder, weights)
     finally:
         weights.close()
 

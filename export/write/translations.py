@@ -29,6 +29,9 @@ for _target, _op_type in {
     aten.mul.Tensor: "Mul", aten.add.Tensor: "Add", aten.sub.Tensor: "Sub", aten.div.Tensor: "Div", aten.bmm.default:
     "MatMul", aten.sigmoid.default: "Sigmoid", aten.log.default: "Log", aten.sin.default: "Sin", aten.cos.default:
     "Cos", aten.neg.default: "Neg", aten.mm.default: "MatMul",
+    aten.reciprocal.default: "Reciprocal", aten.exp.default: "Exp",
+    # The tracer takes the result for the tensor from then on; verification would see an alias that was read instead.
+    aten.add_.Tensor: "Add", aten.sub_.Tensor: "Sub", aten.mul_.Tensor: "Mul", aten.div_.Tensor: "Div",
 }.items():  # fmt: skip
     TRANSLATIONS[_target] = lambda w, node, *args, _op_type=_op_type: w.emit(
         _op_type, [w.value(a) for a in args], node.name
@@ -94,9 +97,40 @@ def _slice(
     return w.emit("Slice", [w.value(x), *bounds], node.name)
 
 
+@_translates(aten.slice_scatter.default)
+def _slice_scatter(
+    w: GraphWriter, node: fx.Node, x: fx.Node, part: fx.Node, axis: int = 0, start: Any = 0, end: Any = None,
+    step: int = 1,
+) -> str:  # fmt: skip
+    size = node.meta["val"].shape[axis]
+    if step != 1 or not isinstance(size, int):
+        raise NotImplementedError(f"{node.target} with a step, or along an axis of any size")
+    start, end = start or 0, size if end is None else min(end, size)
+
+    def rest(low: int, high: int) -> list[str]:
+        if low >= high:
+            return []
+        bounds = [w.ints([low]), w.ints([high]), w.ints([axis])]
+        return [w.emit("Slice", [w.value(x), *bounds], f"{node.name}_{low}")]
+
+    parts = [*rest(0, start), w.value(part), *rest(end, size)]
+    return w.emit("Concat", parts, node.name, axis=axis)
+
+
 @_translates(aten.cat.default)
 def _cat(w: GraphWriter, node: fx.Node, parts: list[fx.Node], axis: int = 0) -> str:
     return w.emit("Concat", [w.value(p) for p in parts], node.name, axis=axis)
+
+
+@_translates(aten.clamp.default)
+def _clamp(w: GraphWriter, node: fx.Node, x: fx.Node, low: float | None = None, high: float | None = None) -> str:
+    bounds = ["" if bound is None else w.value(float(bound)) for bound in (low, high)]
+    return w.emit("Clip", [w.value(x), *bounds], node.name)
+
+
+@_translates(aten.full.default, aten.full_like.default)
+def _full(w: GraphWriter, node: fx.Node, _sizes: Any, value: float, **_: Any) -> str:
+    return w.emit("Expand", [w.value(float(value)), w.shape(list(node.meta["val"].shape))], node.name)
 
 
 @_translates(aten.mean.dim, aten.sum.dim_IntList)

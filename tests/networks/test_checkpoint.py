@@ -187,6 +187,26 @@ def test_other_networks(tmp_path, model):
         load_checkpoint(path)
 
 
+FAMILIES = {
+    "model.diffusion_model.input_blocks.0.0.weight": "a latent model",
+    "input_blocks.0.0.weight": "guided-diffusion",
+    "conv_in.conv.weight": "MONAI",
+    "time_embedding.linear_1.weight": "diffusers",
+    "model.map_layer0.weight": "EDM",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("place", ["bare", "state_dict", "model"])
+def test_networks_of_other_families_are_named(tmp_path, name, place):
+    path = tmp_path / "other.pth"
+    weights = {f"module.{name}": torch.zeros(4, 1, 3, 3), "other": torch.zeros(1)}
+    torch.save(weights if place == "bare" else {place: weights}, path)
+    with pytest.raises(CheckpointError, match=FAMILIES[name]) as error:
+        load_checkpoint(path)
+    assert "--ckpt module:function" in error.value.remedy
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("ema", [True, False])
 def test_weights_that_are_not_finite(saved, bad, ema):

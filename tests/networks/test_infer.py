@@ -142,6 +142,14 @@ def test_noise_levels_come_from_the_buffer_unless_stated(small, random_network):
     assert infer(weights, sigma_min=0.1, sigma_max=10.0, **traceless_of(small)).sigma_max == 10.0
 
 
+def test_a_table_that_numbers_the_levels_keeps_its_ends(small, random_network):
+    positional = replace(small, embedding="positional", progressive="residual")
+    weights = random_network(positional).state_dict()
+    assert infer(weights, sigma_max=small.sigma_max, **traceless_of(small)) == positional
+    with pytest.raises(InputError, match="sigma-max: expected 50, an end of the table"):
+        infer(weights, sigma_max=30.0, **traceless_of(small))
+
+
 def test_a_missing_tensor_fits_nothing(small, random_network):
     weights = random_network(small).state_dict()
     for name in ("all_modules.4.Conv_1.bias", "all_modules.4.Dense_0.weight", "all_modules.3.weight"):
