@@ -62,5 +62,5 @@ $(RUN_STAMP): $(BUILD_INPUTS) | $(BIN)/python
 	@touch $@
 
 $(TEST_STAMP): $(BUILD_INPUTS) | $(BIN)/python
-	$(PIP) install -c constraints.txt -e '.[export,train,demo,bench,compare,mri,mpi,cluster,dev,tensorrt]'
+	$(PIP) install -c constraints.txt -e '.[export,train,diffusers,demo,bench,compare,mri,mpi,cluster,dev,tensorrt]'
 	@touch $@
