@@ -20,7 +20,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from benchmarks.lib.cells import Truth, psnr_figures
-from benchmarks.lib.command import parser_of, report_of, write
+from benchmarks.lib.command import parser_of, report_of, rows_of_today, write
 from benchmarks.lib.table import markdown
 from engine import demo, run
 from engine.cli import exit_code
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def body() -> int:
-        rows = list(_rows_of(args.results, args.name))
+        rows = rows_of_today(args.results, args.name)
         for file in args.volumes:
             truth = Truth.read(file, None if file == "demo" else args.voxel_mm)
             for factor in args.factors:
@@ -63,15 +63,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     return exit_code("stacks", body, interrupted="the same command goes on where this one stopped")
-
-
-def _rows_of(results: Path, name: str) -> Sequence[dict[str, Any]]:
-    """Rows of today's file, which an earlier call left."""
-    today = report_of(name, [])["date"]
-    for path in results.glob(f"{name}-*{today}.json"):
-        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
-        return rows
-    return []
 
 
 def result_of(truth: np.ndarray, voxel_mm: float, factor: int, n: int, moved: bool, method: str) -> dict[str, Any]:
@@ -98,7 +89,7 @@ def result_of(truth: np.ndarray, voxel_mm: float, factor: int, n: int, moved: bo
         kind: {"tissue_psnr_db": tissue_psnr(truth, volume), **psnr_figures(per_plane(truth, volume))}
         for kind, volume in volumes.items()
     }
-    kept = {name: record[name] for name in ("sampling_seconds", "peak_memory_mb", "shape")}
+    kept = {name: record[name] for name in ("sampling_seconds", "shape")}
     return {**figures, **kept, "task": record["task"]}
 
 

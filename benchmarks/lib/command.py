@@ -62,3 +62,9 @@ def write(report: dict[str, Any], folder: Path, stem: str) -> Path:
         part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     print(f"written to {path}")
     return path
+
+
+def rows_of_today(folder: Path, stem: str) -> list[dict[str, Any]]:
+    """The rows of today's report, which an earlier call of a command left unfinished; none where there is none."""
+    path = folder / f"{stem}-{date.today().isoformat()}.json"
+    return list(json.loads(path.read_text())["rows"]) if path.is_file() else []

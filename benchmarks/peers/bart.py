@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.methods.outcome import outcome_of
-from engine.operators import MaskedFourier
+from engine.operators import CoilFourier, MaskedFourier
 from engine.operators.transforms import uncentred
 from engine.report.metrics import tissue_psnr
 from engine.sampling.problem import InverseProblem
@@ -27,6 +27,8 @@ PEERS = {"bart-tv": ("BART, total variation", "T"), "bart-wavelet": ("BART, wave
 #: Of its regularisation, relative to the zero-filled image's scale, which BART takes by itself.
 WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2)
 _ITERATIONS = 100
+#: Side of the centre of k-space from which sensitivities are found, at most.
+_CALIBRATION = 20
 #: BART's arrays have this many axes.
 _AXES = 16
 
@@ -71,7 +73,7 @@ def pics(problem: InverseProblem, regulariser: str, weight: float, n_threads: in
     Parameters
     ----------
     problem : InverseProblem
-        Of a masked Fourier transform.
+        Of a masked Fourier transform, of one coil or several; BART finds the sensitivities itself (``ecalib``).
     regulariser : str
         BART's letter: "T" total variation, "W" wavelets.
     weight : float
@@ -80,40 +82,61 @@ def pics(problem: InverseProblem, regulariser: str, weight: float, n_threads: in
     Returns
     -------
     float32 (n, h, w)
-        Slices in the problem's plane.
+        Slices in the problem's plane; of several coils, whose images have a phase, the magnitude.
 
     Raises
     ------
     InputError
         BART is not installed, refuses, or does not take such a problem.
 
-    Source: Uecker et al., Berkeley Advanced Reconstruction Toolbox, ISMRM 2015.
+    Source: Uecker et al., Berkeley Advanced Reconstruction Toolbox, ISMRM 2015; Uecker et al., ESPIRiT, 2014.
     """
     operator, y = problem.measured()
-    if not isinstance(operator, MaskedFourier):
-        raise InputError("methods", "BART for k-space of one coil alone", f"'{problem.name}'", "leave it out")
+    if not isinstance(operator, (MaskedFourier, CoilFourier)):
+        raise InputError("methods", "BART for k-space alone", f"'{problem.name}'", "leave it out")
     program = shutil.which("bart")
     if program is None:
         raise InputError("methods", "the program bart", "none", "`apt-get install bart`, or leave it out")
-    spectrum = _spectrum_of(np.fft.ifft2(uncentred(y, np)))
-    sampled = np.broadcast_to(operator.mask != 0, y.shape)
+    has_coils = isinstance(operator, CoilFourier)
+    coils = (y if has_coils else y[:, None]).swapaxes(0, 1)
+    images = [np.fft.ifft2(uncentred(coil, np)) for coil in coils]
+    shape = coils.shape[1:]
+    sampled = np.broadcast_to(operator.mask != 0, shape)
+
+    def spectra(part: slice) -> np.ndarray:
+        """Of some slices, the coils last."""
+        return np.stack([_spectrum_of(image[part]) for image in images], axis=-1) * sampled[part, ..., None]
+
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / name for name in ("kspace", "pattern", "maps", "image")}
-        _write(files["kspace"], spectrum * sampled)
+
+        def call(*words: object) -> None:
+            done = subprocess.run(
+                [str(program), *map(str, words)],
+                env={**os.environ, "OMP_NUM_THREADS": str(n_threads)},
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                remedy = "leave it out"
+                raise InputError("methods", f"an answer of bart {words[0]}", done.stderr.strip() or "none", remedy)
+
+        _write(files["kspace"], spectra(slice(None)))
         _write(files["pattern"], sampled)
-        _write(files["maps"], np.ones(y.shape))
-        words = ["-c", "-S", "-d", 0, "-i", _ITERATIONS, "-R", f"{regulariser}:7:0:{weight}", "-p", files["pattern"]]
-        done = subprocess.run(
-            [program, "pics", *map(str, [*words, files["kspace"], files["maps"], files["image"]])],
-            env={**os.environ, "OMP_NUM_THREADS": str(n_threads)},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise InputError("methods", "an image from bart pics", done.stderr.strip() or "none", "leave it out")
+        maps = np.ones((*shape, len(coils)), np.complex64)
+        for i in range(len(maps) if has_coils else 0):
+            # Slice by slice: of a few slices at once it finds none.
+            one = Path(folder) / "slice", Path(folder) / "slice_maps"
+            _write(one[0], spectra(slice(i, i + 1)))
+            call("ecalib", "-m", 1, "-r", _CALIBRATION, *one)
+            maps[i] = _read(one[1], maps[i : i + 1].shape)[0]
+        _write(files["maps"], maps)
+        words = ["-S", "-d", 0, "-i", _ITERATIONS, "-R", f"{regulariser}:7:0:{weight}", "-p", files["pattern"]]
+        # Told that the image is real, where it is.
+        call("pics", *([] if has_coils else ["-c"]), *words, files["kspace"], files["maps"], files["image"])
         # Its unitary transform leaves images with the square root of their number of voxels.
-        image = _read(files["image"], y.shape) / np.float32(np.sqrt(y.size))
-    return np.ascontiguousarray(image.real)
+        image = _read(files["image"], shape) / np.float32(np.sqrt(np.prod(shape)))
+    return np.ascontiguousarray(abs(image) if has_coils else image.real)
 
 
 def _spectrum_of(image: np.ndarray) -> np.ndarray:

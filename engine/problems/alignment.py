@@ -119,7 +119,9 @@ def placed(grid_shape: Shape, stacks: Sequence[StackData], voxel_mm: float, *, m
     found = [Placed(one) for one in stacks]
     if moves:
         for i in range(1, len(found)):
-            found[i] = found[i].moved(_registered(grid_shape, stacks[0], stacks[i], voxel_mm))
+            moved = found[i].moved(_registered(grid_shape, stacks[0], stacks[i], voxel_mm))
+            if _is_seen(moved.stack, grid_shape):
+                found[i] = moved
     for _ in range(_ROUNDS if moves else 1):
         for i in range(1, len(found)):
             found[i] = _refined(grid_shape, found, i, moves=moves)
@@ -215,6 +217,15 @@ def _refined(grid_shape: Shape, found: Sequence[Placed], i: int, *, moves: bool)
     return replace(one, stack=stack, gain=one.gain * before.gain, correlation=before.correlation)
 
 
+def _is_seen(stack: StackData, grid_shape: Shape) -> bool:
+    """Whether a stack sees anything of the volume."""
+    try:
+        ThickStack(grid_shape, stack.geometry)
+    except ValueError:
+        return False
+    return True
+
+
 def _seen(stack: StackData, grid_shape: Shape, volume: np.ndarray) -> np.ndarray:
     seen: np.ndarray = ThickStack(grid_shape, stack.geometry).apply(volume)
     return seen
@@ -242,11 +253,9 @@ class _Comparison:
     @classmethod
     def of(cls, stack: StackData, grid_shape: Shape, volume: np.ndarray, covered: np.ndarray) -> _Comparison | None:
         """None where they have too little in common, or what they have is all alike."""
-        try:
-            seen = _seen(stack, grid_shape, volume)
-        except ValueError:
-            # It sees nothing at all of the volume.
+        if not _is_seen(stack, grid_shape):
             return None
+        seen = _seen(stack, grid_shape, volume)
         known = _seen(stack, grid_shape, covered) > _COVERED
         inside = known & (np.maximum(seen, stack.data) > _TISSUE)
         a, b = seen[inside].astype(np.float64), stack.data[inside].astype(np.float64)
