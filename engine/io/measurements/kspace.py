@@ -100,12 +100,18 @@ def _read(source: Source, orientation: str | None) -> Samples:
 
 
 def _check_values(data: np.ndarray, source: Source) -> None:
-    # Written so that NaN counts; larger ones would overflow in a transform.
-    n_bad = sum(int((~(abs(part) < _TOO_LARGE)).sum()) for part in data)
-    if n_bad:
-        expected = f"finite samples below {_TOO_LARGE:g}"
-        raise source.refusal(expected, f"{n_bad} larger, infinite or NaN", "replace them before the run")
-    if not any(part.any() for part in data):
+    n_nan = sum(int(np.isnan(part).sum()) for part in data)
+    n_infinite = sum(int(np.isinf(part).sum()) for part in data)
+    if n_nan or n_infinite:
+        got = " and ".join(f"{n} {word}" for n, word in ((n_nan, "NaN"), (n_infinite, "infinite")) if n)
+        remedy = "write 0 where nothing was sampled, and leave lines out that a receiver spoilt"
+        raise source.refusal("finite samples", got, remedy)
+    # They would overflow in a transform.
+    n_large, largest = sum(int((abs(part) >= _TOO_LARGE).sum()) for part in data), max(abs(part).max() for part in data)
+    if n_large:
+        remedy = "divide all samples by one number, which changes nothing but the unit"
+        raise source.refusal(f"samples below {_TOO_LARGE:g}", f"{n_large} larger, up to {largest:.3g},", remedy)
+    if not largest:
         raise source.refusal("samples other than zero", "zeros alone", "check the file")
 
 
