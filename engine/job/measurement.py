@@ -9,6 +9,7 @@ from pathlib import Path
 from engine import demo
 from engine.errors import InputError
 from engine.io.measurements.kspace import load_kspace
+from engine.io.measurements.kspace_options import KSpaceReading
 from engine.io.measurements.sinogram import load_sinogram
 from engine.io.measurements.sinogram_options import Reading
 from engine.io.volumes import load_volume, resample_isotropic
@@ -144,7 +145,8 @@ class MeasuredFile(Options):
     kspace: Path | None = option(
         None,
         needs={"task": ("csmri",)},
-        help="HDF5 file in the layout of fastMRI or ISMRMRD, of one coil or several",
+        help="HDF5 file in the layout of fastMRI or ISMRMRD, of one coil or several; a .cfl of BART; or an array in a "
+        ".npy, .npz, .mat or HDF5 file, with --axes",
     )
     mask: Path | None = option(
         None,
@@ -156,7 +158,7 @@ class MeasuredFile(Options):
         None,
         needs=_KSPACE,
         default_words="by ESPIRiT",
-        help=".npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file",
+        help=".npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file; or a .cfl of BART",
     )
     phase: str | None = option(
         None,
@@ -207,7 +209,8 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
     if file.thick:
         return _of_thick(args, file, volume)
     if file.kspace is not None:
-        kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
+        chosen = read(KSpaceReading, args, source=source)
+        kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask, how=chosen)
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
         return acquisition.of_kspace(kspace, maps, _phase_of(args, file), volume.white)
     if file.sinogram is not None:

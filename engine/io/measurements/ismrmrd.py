@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.guard import allow
-from engine.io.hdf5 import MAX_RATIO, member_of, text_of
+from engine.io.hdf5 import MAX_RATIO, has, member_of, text_of
 from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
 from engine.io.measurements.kspace_axes import Calibration, Samples, affine_of, centred_inverse, middle
 from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
@@ -28,7 +28,7 @@ _SKIPPED = (
 
 
 def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples:
-    """Read the group `dataset` of an ISMRMRD file.
+    """Read a group of acquisitions of an ISMRMRD file.
 
     Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
     partitions become slices. Calibration lines that are none of the image's come as its `calibration`.
@@ -93,6 +93,16 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         calibration=calibration,
         remarks=tuple(remarks),
     )
+
+
+def is_ismrmrd(file: Any, name: str) -> bool:
+    """Whether the member of that name is a group of acquisitions, without following links."""
+    import h5py
+
+    if file.id.links.get_info(name.encode("utf-8", "surrogateescape")).type != h5py.h5l.TYPE_HARD:
+        return False
+    group = file[name]
+    return isinstance(group, h5py.Group) and has(group, "xml") and has(group, "data")
 
 
 def _package(source: Source) -> ModuleType:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.guard import guarded
 from engine.io.hdf5 import member_of, opened
+from engine.io.measurements import cfl
 from engine.io.source import Source
 from engine.io.volumes.numpy_files import read_npy
 
@@ -24,7 +25,7 @@ def read_maps(source: Source, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
     Parameters
     ----------
     source : Source
-        .npy, or HDF5 (.h5, .hdf5) with a dataset `maps`.
+        .npy, HDF5 (.h5, .hdf5) with a dataset `maps`, or BART's .cfl in its own order of axes.
     shapes : sequence of (n_slices, n_coils, rows, columns)
 
     Raises
@@ -33,13 +34,17 @@ def read_maps(source: Source, shapes: Sequence[tuple[int, ...]]) -> np.ndarray:
         Nothing there, unreadable, of another shape or type, not finite, or all zero.
     """
     if not source.path.is_file():
-        raise InputError(source.argument, "a .npy or .h5 file", f"nothing at '{source.path}'", "check the path")
+        raise InputError(source.argument, "a .npy, .h5 or .cfl file", f"nothing at '{source.path}'", "check the path")
     if source.path.suffix == ".npy":
         stored = read_npy(source, "c", "a .npy array of complex numbers")
+    elif source.path.suffix in cfl.SUFFIXES:
+        stored, _ = cfl.stack_of(cfl.read_cfl(source), source)
     elif source.path.suffix in (".h5", ".hdf5"):
         stored = _read_hdf5(source)
     else:
-        raise InputError(source.argument, ".npy or .h5", f"'{source.path.name}'", "convert the file to one of these")
+        raise InputError(
+            source.argument, ".npy, .h5 or .cfl", f"'{source.path.name}'", "convert the file to one of these"
+        )
     if stored.dtype.kind != "c" or stored.dtype.itemsize > 16:
         remedy = "save them as complex64, not as magnitudes or as pairs of numbers"
         raise source.refusal("complex sensitivities", f"{stored.dtype}", remedy)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.io.measurements.kspace import load_kspace
+from engine.io.measurements.kspace_options import KSpaceReading
 from engine.operators import MaskedFourier
 from tests.engine.io.libismrmrd import write_as_c_does
 from tests.refusals import one_sentence
@@ -476,3 +477,22 @@ def test_gaps_in_the_count_of_slices_need_a_position(tmp_path):
 def test_a_matrix_that_the_samples_do_not_fill_is_refused(tmp_path):
     acquisitions = lines_of(centred(coil_images()))
     assert "split the scan" in refuse(tmp_path / "a.mrd", acquisitions, header((8, 6000, 1), centres=(3, None)))
+
+
+def test_one_of_several_groups_is_chosen_by_its_name(tmp_path):
+    images = coil_images()
+    for name, seed in (("noise and all", 1), ("scan.2", 0)):
+        with ismrmrd.Dataset(str(tmp_path / "a.h5"), name) as file:
+            file.write_xml_header(header((8, 7, 1)))
+            for one in lines_of(centred(coil_images(seed=seed))):
+                file.append_acquisition(one)
+    with one_sentence("kspace", "2 (noise and all, scan.2)", "--dataset"):
+        load_kspace(tmp_path / "a.h5")
+    for name in ("scan.2", "/scan.2"):
+        loaded = load_kspace(tmp_path / "a.h5", orientation="SRA", how=KSpaceReading(dataset=name))
+        np.testing.assert_allclose(images_of(loaded), images, rtol=1e-4)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["noise and all"]
+    np.testing.assert_allclose(images_of(load_kspace(tmp_path / "a.h5", orientation="SRA")), images, rtol=1e-4)
+    with one_sentence("kspace", "'scan.1' among scan.2"):
+        load_kspace(tmp_path / "a.h5", how=KSpaceReading(dataset="scan.1"))
