@@ -203,13 +203,12 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         raise InputError(named[1], "one measurement", f"--{named[0]} too", "give one of them")
     source = f"--{named[0] if named else 'volume'}"
     file, volume = read(MeasuredFile, args, source=source), read(VolumeFile, args, source=source)
-    reading = read(Reading, args, source=source)
+    reading, chosen = read(Reading, args, source=source), read(KSpaceReading, args, source=source)
     # Thick slices are described by its options; the others have an effect on simulations alone.
     read(Measurement, args, source=source)
     if file.thick:
         return _of_thick(args, file, volume)
     if file.kspace is not None:
-        chosen = read(KSpaceReading, args, source=source)
         kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask, how=chosen)
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
         return acquisition.of_kspace(kspace, maps, _phase_of(args, file), volume.white)

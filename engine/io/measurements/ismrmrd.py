@@ -6,6 +6,7 @@ Format: Inati et al., "ISMRM Raw data format", MRM 77:411 (2017).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from engine.errors import InputError
 from engine.io.guard import allow
 from engine.io.hdf5 import MAX_RATIO, has, member_of, text_of
 from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
+from engine.io.measurements.ismrmrd_selection import of_coils, of_image
 from engine.io.measurements.kspace_axes import Calibration, Samples, affine_of, centred_inverse, middle
 from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
 from engine.io.source import Source
@@ -27,7 +29,9 @@ _SKIPPED = (
 ).split()
 
 
-def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples:
+def read_ismrmrd(
+    group: Any, orientation: str | None, source: Source, select: Mapping[str, int] | None = None
+) -> Samples:
     """Read a group of acquisitions of an ISMRMRD file.
 
     Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
@@ -40,12 +44,14 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         Where slices, readout and phase encoding count to, instead of what the file says of its position. None, and
         nothing in the file: `DEFAULT_ORIENTATION`.
     source : Source
+    select : mapping of str to int, optional
+        Which contrast, phase, repetition, set or average to read, where there are several.
 
     Raises
     ------
     InputError
-        Not Cartesian, several contrasts, phases, repetitions or sets, lines that are missing, double, or do not fit the
-        header, slices sampled differently; `ismrmrd` is not installed.
+        Not Cartesian, several images that `select` does not choose between, or no such one, lines that are missing,
+        double, or do not fit the header, slices sampled differently; `ismrmrd` is not installed.
     """
     ismrmrd = _package(source)
     encoding = encoding_of(text_of(member_of(group, "xml", source), "xml", source), source)
@@ -56,6 +62,10 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         raise source.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
     records = dataset[:]
     is_image, is_calibration = _kinds(records["head"], encoding, ismrmrd)
+    select, counters = select or {}, records["head"]["idx"]
+    if is_image.any():
+        is_image[is_image] = of_image(counters[is_image], select, source)
+    is_calibration[is_calibration] = of_coils(counters[is_calibration], select)
     heads = records["head"][is_image]
     _check_one_image(heads, ismrmrd, source)
     n_channels, lines = _placed(heads, encoding, source)
@@ -195,10 +205,6 @@ def _calibration(
 def _check_one_image(heads: np.ndarray, ismrmrd: ModuleType, source: Source) -> None:
     if not len(heads):
         raise source.refusal("acquisitions of an image", "none", "check the file")
-    for name in ("contrast", "phase", "repetition", "set"):
-        values = np.unique(heads["idx"][name])
-        if len(values) > 1:
-            raise source.refusal(f"one {name}", f"{len(values)}", "write the one to reconstruct to its own file")
     if (heads["encoding_space_ref"] != 0).any():
         raise source.refusal("one encoding", "several", "write the one to reconstruct to its own file")
     if _is_set(heads, "REVERSE", ismrmrd).any():

@@ -83,6 +83,7 @@ def load_kspace(
     if not source.path.is_file():
         raise InputError(argument, "a file of k-space", f"nothing at '{path}'", "check the path")
     if how.axes or source.path.suffix.lower() in SUFFIXES:
+        _check_unselected(source, how)
         samples = read_arrays(source, orientation, how.dataset, how.axes)
     else:
         samples = _read(source, orientation, how)
@@ -99,6 +100,7 @@ def load_kspace(
 def _read(source: Source, orientation: str | None, how: KSpaceReading) -> Samples:
     with opened(source) as file:
         if has(file, _FASTMRI) and how.dataset in (None, _FASTMRI):
+            _check_unselected(source, how)
             return read_fastmri(file, orientation, source)
         groups = [name for name in file if is_ismrmrd(file, name)]
         if len(groups) > 1 and how.dataset is None:
@@ -109,7 +111,7 @@ def _read(source: Source, orientation: str | None, how: KSpaceReading) -> Sample
         if name in list(file):
             member = member_of(file, name, source)
             if name in groups or how.dataset is None:
-                return read_ismrmrd(member, orientation, source)
+                return read_ismrmrd(member, orientation, source, how.numbers)
         if how.dataset is not None:
             expected = "a group of acquisitions (ISMRMRD), or an array beside --axes"
             remedy = "check the name, or state what the axes of the array count with --axes"
@@ -117,6 +119,12 @@ def _read(source: Source, orientation: str | None, how: KSpaceReading) -> Sample
             raise source.refusal(f"as --dataset {expected}", got, remedy)
     expected = "a dataset 'kspace' (fastMRI) or a group 'dataset' (ISMRMRD)"
     raise source.refusal(expected, "neither", "convert the file to one")
+
+
+def _check_unselected(source: Source, how: KSpaceReading) -> None:
+    if how.select:
+        expected = "a file of ISMRMRD, whose acquisitions have numbers"
+        raise InputError("select", expected, f"'{source.path}', of another format", "drop it")
 
 
 def _check_values(data: np.ndarray, source: Source) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import permutations, product
 
 import h5py
 import numpy as np
@@ -408,13 +408,6 @@ def test_slabs_have_their_middle_at_their_position(tmp_path):
     np.testing.assert_allclose(index[:3], [8 - 1 - 4, 7 - 1 - 3, 2], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["contrast", "phase", "repetition", "set"])
-def test_several_images_are_refused(tmp_path, name):
-    acquisitions = lines_of(centred(coil_images()))
-    setattr(acquisitions[-1].idx, name, 1)
-    assert f"one {name}" in refuse(tmp_path / "a.mrd", acquisitions)
-
-
 def test_slices_sampled_differently_are_refused_by_number(tmp_path):
     acquisitions = [a for a in lines_of(centred(coil_images())) if (a.idx.slice, a.idx.kspace_encode_step_1) != (2, 3)]
     assert "slice 2" in refuse(tmp_path / "a.mrd", acquisitions)
@@ -496,3 +489,78 @@ def test_one_of_several_groups_is_chosen_by_its_name(tmp_path):
     np.testing.assert_allclose(images_of(load_kspace(tmp_path / "a.h5", orientation="SRA")), images, rtol=1e-4)
     with one_sentence("kspace", "'scan.1' among scan.2"):
         load_kspace(tmp_path / "a.h5", how=KSpaceReading(dataset="scan.1"))
+
+
+def of_images(**numbers):
+    """Acquisitions of an image of its own for every combination of counters, and the images by these."""
+    names, acquisitions, images = list(numbers), [], {}
+    for seed, values in enumerate(product(*numbers.values())):
+        images[values] = coil_images(seed=seed)
+        for one in lines_of(centred(images[values])):
+            for name, value in zip(names, values, strict=True):
+                setattr(one.idx, name, value)
+            acquisitions.append(one)
+    return acquisitions, images
+
+
+@pytest.mark.parametrize("name", ["contrast", "phase", "repetition", "set"])
+def test_one_of_several_images_is_chosen(tmp_path, name):
+    acquisitions, images = of_images(**{name: (0, 1, 2)})
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions)
+    with one_sentence("kspace", "one image", f"{name} 0 to 2", f"--select {name}=0"):
+        load_kspace(path)
+    for (number,), expected in images.items():
+        how = KSpaceReading(select=(f"{name}={number}",))
+        np.testing.assert_allclose(images_of(load_kspace(path, orientation="SRA", how=how)), expected, rtol=1e-4)
+    with one_sentence("select", f"{name} 0 to 2 in", f"got {name}=3"):
+        load_kspace(path, how=KSpaceReading(select=(f"{name}=3",)))
+
+
+def test_all_that_has_to_be_chosen_is_said_at_once(tmp_path):
+    acquisitions, images = of_images(contrast=(0, 4), set=(1, 2, 3))
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions)
+    with one_sentence("kspace", "contrast 0, 4 and set 1 to 3", "--select contrast=0,set=1"):
+        load_kspace(path)
+    with one_sentence("kspace", "got set 1 to 3 in", "--select set=1"):
+        load_kspace(path, how=KSpaceReading(select=("contrast=4",)))
+    loaded = load_kspace(path, orientation="SRA", how=KSpaceReading(select=("set=2", "contrast=4")))
+    np.testing.assert_allclose(images_of(loaded), images[4, 2], rtol=1e-4)
+
+
+def test_averages_are_averaged_or_taken_alone(tmp_path):
+    acquisitions, images = of_images(average=(0, 1))
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions)
+    mean = (images[0,] + images[1,]) / 2
+    np.testing.assert_allclose(images_of(load_kspace(path, orientation="SRA")), mean, rtol=1e-4)
+    loaded = load_kspace(path, orientation="SRA", how=KSpaceReading(select=("average=1",)))
+    np.testing.assert_allclose(images_of(loaded), images[1,], rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_calibration_lines_are_those_of_the_chosen_image(tmp_path, has_own):
+    acquisitions, images = of_images(contrast=(0, 1))
+    for contrast in (0, 1) if has_own else (0,):
+        for one in lines_of(centred(images[contrast,]), flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION]):
+            one.idx.contrast = contrast
+            acquisitions.append(one)
+    path = write(tmp_path / "a.mrd", header((8, 7, 1), mode="separate"), acquisitions)
+    loaded = load_kspace(path, orientation="SRA", how=KSpaceReading(select=("contrast=1",)))
+    np.testing.assert_allclose(images_of(loaded), images[1,], rtol=1e-4)
+    np.testing.assert_allclose(images_of(loaded.calibration), images[int(has_own),], rtol=1e-4)
+
+
+@pytest.mark.parametrize("word", ["contrast", "contrast=", "contrast=-1", "contrast=x", "slice=1", "", "set=123456"])
+def test_choices_that_are_none_are_refused(tmp_path, word):
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), lines_of(centred(coil_images())))
+    for select in ((word,), ("set=0", "set=0")):
+        with one_sentence("select", "contrast=1,repetition=0"):
+            load_kspace(path, how=KSpaceReading(select=select))
+
+
+def test_other_formats_have_nothing_to_choose(tmp_path):
+    np.save(tmp_path / "k.npy", centred(coil_images()))
+    with h5py.File(tmp_path / "k.h5", "w") as file:
+        file["kspace"] = centred(coil_images()).astype(np.complex64)
+    for name, axes in (("k.npy", ("slices", "coils", "rows", "columns")), ("k.h5", ())):
+        with one_sentence("select", "ISMRMRD"):
+            load_kspace(tmp_path / name, how=KSpaceReading(axes=axes, select=("contrast=0",)))
