@@ -109,9 +109,9 @@ class NoiseLevel(Options):
     noise_level: float | str | None = option(
         None,
         metavar="LEVEL",
-        default_words="known; for a measurement from a file estimate",
+        default_words="known; for a measurement from a file estimate, unless it says or has a noise scan",
         help="noise that proximal guidance, or dps with an adaptive λ, expects in the measurement: known (that of "
-        "--noise), estimate (from the measurement), or a number in the unit of --noise",
+        "--noise, the file or its noise scan), estimate (from the measurement), or a number in the unit of --noise",
     )
 
 

@@ -17,6 +17,7 @@ from engine.errors import InputError
 from engine.io.guard import allow
 from engine.io.hdf5 import MAX_RATIO, has, member_of, text_of
 from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
+from engine.io.measurements.ismrmrd_noise import ReceiverNoise, noise_of
 from engine.io.measurements.ismrmrd_selection import of_coils, of_image
 from engine.io.measurements.kspace_axes import Calibration, Samples, affine_of, centred_inverse, middle
 from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
@@ -34,8 +35,9 @@ def read_ismrmrd(
 ) -> Samples:
     """Read a group of acquisitions of an ISMRMRD file.
 
-    Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
-    partitions become slices. Calibration lines that are none of the image's come as its `calibration`.
+    Averages are averaged; navigators and the like are left out. A noise scan tells the noise, and channels are mixed so
+    that it is white. A partition direction is transformed, and partitions become slices. Calibration lines that are
+    none of the image's come as its `calibration`.
 
     Parameters
     ----------
@@ -86,6 +88,14 @@ def read_ismrmrd(
             calibration = _calibration(lines_of_coils, slice_numbers, (total, count), encoding, ismrmrd, source)
         else:
             remarks.append("calibration lines of another grid than the image's are left out")
+    noise = _noise(records, heads, n_channels, encoding, ismrmrd)
+    if isinstance(noise, str):
+        remarks.append(noise)
+        noise = None
+    if noise is not None and n_channels > 1:
+        noise.whiten(total)
+        if calibration is not None:
+            noise.whiten(calibration.data)
     order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, source)
     if n_partitions > 1:
         order = np.arange(*_slab(encoding))
@@ -102,6 +112,10 @@ def read_ismrmrd(
         n_slices=n_slices,
         calibration=calibration,
         remarks=tuple(remarks),
+        whitening=None if noise is None or n_channels == 1 else noise.whitening,
+        # Averages have less of it; where samples differ in their number, what counts is the mean of the variances.
+        noise=None if noise is None else noise.level * float(np.sqrt((1 / count[count > 0]).mean())),
+        noise_origin="" if noise is None else noise.origin,
     )
 
 
@@ -143,6 +157,16 @@ def _kinds(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> tuple[
         _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd) & ~_is_set(heads, "PARALLEL_CALIBRATION_AND_IMAGING", ismrmrd)
     )
     return used & ~is_calibration, is_calibration
+
+
+def _noise(
+    records: np.ndarray, heads: np.ndarray, n_channels: int, encoding: Encoding, ismrmrd: ModuleType
+) -> ReceiverNoise | str | None:
+    """What the noise scan tells, or why it does not; None where there is none."""
+    is_noise = _is_set(records["head"], "NOISE_MEASUREMENT", ismrmrd)
+    if not is_noise.any():
+        return None
+    return noise_of(records[is_noise], heads["sample_time_us"], n_channels, encoding.noise_bandwidth, ismrmrd)
 
 
 def _averaged(

@@ -172,8 +172,8 @@ def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
     noise = None if samples.noise is None else samples.noise * float(np.sqrt(mask.size))
     placed = orientation.volume_affine if samples.volume_affine is None else samples.volume_affine
     slices = tuple(range(len(data))) if samples.slices is None else samples.slices
-    grid = FileGrid(slices, samples.n_slices or len(data), (shape[0], shape[1]), n_rows, orientation)
-    return KSpace(data, mask, plane, placed, crop, source, noise, grid, calibration)
+    grid = FileGrid(slices, samples.n_slices or len(data), (shape[0], shape[1]), n_rows, orientation, samples.whitening)
+    return KSpace(data, mask, plane, placed, crop, source, noise, grid, calibration, samples.noise_origin)
 
 
 def _of_inner_rows(calibration: Calibration | None, n_rows: int, source: str) -> Calibration | None:
