@@ -23,7 +23,11 @@ _PADDED = (".mat", *cfl.SUFFIXES)
 _DEFAULT = "kspace"
 #: A slice of one coil has two.
 _N_AXES = (2, 3, 4)
-_EXAMPLE = "--axes slices,coils,rows,columns"
+_EXAMPLES = {
+    2: "--axes rows,columns",
+    3: "--axes slices,rows,columns or --axes coils,rows,columns",
+    4: "--axes slices,coils,rows,columns",
+}
 _NAMES = ("slices", "partitions", "coils", "rows", "columns")
 
 
@@ -78,7 +82,8 @@ def _named(values: np.ndarray, axes: tuple[str, ...], source: Source) -> tuple[n
         return stack, ("partitions" if is_slab else "slices", "coils", "rows", "columns")
     if not axes:
         got = f"an array {shape} in '{source.path}', which does not say"
-        raise InputError("axes", f"what the axes count, of {', '.join(_NAMES)}", got, f"state it, such as {_EXAMPLE}")
+        remedy = f"state it, such as by {_EXAMPLES.get(len(shape), _EXAMPLES[4])}"
+        raise InputError("axes", f"what the axes count, of {', '.join(_NAMES)}", got, remedy)
     if suffix in _PADDED:
         while len(shape) > len(axes) and shape[-1] == 1:
             shape = shape[:-1]
@@ -86,7 +91,7 @@ def _named(values: np.ndarray, axes: tuple[str, ...], source: Source) -> tuple[n
     is_whole = {"rows", "columns"} <= set(axes) <= set(_NAMES) and not {"slices", "partitions"} <= set(axes)
     if not is_whole or len(set(axes)) < len(axes):
         expected = "rows and columns, where there are any coils, and slices or partitions"
-        raise InputError("axes", expected, f"'{','.join(axes)}'", f"give each once, such as {_EXAMPLE}")
+        raise InputError("axes", expected, f"'{','.join(axes)}'", f"give each once, such as {_EXAMPLES[4]}")
     if len(shape) != len(axes) or 0 in shape:
         got = f"'{','.join(axes)}' for {values.shape} in '{source.path}'"
         raise InputError("axes", f"one for each of {len(shape)} axes, none empty", got, "name each, or take a part")

@@ -199,6 +199,17 @@ def test_axes_that_do_not_fit_are_refused(tmp_path, axes, words):
             load_kspace(write(tmp_path / name, centred(images())), how=how)
 
 
+def test_what_an_array_of_three_axes_may_be_is_asked(tmp_path):
+    with one_sentence("axes", "--axes slices,rows,columns or --axes coils,rows,columns"):
+        load_kspace(write(tmp_path / "k.npy", np.ones((8, 7, 6))))
+
+
+def test_axes_of_bart_that_are_stated_need_not_name_all_sixteen(tmp_path):
+    samples = centred(images()).transpose(2, 3, 0, 1)
+    path = write_cfl(tmp_path / "k.cfl", samples.reshape(*samples.shape, *[1] * 12))
+    check(load_kspace(path, orientation="SRA", how=KSpaceReading(axes=("rows", "columns", "slices", "coils"))))
+
+
 def test_real_numbers_are_refused(tmp_path):
     for name in ("k.npz", "k.mat", "k.h5", "k.npy"):
         with one_sentence("kspace", "complex"):
