@@ -24,10 +24,26 @@ _SHUFFLE, _FLETCHER32, _LAST_OWN, _LZF = 2, 3, 255, 32000
 
 
 def opened(source: Source) -> Any:
-    """The `h5py.File` at `source`, for reading; a context manager."""
+    """The `h5py.File` at `source`, for reading; a context manager.
+
+    Raises
+    ------
+    InputError
+        Another program has locked the file, or one that wrote it never closed it.
+    """
     import h5py
 
-    return h5py.File(source.path, "r")
+    try:
+        return h5py.File(source.path, "r")
+    except OSError as error:
+        # HDF5 has no numbers for its errors that h5py would keep.
+        if "unable to lock file" in str(error):
+            remedy = "wait until that program has closed it, or read a copy of it"
+            raise source.refusal("a file that no other program is writing", "one that is locked", remedy) from error
+        if "already open for write" in str(error):
+            remedy = "once nothing writes to it clear that mark with `h5clear -s` of the HDF5 tools"
+            raise source.refusal("a file that was closed after writing", "the mark of a writer", remedy) from error
+        raise
 
 
 def has(group: Any, name: str) -> bool:

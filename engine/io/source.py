@@ -45,3 +45,9 @@ class Source:
             raise
         except Exception as error:  # libraries raise what they like: struct's, zlib's, OSError, KeyError, MemoryError
             raise self.unreadable(expected, error) from error
+
+
+def listed(names: list[str]) -> str:
+    """The first names of a file's parts in one line that is no end of a sentence, and how many more there are."""
+    words = ", ".join(re.sub(r"\.(?!\w)|[^\w/. -]", "?", name[:40]) for name in names[:8])
+    return f"{words} and {len(names) - 8} more" if len(names) > 8 else words or "nothing"

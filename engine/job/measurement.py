@@ -9,6 +9,7 @@ from pathlib import Path
 from engine import demo
 from engine.errors import InputError
 from engine.io.measurements.kspace import load_kspace
+from engine.io.measurements.kspace_options import KSpaceReading
 from engine.io.measurements.sinogram import load_sinogram
 from engine.io.measurements.sinogram_options import Reading
 from engine.io.volumes import load_volume, resample_isotropic
@@ -108,9 +109,9 @@ class NoiseLevel(Options):
     noise_level: float | str | None = option(
         None,
         metavar="LEVEL",
-        default_words="known; for a measurement from a file estimate",
+        default_words="known; for a measurement from a file estimate, unless it says or has a noise scan",
         help="noise that proximal guidance, or dps with an adaptive λ, expects in the measurement: known (that of "
-        "--noise), estimate (from the measurement), or a number in the unit of --noise",
+        "--noise, the file or its noise scan), estimate (from the measurement), or a number in the unit of --noise",
     )
 
 
@@ -144,7 +145,8 @@ class MeasuredFile(Options):
     kspace: Path | None = option(
         None,
         needs={"task": ("csmri",)},
-        help="HDF5 file in the layout of fastMRI or ISMRMRD, of one coil or several",
+        help="HDF5 file in the layout of fastMRI or ISMRMRD, of one coil or several; a .cfl of BART; or an array in a "
+        ".npy, .npz, .mat or HDF5 file, with --axes",
     )
     mask: Path | None = option(
         None,
@@ -156,7 +158,7 @@ class MeasuredFile(Options):
         None,
         needs=_KSPACE,
         default_words="by ESPIRiT",
-        help=".npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file",
+        help=".npy or .h5 of sensitivities, complex (slices, coils, rows, columns) as in the file; or a .cfl of BART",
     )
     phase: str | None = option(
         None,
@@ -201,13 +203,13 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         raise InputError(named[1], "one measurement", f"--{named[0]} too", "give one of them")
     source = f"--{named[0] if named else 'volume'}"
     file, volume = read(MeasuredFile, args, source=source), read(VolumeFile, args, source=source)
-    reading = read(Reading, args, source=source)
+    reading, chosen = read(Reading, args, source=source), read(KSpaceReading, args, source=source)
     # Thick slices are described by its options; the others have an effect on simulations alone.
     read(Measurement, args, source=source)
     if file.thick:
         return _of_thick(args, file, volume)
     if file.kspace is not None:
-        kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask)
+        kspace = load_kspace(file.kspace, orientation=file.orientation, mask=file.mask, how=chosen)
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
         return acquisition.of_kspace(kspace, maps, _phase_of(args, file), volume.white)
     if file.sinogram is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.cli import HelpFormatter
+from engine.io.measurements.kspace_options import KSpaceReading
 from engine.io.measurements.sinogram_options import Reading
 from engine.job.adaptation import Adaptation
 from engine.job.choices import Choice, default_steps
@@ -41,7 +42,7 @@ class Call(Options):
 GROUPS: dict[str, tuple[type, ...]] = {
     "measurement simulated from a known volume": (VolumeFile, Measurement),
     "noise in the measurement": (NoiseLevel,),
-    "measurement from a file": (MeasuredFile,),
+    "measurement from a file": (MeasuredFile, KSpaceReading),
     "sinogram from a file": (Reading,),
     "priors": (PriorFiles, Adaptation),
     "sampler": (Choice, Settings),

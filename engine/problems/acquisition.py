@@ -280,6 +280,8 @@ def of_kspace(
     scale = _white_of(zero_filled, kspace.source) if white is None else _checked_white(white)
     samples = (kspace.data / np.float32(scale)).astype(np.complex64)
     details: Details = {"acceleration": float(kspace.mask.size / kspace.mask.sum()), "phase": phase}
+    if kspace.noise_origin:
+        details["noise_scan"] = kspace.noise_origin
     maps: np.ndarray | None = None
     if kspace.is_multicoil:
         if coil_maps is not None:

@@ -106,7 +106,7 @@ def load_maps(path: str | Path, kspace: KSpace, *, argument: str = "coil-maps") 
     path : path
         .npy, or HDF5 (.h5, .hdf5) with a dataset `maps`; complex (n_slices, n_coils, rows, columns), rows along the
         readout, with or without its oversampling, columns along the phase encoding. Of ISMRMRD files: slices, or
-        partitions, in the order of their numbers.
+        partitions, in the order of their numbers. BART's .cfl: the same in its own order of axes.
     kspace : KSpace
         As `load_kspace` read it, of several coils.
     argument : str

@@ -49,8 +49,9 @@ def with_noise_level(problem: InverseProblem, level: float | str) -> InverseProb
     problem : InverseProblem
         With a measurement, in NumPy arrays.
     level : float or str
-        "known": its own, by its simulation or its file. "estimate": see `estimated`. A number: as a part of
-        the root mean square of the samples: of a simulation those without noise, which is how noise is simulated.
+        "known": its own, by its simulation, its file or a noise scan in that. "estimate": see `estimated`. A number: as
+        a part of the root mean square of the samples: of a simulation those without noise, which is how noise is
+        simulated.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def with_noise_level(problem: InverseProblem, level: float | str) -> InverseProb
         if level not in ("known", "estimate"):
             raise InputError("noise-level", "known, estimate or a number", f"'{level}'", "choose one")
         value = problem.noise_level if level == "known" else estimated(problem.operator, problem.measurement)
-        source = level
+        source = "noise scan" if level == "known" and "noise_scan" in problem.details else level
         if level == "estimate" and isinstance(problem.operator, (ThickSlices, Stacks)):
             _warn_without_signal(value, problem.measurement)
     else:

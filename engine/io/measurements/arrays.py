@@ -44,16 +44,32 @@ def read_array(source: Source, dataset: str | None, default: str) -> np.ndarray:
         return read_npz(source, dataset, default)
     if suffix in _OF_ONE_ARRAY:
         return tiff.read(source, is_volume=False)[0]
-    return _read_hdf5(source, dataset, default)
+    return read_hdf5(source, dataset, default)
 
 
 @guarded("an HDF5 file with an array of numbers", "h5py")
-def _read_hdf5(source: Source, dataset: str | None, default: str) -> np.ndarray:
+def read_hdf5(source: Source, dataset: str | None, default: str, n_axes: tuple[int, ...] = (2, 3)) -> np.ndarray:
+    """Read an array of any shape and type from an HDF5 file.
+
+    Parameters
+    ----------
+    source : Source
+    dataset : str or None
+        Its name, with those of its groups. None: the only one, or that called `default`.
+    default : str
+    n_axes : tuple of int
+        How many axes it may have, where it has to be found.
+
+    Raises
+    ------
+    InputError
+        Unreadable, no such array, or samples that were never written.
+    """
     import h5py
 
     with opened(source) as file:
         if dataset is None:
-            dataset = default if default in list(file) else chosen_name(_arrays(file), None, default, source)
+            dataset = default if default in list(file) else chosen_name(_arrays(file, n_axes), None, default, source)
         member: Any = file
         for part in dataset.strip("/").split("/"):
             if not isinstance(member, h5py.Group):
@@ -64,8 +80,8 @@ def _read_hdf5(source: Source, dataset: str | None, default: str) -> np.ndarray:
         return whole_of(member, source)
 
 
-def _arrays(file: Any) -> list[str]:
-    """Names of the arrays of two or three axes in an HDF5 file."""
+def _arrays(file: Any, n_axes: tuple[int, ...]) -> list[str]:
+    """Names of the arrays of so many axes in an HDF5 file."""
     import h5py
 
     names: list[str] = []
@@ -75,7 +91,7 @@ def _arrays(file: Any) -> list[str]:
         nonlocal n_objects
         n_objects += 1
         # A virtual dataset's shape is looked up in other files.
-        if isinstance(member, h5py.Dataset) and (member.is_virtual or len(member.shape or ()) in (2, 3)):
+        if isinstance(member, h5py.Dataset) and (member.is_virtual or len(member.shape or ()) in n_axes):
             names.append(name)
         return True if n_objects >= _MAX_OBJECTS else None
 

@@ -6,6 +6,7 @@ Format: Inati et al., "ISMRM Raw data format", MRM 77:411 (2017).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.io.guard import allow
-from engine.io.hdf5 import MAX_RATIO, member_of, text_of
+from engine.io.hdf5 import MAX_RATIO, has, member_of, text_of
 from engine.io.measurements.ismrmrd_geometry import slice_order_and_affine
+from engine.io.measurements.ismrmrd_noise import ReceiverNoise, noise_of
+from engine.io.measurements.ismrmrd_selection import of_coils, of_image
 from engine.io.measurements.kspace_axes import Calibration, Samples, affine_of, centred_inverse, middle
 from engine.io.measurements.mri_header import DEFAULT_ORIENTATION, Encoding, encoding_of, grid_of
 from engine.io.source import Source
@@ -27,11 +30,14 @@ _SKIPPED = (
 ).split()
 
 
-def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples:
-    """Read the group `dataset` of an ISMRMRD file.
+def read_ismrmrd(
+    group: Any, orientation: str | None, source: Source, select: Mapping[str, int] | None = None
+) -> Samples:
+    """Read a group of acquisitions of an ISMRMRD file.
 
-    Averages are averaged; noise scans, navigators and the like are left out. A partition direction is transformed, and
-    partitions become slices. Calibration lines that are none of the image's come as its `calibration`.
+    Averages are averaged; navigators and the like are left out. A noise scan tells the noise, and channels are mixed so
+    that it is white. A partition direction is transformed, and partitions become slices. Calibration lines that are
+    none of the image's come as its `calibration`.
 
     Parameters
     ----------
@@ -40,12 +46,14 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         Where slices, readout and phase encoding count to, instead of what the file says of its position. None, and
         nothing in the file: `DEFAULT_ORIENTATION`.
     source : Source
+    select : mapping of str to int, optional
+        Which contrast, phase, repetition, set or average to read, where there are several.
 
     Raises
     ------
     InputError
-        Not Cartesian, several contrasts, phases, repetitions or sets, lines that are missing, double, or do not fit the
-        header, slices sampled differently; `ismrmrd` is not installed.
+        Not Cartesian, several images that `select` does not choose between, or no such one, lines that are missing,
+        double, or do not fit the header, slices sampled differently; `ismrmrd` is not installed.
     """
     ismrmrd = _package(source)
     encoding = encoding_of(text_of(member_of(group, "xml", source), "xml", source), source)
@@ -56,6 +64,10 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         raise source.refusal("a list of acquisitions as 'data'", f"{dataset.shape}", "convert the scan again")
     records = dataset[:]
     is_image, is_calibration = _kinds(records["head"], encoding, ismrmrd)
+    select, counters = select or {}, records["head"]["idx"]
+    if is_image.any():
+        is_image[is_image] = of_image(counters[is_image], select, source)
+    is_calibration[is_calibration] = of_coils(counters[is_calibration], select)
     heads = records["head"][is_image]
     _check_one_image(heads, ismrmrd, source)
     n_channels, lines = _placed(heads, encoding, source)
@@ -76,6 +88,14 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
             calibration = _calibration(lines_of_coils, slice_numbers, (total, count), encoding, ismrmrd, source)
         else:
             remarks.append("calibration lines of another grid than the image's are left out")
+    noise = _noise(records, heads, n_channels, encoding, ismrmrd)
+    if isinstance(noise, str):
+        remarks.append(noise)
+        noise = None
+    if noise is not None and n_channels > 1:
+        noise.whiten(total)
+        if calibration is not None:
+            noise.whiten(calibration.data)
     order, affine, crop, n_rows = _geometry(heads, slices, encoding, orientation, source)
     if n_partitions > 1:
         order = np.arange(*_slab(encoding))
@@ -92,7 +112,21 @@ def read_ismrmrd(group: Any, orientation: str | None, source: Source) -> Samples
         n_slices=n_slices,
         calibration=calibration,
         remarks=tuple(remarks),
+        whitening=None if noise is None or n_channels == 1 else noise.whitening,
+        # Averages have less of it; where samples differ in their number, what counts is the mean of the variances.
+        noise=None if noise is None else noise.level * float(np.sqrt((1 / count[count > 0]).mean())),
+        noise_origin="" if noise is None else noise.origin,
     )
+
+
+def is_ismrmrd(file: Any, name: str) -> bool:
+    """Whether the member of that name is a group of acquisitions, without following links."""
+    import h5py
+
+    if file.id.links.get_info(name.encode("utf-8", "surrogateescape")).type != h5py.h5l.TYPE_HARD:
+        return False
+    group = file[name]
+    return isinstance(group, h5py.Group) and has(group, "xml") and has(group, "data")
 
 
 def _package(source: Source) -> ModuleType:
@@ -123,6 +157,16 @@ def _kinds(heads: np.ndarray, encoding: Encoding, ismrmrd: ModuleType) -> tuple[
         _is_set(heads, "PARALLEL_CALIBRATION", ismrmrd) & ~_is_set(heads, "PARALLEL_CALIBRATION_AND_IMAGING", ismrmrd)
     )
     return used & ~is_calibration, is_calibration
+
+
+def _noise(
+    records: np.ndarray, heads: np.ndarray, n_channels: int, encoding: Encoding, ismrmrd: ModuleType
+) -> ReceiverNoise | str | None:
+    """What the noise scan tells, or why it does not; None where there is none."""
+    is_noise = _is_set(records["head"], "NOISE_MEASUREMENT", ismrmrd)
+    if not is_noise.any():
+        return None
+    return noise_of(records[is_noise], heads["sample_time_us"], n_channels, encoding.noise_bandwidth, ismrmrd)
 
 
 def _averaged(
@@ -185,10 +229,6 @@ def _calibration(
 def _check_one_image(heads: np.ndarray, ismrmrd: ModuleType, source: Source) -> None:
     if not len(heads):
         raise source.refusal("acquisitions of an image", "none", "check the file")
-    for name in ("contrast", "phase", "repetition", "set"):
-        values = np.unique(heads["idx"][name])
-        if len(values) > 1:
-            raise source.refusal(f"one {name}", f"{len(values)}", "write the one to reconstruct to its own file")
     if (heads["encoding_space_ref"] != 0).any():
         raise source.refusal("one encoding", "several", "write the one to reconstruct to its own file")
     if _is_set(heads, "REVERSE", ismrmrd).any():

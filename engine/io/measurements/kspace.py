@@ -12,7 +12,8 @@ from engine.errors import InputError
 from engine.io.guard import guarded
 from engine.io.hdf5 import has, member_of, opened
 from engine.io.measurements.fastmri import read_fastmri
-from engine.io.measurements.ismrmrd import read_ismrmrd
+from engine.io.measurements.ismrmrd import is_ismrmrd, read_ismrmrd
+from engine.io.measurements.kspace_arrays import SUFFIXES, read_arrays
 from engine.io.measurements.kspace_axes import (
     Calibration,
     FileGrid,
@@ -24,18 +25,17 @@ from engine.io.measurements.kspace_axes import (
     uncentre,
 )
 from engine.io.measurements.kspace_data import KSpace
+from engine.io.measurements.kspace_mask import mask_file, sampled
+from engine.io.measurements.kspace_options import KSpaceReading
+from engine.io.measurements.raw_files import refuse_raw
 from engine.io.orientation import Orientation
-from engine.io.source import Source
-from engine.io.volumes.numpy_files import read_npy
+from engine.io.source import Source, listed
 
 log = logging.getLogger("engine")
 #: As many samples as an image has add up within float32, unnormalised; squares are taken of scaled ones alone.
 _TOO_LARGE = 1e24
-#: Part of the samples of those rows and columns that were sampled at all from which on the others count as zeros that
-#: were measured, not as holes.
-_GRID = 0.99
-#: Part of a scan's samples that each slice with any has, where all slices were sampled alike.
-_ALIKE = 0.9
+#: The dataset of fastMRI, and the usual group of ISMRMRD.
+_FASTMRI, _ISMRMRD = "kspace", "dataset"
 
 
 def load_kspace(
@@ -44,8 +44,9 @@ def load_kspace(
     orientation: str | None = None,
     mask: str | Path | None = None,
     argument: str = "kspace",
+    how: KSpaceReading | None = None,
 ) -> KSpace:
-    """Read an HDF5 file in the layout of fastMRI, or of ISMRMRD.
+    """Read an HDF5 file in the layout of fastMRI, or of ISMRMRD; or an array with stated axes.
 
     The oversampling of a readout is removed, where readouts are whole; axes are brought to those of a volume by
     reversing and transposing, exactly.
@@ -54,7 +55,8 @@ def load_kspace(
     ----------
     path : path
         fastMRI: a dataset `kspace`, complex (n_slices, [n_coils], rows, columns), rows along the readout. ISMRMRD: a
-        group `dataset` of Cartesian acquisitions.
+        group, of any name, of Cartesian acquisitions. A .npy, .npz, .mat, HDF5 or BART's .cfl with axes, see
+        `engine.io.measurements.kspace_arrays.read_arrays`.
     orientation : str or None
         Three letters of R or L, A or P, S or I: where slices, rows (readout) and columns (phase encoding) count to.
         None: as the file says; where it does not, SPL, axial slices in radiological view.
@@ -63,6 +65,7 @@ def load_kspace(
         says; where it does not, all that are not zero in every slice and coil.
     argument : str
         What errors call the file.
+    how : KSpaceReading, optional
 
     Returns
     -------
@@ -72,106 +75,72 @@ def load_kspace(
     Raises
     ------
     InputError
-        A file that is damaged, of another layout, not Cartesian, or of several contrasts; slices sampled differently;
-        samples that are not finite, or all zero; a mask or an orientation that does not fit.
+        A file that is damaged, of another layout, not Cartesian, or of several images; a maker's raw file; slices
+        sampled differently; samples that are not finite, or all zero; a mask or an orientation that does not fit.
     """
-    source = Source(Path(path), argument)
+    source, how = Source(Path(path), argument), how or KSpaceReading()
+    refuse_raw(source)
     if not source.path.is_file():
-        raise InputError(argument, "an HDF5 file", f"nothing at '{path}'", "check the path")
-    samples = _read(source, orientation)
+        raise InputError(argument, "a file of k-space", f"nothing at '{path}'", "check the path")
+    if how.axes or source.path.suffix.lower() in SUFFIXES:
+        _check_unselected(source, how)
+        samples = read_arrays(source, orientation, how.dataset, how.axes)
+    else:
+        samples = _read(source, orientation, how)
     for remark in samples.remarks:
         log.warning("%s: %s", path, remark)
     _check_values(samples.data, source)
     if samples.calibration is not None:
         _check_values(samples.calibration.data, source)
-    chosen = None if mask is None else _mask_file(Source(Path(mask), "mask"), samples.data.shape[-2:])
-    return _in_volume(samples, _sampled(samples, chosen, source), str(path))
+    chosen = None if mask is None else mask_file(Source(Path(mask), "mask"), samples.data.shape[-2:])
+    return _in_volume(samples, sampled(samples, chosen, source), str(path))
 
 
 @guarded("an HDF5 file", "h5py")
-def _read(source: Source, orientation: str | None) -> Samples:
+def _read(source: Source, orientation: str | None, how: KSpaceReading) -> Samples:
     with opened(source) as file:
-        if has(file, "kspace"):
+        if has(file, _FASTMRI) and how.dataset in (None, _FASTMRI):
+            _check_unselected(source, how)
             return read_fastmri(file, orientation, source)
-        if has(file, "dataset"):
-            return read_ismrmrd(member_of(file, "dataset", source), orientation, source)
+        groups = [name for name in file if is_ismrmrd(file, name)]
+        if len(groups) > 1 and how.dataset is None:
+            got, remedy = f"{len(groups)} ({listed(groups)})", "choose one by --dataset and its name"
+            raise source.refusal("one group of acquisitions (ISMRMRD)", got, remedy)
+        # A group that is nearly one is refused for what it lacks.
+        name = how.dataset.strip("/") if how.dataset else groups[0] if groups else _ISMRMRD
+        if name in list(file):
+            member = member_of(file, name, source)
+            if name in groups or how.dataset is None:
+                return read_ismrmrd(member, orientation, source, how.numbers)
+        if how.dataset is not None:
+            expected = "a group of acquisitions (ISMRMRD), or an array beside --axes"
+            remedy = "check the name, or state what the axes of the array count with --axes"
+            got = f"'{how.dataset[:40]}' among {listed(list(file))}"
+            raise source.refusal(f"as --dataset {expected}", got, remedy)
     expected = "a dataset 'kspace' (fastMRI) or a group 'dataset' (ISMRMRD)"
     raise source.refusal(expected, "neither", "convert the file to one")
 
 
+def _check_unselected(source: Source, how: KSpaceReading) -> None:
+    if how.select:
+        expected = "a file of ISMRMRD, whose acquisitions have numbers"
+        raise InputError("select", expected, f"'{source.path}', of another format", "drop it")
+
+
 def _check_values(data: np.ndarray, source: Source) -> None:
-    # Written so that NaN counts; larger ones would overflow in a transform.
-    n_bad = sum(int((~(abs(part) < _TOO_LARGE)).sum()) for part in data)
-    if n_bad:
-        expected = f"finite samples below {_TOO_LARGE:g}"
-        raise source.refusal(expected, f"{n_bad} larger, infinite or NaN", "replace them before the run")
-    if not any(part.any() for part in data):
+    n_nan = sum(int(np.isnan(part).sum()) for part in data)
+    n_infinite = sum(int(np.isinf(part).sum()) for part in data)
+    if n_nan or n_infinite:
+        got = " and ".join(f"{n} {word}" for n, word in ((n_nan, "NaN"), (n_infinite, "infinite")) if n)
+        remedy = "write 0 where nothing was sampled, and leave lines out that a receiver spoilt"
+        raise source.refusal("finite samples", got, remedy)
+    # They would overflow in a transform.
+    n_large, largest = sum(int((abs(part) >= _TOO_LARGE).sum()) for part in data), max(abs(part).max() for part in data)
+    if n_large:
+        remedy = "divide all samples by one number, which changes nothing but the unit"
+        raise source.refusal(f"samples below {_TOO_LARGE:g}", f"{n_large} larger, up to {largest:.3g},", remedy)
+    if not largest:
         raise source.refusal("samples other than zero", "zeros alone", "check the file")
-
-
-def _mask_file(source: Source, shape: tuple[int, ...]) -> np.ndarray:
-    mask = read_npy(source, "buif")
-    if mask.shape not in (shape[1:], shape):
-        expected = f"numbers {shape[1:]} or {shape}, one a sample"
-        raise source.refusal(expected, f"{mask.dtype} {mask.shape}", "make one of that shape")
-    return np.asarray(mask)
-
-
-def _sampled(samples: Samples, chosen: np.ndarray | None, source: Source) -> np.ndarray:
-    """Which samples to use, bool (rows, columns)."""
-    shape = samples.data.shape[-2:]
-    if chosen is not None:
-        asker = Source(source.path, "mask")
-        mask = _as_bool(chosen, shape, asker)
-    elif samples.mask is not None:
-        asker = source
-        mask = _as_bool(samples.mask, shape, source)
-    else:
-        asker, mask = source, np.ones(shape, bool)
-    if samples.is_exact and samples.mask is not None:
-        mask = mask & _as_bool(samples.mask, shape, source)
-    elif chosen is None and samples.mask is None:
-        mask = _found(samples.data, source)
-    else:
-        # Padding: what a scanner measures is never zero in a whole line.
-        held = np.zeros(shape, bool)
-        for part in samples.data:
-            held |= _nonzero(part)
-        mask = mask & _grid(held)
-    if not mask.any() or not any(part[..., mask].any() for part in samples.data):
-        raise asker.refusal("a mask with samples that are not zero", "none left", "check the mask against the file")
-    return mask
-
-
-def _as_bool(mask: np.ndarray, shape: tuple[int, ...], asker: Source) -> np.ndarray:
-    if not ((mask == 0) | (mask == 1)).all():
-        raise asker.refusal("a mask of 0 and 1", "other values", "set 1 where sampled")
-    return np.broadcast_to(mask != 0, shape)
-
-
-def _found(data: np.ndarray, source: Source) -> np.ndarray:
-    """Which samples are not zero in some slice or coil, after all slices were found to be sampled alike."""
-    of_slices = [_nonzero(part) for part in data]
-    found = np.asarray(np.stack(of_slices).any(axis=0))
-    counts = np.array([part.sum() for part in of_slices])
-    unlike = np.flatnonzero((counts > 0) & (counts < _ALIKE * found.sum()))
-    if len(unlike):
-        expected = "the same samples in every slice"
-        remedy = "split the scan by its masks, or state the samples that all share with --mask"
-        raise source.refusal(expected, f"{counts[unlike[0]]} of {int(found.sum())} in slice {unlike[0]}", remedy)
-    grid = _grid(found)
-    # A value can be zero by chance or by rounding to integers; a line of lines cannot.
-    return grid if found.sum() >= _GRID * grid.sum() else found
-
-
-def _nonzero(part: np.ndarray) -> np.ndarray:
-    """Whether any coil has something, bool (rows, columns)."""
-    return np.asarray((part != 0).reshape(-1, *part.shape[-2:]).any(axis=0))
-
-
-def _grid(held: np.ndarray) -> np.ndarray:
-    """The samples of those rows and columns that have any."""
-    return np.logical_and.outer(held.any(axis=1), held.any(axis=0))
 
 
 def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
@@ -203,8 +172,8 @@ def _in_volume(samples: Samples, sampled: np.ndarray, source: str) -> KSpace:
     noise = None if samples.noise is None else samples.noise * float(np.sqrt(mask.size))
     placed = orientation.volume_affine if samples.volume_affine is None else samples.volume_affine
     slices = tuple(range(len(data))) if samples.slices is None else samples.slices
-    grid = FileGrid(slices, samples.n_slices or len(data), (shape[0], shape[1]), n_rows, orientation)
-    return KSpace(data, mask, plane, placed, crop, source, noise, grid, calibration)
+    grid = FileGrid(slices, samples.n_slices or len(data), (shape[0], shape[1]), n_rows, orientation, samples.whitening)
+    return KSpace(data, mask, plane, placed, crop, source, noise, grid, calibration, samples.noise_origin)
 
 
 def _of_inner_rows(calibration: Calibration | None, n_rows: int, source: str) -> Calibration | None:

@@ -7,7 +7,7 @@ Both have the zero frequency at n//2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,10 @@ class Samples:
         On the grid of `data`.
     remarks : tuple of str
         What of the file the user should know to be left out.
+    whitening : complex64 (n_coils, n_coils) or None
+        By which the file's channels were mixed.
+    noise_origin : str
+        Where `noise` is from, for the run's record; empty where the file states it.
     """
 
     data: np.ndarray
@@ -83,6 +87,8 @@ class Samples:
     n_slices: int | None = None
     calibration: Calibration | None = None
     remarks: tuple[str, ...] = ()
+    whitening: np.ndarray | None = None
+    noise_origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,8 @@ class FileGrid:
         With it.
     orientation : Orientation
         How (slice, row, column) lie in the volume.
+    whitening : complex64 (n_coils, n_coils) or None
+        By which the channels were mixed, those of sensitivities like those of samples.
     """
 
     slices: tuple[int, ...]
@@ -108,6 +116,7 @@ class FileGrid:
     shape: tuple[int, int]
     n_rows: int
     orientation: Orientation
+    whitening: np.ndarray | None = field(default=None, compare=False)
 
     def shapes(self, n_coils: int) -> list[tuple[int, int, int, int]]:
         """Shapes (n_slices, n_coils, rows, columns) that `brought` takes: without oversampling, or with it."""
@@ -122,6 +131,8 @@ class FileGrid:
         back = [slice(None, None, -1 if is_flipped else 1) for is_flipped in flips]
         if len(images) == self.n_slices:
             images = images[list(self.slices)]
+        if self.whitening is not None:
+            images = np.stack([np.tensordot(self.whitening, one, 1) for one in images])
         images = images[back[0], :, first:stop][:, :, back[1], back[2]]
         return np.ascontiguousarray(images.swapaxes(-1, -2) if is_transposed else images)
 

@@ -39,6 +39,8 @@ class KSpace:
         How images on the grid of the file, such as sensitivities, become those of this stack. None: they are.
     calibration : Calibration or None
         Samples of the coils' own, in the layout of `data` and `mask`. None: the scan's centre has to do.
+    noise_origin : str
+        Where `noise_level` is from, for the run's record; empty where the file states it.
     """
 
     data: np.ndarray
@@ -50,6 +52,7 @@ class KSpace:
     noise_level: float | None = None
     file_grid: FileGrid | None = None
     calibration: Calibration | None = None
+    noise_origin: str = ""
 
     @property
     def is_multicoil(self) -> bool:

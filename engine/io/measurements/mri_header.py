@@ -47,6 +47,8 @@ class Encoding:
         Counters of the phase encoding and the partition through the centre of k-space; None where not stated.
     calibration : str
         Mode of the calibration lines, such as "embedded"; empty where not stated.
+    noise_bandwidth : float or None
+        Of the receivers, as a part of the bandwidth that a noise scan has; None where not stated.
     """
 
     encoded: Space
@@ -54,6 +56,7 @@ class Encoding:
     trajectory: str
     centres: tuple[int | None, int | None]
     calibration: str
+    noise_bandwidth: float | None = None
 
 
 def encoding_of(text: bytes, source: Source) -> Encoding:
@@ -85,6 +88,7 @@ def encoding_of(text: bytes, source: Source) -> Encoding:
         (first.findtext("{*}trajectory") or "").strip().lower(),
         (_centre(first, f"{limits}1/{{*}}center", source), _centre(first, f"{limits}2/{{*}}center", source)),
         (first.findtext("{*}parallelImaging/{*}calibrationMode") or "").strip().lower(),
+        _number(root.findtext("{*}acquisitionSystemInformation/{*}relativeReceiverNoiseBandwidth")),
     )
 
 
@@ -131,6 +135,13 @@ class _PlainTree(ElementTree.TreeBuilder):
     def doctype(self, *_: str | None) -> None:
         # Where entities are declared, which can grow without limit or name files.
         raise self._source.refusal("a header of ISMRMRD", "XML with a document type", "take that line out")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _space(encoding: ElementTree.Element, name: str, source: Source) -> Space:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from engine.options import Options, documented, option
 
 _SINOGRAM = {"source": ("--sinogram",)}
+#: What `engine.io.measurements.kspace_options` reads as well.
+_ARRAY = {"source": ("--sinogram", "--kspace")}
 
 
 @documented
@@ -17,17 +19,18 @@ class Reading(Options):
     dataset: str | None = option(
         None,
         metavar="NAME",
-        needs=_SINOGRAM,
-        default_words="the only one, 'sinogram', or the exchange layout's",
-        help="array in a .npz or HDF5 file",
+        needs=_ARRAY,
+        default_words="the only one, 'sinogram' or 'kspace', or the exchange layout's",
+        help="array in a .npz, .mat or HDF5 file, or group of an ISMRMRD file",
     )
     axes: tuple[str, ...] = option(
         (),
         metavar="A,B,C",
-        needs=_SINOGRAM,
-        default_words="that of as many entries as there are angles counts views; else slices,views,bins, and "
-        "views,slices,bins in folders and the exchange layout",
-        help="what the axes count: slices, views and bins in any order",
+        needs=_ARRAY,
+        default_words="of a sinogram that of as many entries as there are angles counts views; else slices,views,bins, "
+        "and views,slices,bins in folders and the exchange layout",
+        help="what the axes count, in any order: slices, views and bins; of k-space rows, columns, coils, and slices "
+        "or partitions",
     )
     minus_log: bool = option(
         False,

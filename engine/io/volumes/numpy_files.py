@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,7 +12,7 @@ from engine.errors import InputError
 from engine.io.checks import MAX_DEFLATE_RATIO, check_room
 from engine.io.files import replacing
 from engine.io.guard import allow, guarded
-from engine.io.source import Source
+from engine.io.source import Source, listed
 
 #: Bytes of a header, at most; those of plain arrays have 128.
 _MAX_HEADER = 2**16
@@ -89,8 +88,8 @@ def chosen_name(names: list[str], name: str | None, default: str, source: Source
     """Choose an array by its name, or because it is the only one or has the default name."""
     wanted = name if name is not None else names[0] if len(names) == 1 else default
     if names.count(wanted) != 1:
-        known = ", ".join(re.sub(r"\.(?!\w)|[^\w/.-]", "?", name[:40]) for name in names[:5])
-        raise source.refusal(f"one array, or one called '{wanted}'", f"{len(names)} ({known})", "save one array alone")
+        got = f"{len(names)} ({listed(names)})"
+        raise source.refusal(f"one array, or one called '{wanted}'", got, "save one array alone")
     return wanted
 
 

@@ -306,3 +306,23 @@ def test_other_addresses_are_read(tmp_path, sizes):
         file["kspace"] = samples()
     loaded = load_kspace(tmp_path / "a.h5", orientation="SRA")
     np.testing.assert_allclose(abs(loaded.data), abs(samples()) * np.sqrt(160), rtol=1e-5)
+
+
+def test_locked_files_are_called_so(tmp_path):
+    """Files are read in a process of their own, which the writer's lock keeps out."""
+    with h5py.File(tmp_path / "a.h5", "w", locking=True) as file:
+        file["kspace"] = samples()
+        file.flush()
+        with refused("locked", "read a copy of it"):
+            load_kspace(tmp_path / "a.h5")
+    load_kspace(tmp_path / "a.h5")
+
+
+def test_files_that_their_writer_never_closed_are_called_so(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        file["kspace"] = samples()
+        file.flush()
+        content = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "b.h5").write_bytes(content)
+    with refused("mark of a writer", "h5clear"):
+        load_kspace(tmp_path / "b.h5")

@@ -2,110 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import permutations, product
 
 import h5py
 import numpy as np
 import pytest
 
 from engine.io.measurements.kspace import load_kspace
+from engine.io.measurements.kspace_options import KSpaceReading
 from engine.operators import MaskedFourier
+from tests.engine.io.acquisitions import centred, coil_images, header, images_of, lines_of, readout, write
 from tests.engine.io.libismrmrd import write_as_c_does
 from tests.refusals import one_sentence
 
 ismrmrd = pytest.importorskip("ismrmrd", reason="the package of the format is in the extra `mri`")
 
-#: Slices, coils, readout, phase encoding.
-SHAPE = (3, 2, 8, 7)
-
 
 def refused(name="kspace"):
     return one_sentence(name)
-
-
-def coil_images(shape=SHAPE, seed=0):
-    rng = np.random.default_rng(seed)
-    return (rng.random(shape) + 0.5) * np.exp(1j * rng.random(shape))
-
-
-def centred(images, axes=(-2, -1)):
-    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(images, axes=axes), norm="ortho", axes=axes), axes=axes)
-
-
-def header(encoded, recon=None, encoded_mm=None, recon_mm=None, centres=(None, None), trajectory="cartesian", mode=""):
-    xsd = ismrmrd.xsd
-    recon = recon or encoded
-    encoded_mm = encoded_mm or [float(n) for n in encoded]
-    # Pixels of the same size.
-    recon_mm = recon_mm or [float(mm) * m / n for mm, m, n in zip(encoded_mm, recon, encoded, strict=True)]
-
-    def space(matrix, fov):
-        box = [dict(zip("xyz", values, strict=True)) for values in (matrix, map(float, fov))]
-        return xsd.encodingSpaceType(
-            matrixSize=xsd.matrixSizeType(**box[0]), fieldOfView_mm=xsd.fieldOfViewMm(**box[1])
-        )
-
-    def limit(centre, n):
-        return None if centre is None else xsd.limitType(minimum=0, maximum=n - 1, center=centre)
-
-    limits = xsd.encodingLimitsType(
-        kspace_encoding_step_1=limit(centres[0], encoded[1]), kspace_encoding_step_2=limit(centres[1], encoded[2])
-    )
-    encoding = xsd.encodingType(
-        encodedSpace=space(encoded, encoded_mm),
-        reconSpace=space(recon, recon_mm),
-        encodingLimits=limits,
-        trajectory=xsd.trajectoryType(trajectory),
-    )
-    if mode:
-        factor = xsd.accelerationFactorType(kspace_encoding_step_1=2, kspace_encoding_step_2=1)
-        encoding.parallelImaging = xsd.parallelImagingType(
-            accelerationFactor=factor, calibrationMode=xsd.calibrationModeType(mode)
-        )
-    conditions = xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63870000)
-    return xsd.ToXML(xsd.ismrmrdHeader(experimentalConditions=conditions, encoding=[encoding]))
-
-
-def readout(samples, line, *, partition=0, flags=(), directions=None, position=(0, 0, 0), counters=None, **head):
-    """An acquisition of samples (n_coils, n)."""
-    acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(samples, np.complex64))
-    acquisition.center_sample = samples.shape[1] // 2
-    acquisition.idx.kspace_encode_step_1 = line
-    acquisition.idx.kspace_encode_step_2 = partition
-    for name, value in (counters or {}).items():
-        setattr(acquisition.idx, name, value)
-    for name, value in head.items():
-        setattr(acquisition, name, value)
-    for flag in flags:
-        acquisition.setFlag(flag)
-    if directions is not None:
-        for name, direction in zip(("slice_dir", "read_dir", "phase_dir"), directions, strict=True):
-            getattr(acquisition, name)[:] = direction
-    acquisition.position[:] = position
-    return acquisition
-
-
-def write(path, xml, acquisitions):
-    path.unlink(missing_ok=True)
-    with ismrmrd.File(str(path), mode="w") as file:
-        group = file["dataset"]
-        group.header = ismrmrd.xsd.CreateFromDocument(xml)
-        group.acquisitions = acquisitions
-    return path
-
-
-def lines_of(samples, lines=None, **how):
-    """Every readout of k-space (n_slices, n_coils, readout, phase encoding), the slices interleaved."""
-    n = samples.shape[3]
-    return [
-        readout(samples[s, :, :, line], line, counters={"slice": s}, **how)
-        for line in (range(n) if lines is None else lines)
-        for s in (*range(0, len(samples), 2), *range(1, len(samples), 2))
-    ]
-
-
-def images_of(loaded):
-    return np.fft.ifft2(np.fft.ifftshift(loaded.data, axes=(-2, -1)))
 
 
 def test_slices_and_lines_are_sorted(tmp_path):
@@ -211,9 +125,9 @@ def test_averages_are_averaged_and_other_scans_left_out(tmp_path):
         for one in lines_of(samples + sign * noise):
             one.idx.average = average
             acquisitions.append(one)
-    for name in ("NOISE_MEASUREMENT", "NAVIGATION_DATA", "PHASECORR_DATA", "DUMMYSCAN_DATA", "PARALLEL_CALIBRATION"):
+    for name in ("NAVIGATION_DATA", "PHASECORR_DATA", "DUMMYSCAN_DATA", "PARALLEL_CALIBRATION"):
         acquisitions.append(readout(noise[0, :, :, 0] * 1e3, 3, flags=[getattr(ismrmrd, f"ACQ_IS_{name}")]))
-    acquisitions.insert(0, readout(np.ones((2, 200)), 60000, flags=[ismrmrd.ACQ_IS_NOISE_MEASUREMENT]))
+    acquisitions.insert(0, readout(np.ones((3, 200)), 60000, flags=[ismrmrd.ACQ_IS_NOISE_MEASUREMENT]))
     loaded = load_kspace(write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions), orientation="SRA")
     np.testing.assert_allclose(images_of(loaded), coil_images(), rtol=1e-4)
 
@@ -407,13 +321,6 @@ def test_slabs_have_their_middle_at_their_position(tmp_path):
     np.testing.assert_allclose(index[:3], [8 - 1 - 4, 7 - 1 - 3, 2], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["contrast", "phase", "repetition", "set"])
-def test_several_images_are_refused(tmp_path, name):
-    acquisitions = lines_of(centred(coil_images()))
-    setattr(acquisitions[-1].idx, name, 1)
-    assert f"one {name}" in refuse(tmp_path / "a.mrd", acquisitions)
-
-
 def test_slices_sampled_differently_are_refused_by_number(tmp_path):
     acquisitions = [a for a in lines_of(centred(coil_images())) if (a.idx.slice, a.idx.kspace_encode_step_1) != (2, 3)]
     assert "slice 2" in refuse(tmp_path / "a.mrd", acquisitions)
@@ -476,3 +383,97 @@ def test_gaps_in_the_count_of_slices_need_a_position(tmp_path):
 def test_a_matrix_that_the_samples_do_not_fill_is_refused(tmp_path):
     acquisitions = lines_of(centred(coil_images()))
     assert "split the scan" in refuse(tmp_path / "a.mrd", acquisitions, header((8, 6000, 1), centres=(3, None)))
+
+
+def test_one_of_several_groups_is_chosen_by_its_name(tmp_path):
+    images = coil_images()
+    for name, seed in (("noise and all", 1), ("scan.2", 0)):
+        with ismrmrd.Dataset(str(tmp_path / "a.h5"), name) as file:
+            file.write_xml_header(header((8, 7, 1)))
+            for one in lines_of(centred(coil_images(seed=seed))):
+                file.append_acquisition(one)
+    with one_sentence("kspace", "2 (noise and all, scan.2)", "--dataset"):
+        load_kspace(tmp_path / "a.h5")
+    for name in ("scan.2", "/scan.2"):
+        loaded = load_kspace(tmp_path / "a.h5", orientation="SRA", how=KSpaceReading(dataset=name))
+        np.testing.assert_allclose(images_of(loaded), images, rtol=1e-4)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["noise and all"]
+    np.testing.assert_allclose(images_of(load_kspace(tmp_path / "a.h5", orientation="SRA")), images, rtol=1e-4)
+    with one_sentence("kspace", "'scan.1' among scan.2"):
+        load_kspace(tmp_path / "a.h5", how=KSpaceReading(dataset="scan.1"))
+
+
+def of_images(**numbers):
+    """Acquisitions of an image of its own for every combination of counters, and the images by these."""
+    names, acquisitions, images = list(numbers), [], {}
+    for seed, values in enumerate(product(*numbers.values())):
+        images[values] = coil_images(seed=seed)
+        for one in lines_of(centred(images[values])):
+            for name, value in zip(names, values, strict=True):
+                setattr(one.idx, name, value)
+            acquisitions.append(one)
+    return acquisitions, images
+
+
+@pytest.mark.parametrize("name", ["contrast", "phase", "repetition", "set"])
+def test_one_of_several_images_is_chosen(tmp_path, name):
+    acquisitions, images = of_images(**{name: (0, 1, 2)})
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions)
+    with one_sentence("kspace", "one image", f"{name} 0 to 2", f"--select {name}=0"):
+        load_kspace(path)
+    for (number,), expected in images.items():
+        how = KSpaceReading(select=(f"{name}={number}",))
+        np.testing.assert_allclose(images_of(load_kspace(path, orientation="SRA", how=how)), expected, rtol=1e-4)
+    with one_sentence("select", f"{name} 0 to 2 in", f"got {name}=3"):
+        load_kspace(path, how=KSpaceReading(select=(f"{name}=3",)))
+
+
+def test_all_that_has_to_be_chosen_is_said_at_once(tmp_path):
+    acquisitions, images = of_images(contrast=(0, 4), set=(1, 2, 3))
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions)
+    with one_sentence("kspace", "contrast 0, 4 and set 1 to 3", "--select contrast=0,set=1"):
+        load_kspace(path)
+    with one_sentence("kspace", "got set 1 to 3 in", "--select set=1"):
+        load_kspace(path, how=KSpaceReading(select=("contrast=4",)))
+    loaded = load_kspace(path, orientation="SRA", how=KSpaceReading(select=("set=2", "contrast=4")))
+    np.testing.assert_allclose(images_of(loaded), images[4, 2], rtol=1e-4)
+
+
+def test_averages_are_averaged_or_taken_alone(tmp_path):
+    acquisitions, images = of_images(average=(0, 1))
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), acquisitions)
+    mean = (images[0,] + images[1,]) / 2
+    np.testing.assert_allclose(images_of(load_kspace(path, orientation="SRA")), mean, rtol=1e-4)
+    loaded = load_kspace(path, orientation="SRA", how=KSpaceReading(select=("average=1",)))
+    np.testing.assert_allclose(images_of(loaded), images[1,], rtol=1e-4)
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_calibration_lines_are_those_of_the_chosen_image(tmp_path, has_own):
+    acquisitions, images = of_images(contrast=(0, 1))
+    for contrast in (0, 1) if has_own else (0,):
+        for one in lines_of(centred(images[contrast,]), flags=[ismrmrd.ACQ_IS_PARALLEL_CALIBRATION]):
+            one.idx.contrast = contrast
+            acquisitions.append(one)
+    path = write(tmp_path / "a.mrd", header((8, 7, 1), mode="separate"), acquisitions)
+    loaded = load_kspace(path, orientation="SRA", how=KSpaceReading(select=("contrast=1",)))
+    np.testing.assert_allclose(images_of(loaded), images[1,], rtol=1e-4)
+    np.testing.assert_allclose(images_of(loaded.calibration), images[int(has_own),], rtol=1e-4)
+
+
+@pytest.mark.parametrize("word", ["contrast", "contrast=", "contrast=-1", "contrast=x", "slice=1", "", "set=123456"])
+def test_choices_that_are_none_are_refused(tmp_path, word):
+    path = write(tmp_path / "a.mrd", header((8, 7, 1)), lines_of(centred(coil_images())))
+    for select in ((word,), ("set=0", "set=0")):
+        with one_sentence("select", "contrast=1,repetition=0"):
+            load_kspace(path, how=KSpaceReading(select=select))
+
+
+def test_other_formats_have_nothing_to_choose(tmp_path):
+    np.save(tmp_path / "k.npy", centred(coil_images()))
+    with h5py.File(tmp_path / "k.h5", "w") as file:
+        file["kspace"] = centred(coil_images()).astype(np.complex64)
+    for name, axes in (("k.npy", ("slices", "coils", "rows", "columns")), ("k.h5", ())):
+        with one_sentence("select", "ISMRMRD"):
+            load_kspace(tmp_path / name, how=KSpaceReading(axes=axes, select=("contrast=0",)))

@@ -298,6 +298,19 @@ def test_values_that_are_not_finite_are_counted(tmp_path, bad):
     assert "got 1 " in str(caught.value)
 
 
+def test_nan_infinite_and_large_samples_are_told_apart(tmp_path):
+    samples = fastmri_transform(head((2, 6, 8))).astype(np.complex64)
+    samples[0, 1, 1] = 1e25
+    with one_sentence("kspace", "got 1 larger, up to 1e+25, in", "divide all samples"):
+        load_kspace(write(tmp_path / "a.h5", samples))
+    samples[1, 2, 3] = np.inf
+    with one_sentence("kspace", "got 1 infinite in"):
+        load_kspace(write(tmp_path / "a.h5", samples))
+    samples[1, 2, 4:6] = np.nan
+    with one_sentence("kspace", "got 2 NaN and 1 infinite in"):
+        load_kspace(write(tmp_path / "a.h5", samples))
+
+
 @pytest.mark.parametrize("factor", [5e13, 1e-22])
 def test_samples_in_the_units_of_any_scanner_are_read(tmp_path, factor):
     """Squares of them are beyond float32, the image is not."""

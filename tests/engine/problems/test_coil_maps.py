@@ -206,6 +206,24 @@ def test_maps_that_do_not_fit_are_refused(tmp_path, kspace, maps):
             load_maps(tmp_path / name, kspace)
 
 
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [
+        ((3, 2, 6, 8), "maps.transpose((1, 0, 2, 3))"),
+        ((6, 8, 2, 3), "maps.transpose((2, 3, 0, 1))"),
+        ((2, 4, 6, 8), "maps of 4 coils for 3 channels"),
+        ((5, 3, 6, 8), "5 slices"),
+        ((2, 3, 12, 16), "images of 12 x 16"),
+        ((2, 6, 8), "3 axes"),
+    ],
+)
+def test_what_does_not_fit_of_maps_is_said(tmp_path, kspace, shape, word):
+    assert kspace.file_grid.shapes(3)[0] == (2, 3, 6, 8)
+    np.save(tmp_path / "maps.npy", some_maps(shape))
+    with one_sentence("coil-maps", word):
+        load_maps(tmp_path / "maps.npy", kspace)
+
+
 def test_files_that_hold_no_maps_are_refused(tmp_path, kspace):
     np.save(tmp_path / "short.npy", some_maps((2, 3, 6, 8)))
     (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:-8])
