@@ -1,6 +1,7 @@
 """Linear measurement operators on stacks of slices, and on volumes."""
 
 from engine.operators.coil_fourier import CoilFourier
+from engine.operators.cone_beam import ConeBeam
 from engine.operators.data_fidelity import DataFidelity
 from engine.operators.fourier import MaskedFourier
 from engine.operators.linear_operator import Composition, LinearOperator
@@ -13,6 +14,7 @@ from engine.operators.weighted import Weighted
 __all__ = [
     "CoilFourier",
     "Composition",
+    "ConeBeam",
     "DataFidelity",
     "LinearOperator",
     "MaskedFourier",
