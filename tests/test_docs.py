@@ -115,10 +115,10 @@ def test_the_geometry_of_the_page_loads(tmp_path):
     fields = json.loads(text)
     n_views, n_bins = fields["angles_deg"]["count"], fields["bins"]
     scan = load_geometry(tmp_path / "geometry.json", n_views, n_bins)
-    assert scan.image_shape == (fields["rows"], fields["columns"])
-    assert scan.pixel_mm == fields["pixel_mm"]
+    assert scan.place.image_shape == (fields["rows"], fields["columns"])
+    assert scan.place.pixel_mm == fields["pixel_mm"]
     # SPL: axial slices.
-    assert scan.plane == demo.prior("axial").plane
+    assert scan.place.plane == demo.prior("axial").plane
     assert len(scan.geometry.angles_rad) == n_views
 
 
