@@ -277,7 +277,7 @@ def of_kspace(
     if phase not in PHASES:
         raise InputError("phase", f"{' or '.join(PHASES)}", f"'{phase}'", "choose one")
     zero_filled = kspace.zero_filled()
-    scale = _white_of(zero_filled, kspace.source) if white is None else _checked_white(white)
+    scale = white_of(zero_filled, kspace.source) if white is None else checked_white(white)
     samples = (kspace.data / np.float32(scale)).astype(np.complex64)
     details: Details = {"acceleration": float(kspace.mask.size / kspace.mask.sum()), "phase": phase}
     maps: np.ndarray | None = None
@@ -353,9 +353,9 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:
     """
     operator: LinearOperator = Radon(sinogram.geometry, sinogram.slice_shape)
     if white is None:
-        scale = _white_of(operator.classical(sinogram.data), sinogram.source)
+        scale = white_of(operator.classical(sinogram.data), sinogram.source)
     else:
-        scale = _checked_white(white)
+        scale = checked_white(white)
     y = sinogram.data / np.float32(scale)
     if sinogram.weights is not None:
         roots = np.sqrt(sinogram.weights)
@@ -388,7 +388,7 @@ def _check_slice_axis(plane: Plane, measured_in: Plane) -> None:
         )
 
 
-def _checked_white(white: float) -> float:
+def checked_white(white: float) -> float:
     if not (np.isfinite(white) and white > 0):
         raise InputError("white", "a positive number", white, "leave it out to have it estimated")
     return white
@@ -398,7 +398,7 @@ def _mm(lengths: np.ndarray) -> str:
     return "×".join(f"{length:.3g}" for length in lengths) + " mm"
 
 
-def _white_of(data: np.ndarray, source: str) -> float:
+def white_of(data: np.ndarray, source: str) -> float:
     """The intensity of bright tissue in a classical reconstruction."""
     tissue = data[data > 0]
     if not tissue.size:
