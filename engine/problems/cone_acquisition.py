@@ -6,13 +6,11 @@ import numpy as np
 
 from engine.io.measurements.cone_scan import ConeScan
 from engine.operators import ConeBeam
-from engine.problems.acquisition import Acquisition, checked_white, white_of
-from engine.problems.pose import Details, pose
+from engine.problems.acquisition import CONE_PLANES, Acquisition, checked_white, white_of
+from engine.problems.pose import pose
+from engine.problems.tasks import cone_details
 from engine.sampling.problem import InverseProblem
 from engine.volume import Plane
-
-#: The volume is measured as a whole: a third prior's turns cost nothing, and gain half a decibel.
-_PLANES = 3
 
 
 def of_cone(scan: ConeScan, white: float | None = None) -> Acquisition:
@@ -35,11 +33,9 @@ def of_cone(scan: ConeScan, white: float | None = None) -> Acquisition:
     else:
         scale = checked_white(white)
     y = (scan.data / np.float32(scale)).reshape(-1)
-    views, lines, bins = scan.data.shape
-    details: Details = {"beam": "cone", "views": views, "lines": lines, "bins": bins, **scan.details}
+    details = {**cone_details(scan.geometry), **scan.details}
 
     def problem(plane: Plane) -> InverseProblem:
-        i, j, k = (plane.axes.index(axis) for axis in scan.plane.axes)
-        return pose("svct", plane, ConeBeam(scan.geometry, (i, j, k)), y, details)
+        return pose("svct", plane, ConeBeam(scan.geometry, plane.axes_of(scan.plane)), y, details)
 
-    return Acquisition("svct", scan.volume_shape, scan.affine, problem, scan.source, scale, n_planes=_PLANES)
+    return Acquisition("svct", scan.volume_shape, scan.affine, problem, scan.source, scale, n_planes=CONE_PLANES)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import kernels
 from engine.io.measurements.geometry import (
+    angle_fields,
     angles_of,
     check_middle,
     check_reach,
     distances_of,
+    image_affine_of,
+    mm_of,
+    pixel_mm_of,
     projectable,
     radians_of,
+    write_fields,
 )
 from engine.io.measurements.geometry_fields import choice, integer, length, number, wrong
 from engine.io.measurements.geometry_place import MAX_SIDE, Place, check_cubic, place_of
+from engine.volume import Plane
 from kernels.geometry import LARGEST_DETECTOR
 
 #: Rays of a line so far from the source's height run along rows or columns more than along slices, whatever their bin.
@@ -98,6 +105,41 @@ def cone_of(fields: Mapping[str, Any], n_views: int, n_lines: int, n_bins: int) 
     check_reach(geometry.fan, place.slice_shape)
     _check_height(geometry)
     return ConeScanGeometry(geometry, place)
+
+
+def save_cone_geometry(path: str | Path, geometry: kernels.ConeGeometry, plane: Plane, affine: np.ndarray) -> None:
+    """Write the geometry of a cone beam so that `cone_of` returns it, lengths up to the last bit.
+
+    Parameters
+    ----------
+    path : path
+    geometry : kernels.ConeGeometry
+        In voxels, of the slices that `plane` cuts from the volume.
+    plane : Plane
+    affine : float64 (4, 4)
+        Voxel indices of the volume to mm; closest to x to the right, y to the front, z to the top.
+
+    Raises
+    ------
+    InputError
+        An affine that lies otherwise; voxels that are no cubes.
+    """
+    image_affine, pixel_mm = image_affine_of(affine, plane), pixel_mm_of(affine, plane)
+    slices, rows, columns = geometry.shape
+    lengths = {
+        "source_distance_mm": geometry.source_distance,
+        "detector_distance_mm": geometry.detector_distance,
+        "bin_spacing_mm": geometry.bin_spacing,
+        "line_spacing_mm": geometry.line_spacing,
+        "bin_offset_mm": geometry.bin_offset,
+        "line_offset_mm": geometry.line_offset,
+    }
+    fields: dict[str, Any] = {"beam": "cone", **angle_fields(geometry.angles_rad)}
+    fields |= {"lines": geometry.n_lines, "bins": geometry.n_bins, "pixel_mm": pixel_mm}
+    fields |= {key: mm_of(value, pixel_mm) for key, value in lengths.items()}
+    fields |= {"slices": slices, "rows": rows, "columns": columns, "affine": image_affine.tolist()}
+    check_cubic(place_of(fields))
+    write_fields(path, fields)
 
 
 def _rays(fields: dict[str, Any], place: Place, angles_rad: Any, n_lines: int, n_bins: int) -> kernels.ConeGeometry:

@@ -220,25 +220,14 @@ def save_geometry(
     InputError
         An affine that lies otherwise; pixels that are not square.
     """
-    orientation = Orientation.of((1, 1, 1), affine)
-    if orientation.order != (0, 1, 2) or any(orientation.flipped):
-        expected = "the affine of a volume whose axes run to the right, the front and the top"
-        raise wrong(expected, str(np.round(affine[:3, :3], 3).tolist()), "bring the volume into this order")
-    image_affine = np.asarray(affine, np.float64)[:, [*plane.axes, 3]]
-    check_square(image_affine)
+    image_affine = image_affine_of(affine, plane)
     pixel_mm = pixel_mm_of(affine, plane)
 
     def mm(pixels: float) -> float:
-        """A short number of mm that is read as these pixels."""
-        about = pixels * pixel_mm
-        near = [float(f"{about:.14g}"), *(float(about + i * np.spacing(about)) for i in range(-2, 3))]
-        return next((value for value in near if value / pixel_mm == pixels), about)
+        return mm_of(pixels, pixel_mm)
 
     fan = isinstance(geometry, kernels.FanGeometry)
-    degrees = [float(f"{angle:.14g}") for angle in np.rad2deg(geometry.angles_rad)]
-    exact = tuple(np.deg2rad(degrees).tolist()) == geometry.angles_rad
-    fields: dict[str, Any] = {"beam": "fan" if fan else "parallel"}
-    fields |= {"angles_deg": degrees} if exact else {"angles_rad": list(geometry.angles_rad)}
+    fields: dict[str, Any] = {"beam": "fan" if fan else "parallel", **angle_fields(geometry.angles_rad)}
     if isinstance(geometry, (kernels.FanGeometry, kernels.ParallelGeometry)):
         fields |= {"bins": geometry.n_bins, "bin_spacing_mm": mm(geometry.bin_spacing)}
         fields |= {"bin_offset_mm": mm(geometry.bin_offset)}
@@ -248,8 +237,44 @@ def save_geometry(
     rows, columns = slice_shape
     fields |= {"pixel_mm": pixel_mm, "rows": rows, "columns": columns}
     fields |= {"rotation_centre_px": centre_of_rotation(geometry, slice_shape), "affine": image_affine.tolist()}
+    write_fields(path, fields)
+
+
+def write_fields(path: str | Path, fields: Mapping[str, Any]) -> None:
+    """Write keys and values so that `read_fields` returns them."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(fields, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def mm_of(pixels: float, pixel_mm: float) -> float:
+    """A short number of mm that is read as these pixels."""
+    about = pixels * pixel_mm
+    near = [float(f"{about:.14g}"), *(float(about + i * np.spacing(about)) for i in range(-2, 3))]
+    return next((value for value in near if value / pixel_mm == pixels), about)
+
+
+def angle_fields(angles_rad: tuple[float, ...]) -> dict[str, Any]:
+    """Angles in short numbers of degrees where these are read as the same ones, else in radians."""
+    degrees = [float(f"{angle:.14g}") for angle in np.rad2deg(angles_rad)]
+    exact = tuple(np.deg2rad(degrees).tolist()) == angles_rad
+    return {"angles_deg": degrees} if exact else {"angles_rad": list(angles_rad)}
+
+
+def image_affine_of(affine: np.ndarray, plane: Plane) -> np.ndarray:
+    """Slice, row and column of a plane's slices to mm, float64 (4, 4).
+
+    Raises
+    ------
+    InputError
+        The affine of a volume whose axes do not run to the right, the front and the top; pixels that are not square.
+    """
+    orientation = Orientation.of((1, 1, 1), affine)
+    if orientation.order != (0, 1, 2) or any(orientation.flipped):
+        expected = "the affine of a volume whose axes run to the right, the front and the top"
+        raise wrong(expected, str(np.round(affine[:3, :3], 3).tolist()), "bring the volume into this order")
+    image_affine = np.asarray(affine, np.float64)[:, [*plane.axes, 3]]
+    check_square(image_affine)
+    return image_affine
 
 
 def pixel_mm_of(affine: np.ndarray, plane: Plane) -> float:

@@ -152,10 +152,27 @@ def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
     InputError
         Another kind of file.
     """
+    save_integrals(path, sinogram.data, pixel_mm_of(sinogram.affine, sinogram.plane))
+
+
+def save_integrals(path: str | Path, data: np.ndarray, pixel_mm: float) -> None:
+    """Write line integrals in image units times pixels as `save_sinogram` does, in mm.
+
+    Parameters
+    ----------
+    path : path
+    data : float32, of three axes
+    pixel_mm : float
+
+    Raises
+    ------
+    InputError
+        Another kind of file.
+    """
     path = Path(path)
     if path.suffix not in (".npy", ".h5", ".hdf5", ".tif", ".tiff"):
         raise InputError(_NAME, "a name in .npy, .h5 or .tif to save to", f"'{path.name}'", "choose one")
-    values = sinogram.data.astype(np.float64) * pixel_mm_of(sinogram.affine, sinogram.plane)
+    values = data.astype(np.float64) * pixel_mm
     with replacing(path) as temporary:
         if path.suffix == ".npy":
             np.save(temporary, values)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import kernels
-from engine.io.measurements.cone_geometry import cone_of
+from engine.io.measurements.cone_geometry import cone_of, save_cone_geometry
 from engine.io.measurements.cone_scan import load_cone_scan
 from engine.io.measurements.geometry import load_geometry, read_fields
 from engine.io.measurements.sinogram_options import Reading
 from engine.io.orientation import Orientation
-from engine.volume import NAMED_PLANES
+from engine.volume import NAMED_PLANES, Plane
 from tests.refusals import one_sentence
 
 N_VIEWS, N_LINES, N_BINS, N_SLICES = 5, 14, 36, 6
@@ -179,6 +179,25 @@ def test_geometries_without_sense_are_refused(changes, words):
 def test_projections_without_sense_are_refused(load, data, how, argument, words):
     with one_sentence(argument, *words):
         load(data, **how)
+
+
+@pytest.mark.parametrize("plane", NAMED_PLANES)
+@pytest.mark.parametrize("pixel", [1.0, 0.7, 1 / 3])
+def test_a_saved_geometry_comes_back(tmp_path, plane, pixel):
+    path, plane = tmp_path / "geometry.json", Plane.parse(plane)
+    geometry = kernels.ConeGeometry((6, 9, 12), [0.1, 2.0, 4.4], 31.7, 20.1, 14, 33, 1.3, 1.1, 0.37, -0.2)
+    affine = np.diag([pixel, pixel, pixel, 1.0])
+    affine[:3, 3] = -31.4, 1 / 3, 1e-3
+    save_cone_geometry(path, geometry, plane, affine)
+    scan = cone_of(read_fields(path), 3, 14, 33)
+    assert (scan.place.plane, scan.place.slices_reversed, scan.place.bins_reversed) == (plane, False, False)
+    np.testing.assert_array_equal(scan.place.affine_of(6), affine)
+    assert (scan.geometry.shape, scan.geometry.angles_rad) == (geometry.shape, geometry.angles_rad)
+    # Lengths in mm need not have a float64 for every length in voxels.
+    np.testing.assert_allclose(scan.geometry.numbers, geometry.numbers, rtol=1e-15)
+    affine[2, 2] *= 2
+    with one_sentence("geometry", "cubic voxels" if plane.slice_axis == 2 else "square pixels"):
+        save_cone_geometry(path, geometry, plane, affine)
 
 
 def test_beams_are_not_taken_for_each_other(tmp_path):

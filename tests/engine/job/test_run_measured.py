@@ -32,6 +32,7 @@ MODES = {
     "kspace, sagittal": ("csmri", "scan.h5", ("--plane", "sagittal")),
     "sinogram": ("svct", "sinogram.npy", ()),
     "sinogram, noise": ("svct", "sinogram.h5", ("--noise", 0.01)),
+    "cone": ("svct", "cone.npy", ("--beam", "cone", "--noise", 0.01)),
     "sinogram, TIFF": ("svct", "sinogram.tif", ("--views", 20)),
 }
 
