@@ -10,6 +10,7 @@ from engine.operators.stacks import Stacks
 from engine.operators.thick_slices import ThickSlices
 from engine.operators.volume_operator import VolumeOperator
 from engine.operators.weighted import Weighted
+from engine.operators.weighted_volume import WeightedVolume
 
 __all__ = [
     "CoilFourier",
@@ -23,4 +24,5 @@ __all__ = [
     "ThickSlices",
     "VolumeOperator",
     "Weighted",
+    "WeightedVolume",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.io.measurements.cone_scan import ConeScan
-from engine.operators import ConeBeam
+from engine.operators import ConeBeam, VolumeOperator, WeightedVolume
 from engine.problems.acquisition import CONE_PLANES, Acquisition, checked_white, white_of
 from engine.problems.pose import pose
 from engine.problems.tasks import cone_details
@@ -33,9 +33,13 @@ def of_cone(scan: ConeScan, white: float | None = None) -> Acquisition:
     else:
         scale = checked_white(white)
     y = (scan.data / np.float32(scale)).reshape(-1)
+    roots = None if scan.weights is None else np.sqrt(scan.weights).reshape(-1)
+    y = y if roots is None else y * roots
     details = {**cone_details(scan.geometry), **scan.details}
 
     def problem(plane: Plane) -> InverseProblem:
-        return pose("svct", plane, ConeBeam(scan.geometry, plane.axes_of(scan.plane)), y, details)
+        operator: VolumeOperator = ConeBeam(scan.geometry, plane.axes_of(scan.plane))
+        operator = operator if roots is None else WeightedVolume(operator, roots)
+        return pose("svct", plane, operator, y, details)
 
     return Acquisition("svct", scan.volume_shape, scan.affine, problem, scan.source, scale, n_planes=CONE_PLANES)

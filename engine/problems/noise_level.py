@@ -22,6 +22,7 @@ from engine.operators import (
     ThickSlices,
     VolumeOperator,
     Weighted,
+    WeightedVolume,
 )
 from engine.operators.transforms import opposite, uncentred
 from engine.sampling.problem import InverseProblem
@@ -182,8 +183,9 @@ def _(operator: Stacks, y: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(levels))))
 
 
-@_level.register
-def _(operator: Weighted, y: np.ndarray) -> float:
+@_level.register(Weighted)
+@_level.register(WeightedVolume)
+def _(operator: Weighted | WeightedVolume, y: np.ndarray) -> float:
     # Its noise is equally strong everywhere, which the other's is not.
     return _level(operator.inner, y)
 

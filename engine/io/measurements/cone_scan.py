@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import kernels
-from engine.errors import InputError
 from engine.io.measurements.cone_geometry import ConeScanGeometry, cone_of
 from engine.io.measurements.line_integrals import LineIntegrals, check_voxels, line_integrals, scale_into
 from engine.io.measurements.sinogram_checks import Lines, warn_of_doubts
@@ -37,6 +36,8 @@ class ConeScan:
         Voxel indices of the volume to mm (right, anterior, superior).
     source : str
         Where it came from, for the run's record.
+    weights : float32 (n_views, n_lines, n_bins) or None
+        Inverse variances of the samples' noise, but for a factor; their mean is 1. None: all are alike.
     details : dict
         What was found out about it, for the plan and the record.
     """
@@ -46,6 +47,7 @@ class ConeScan:
     plane: Plane
     affine: np.ndarray
     source: str
+    weights: np.ndarray | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,11 +76,9 @@ def load_cone_scan(
     Raises
     ------
     InputError
-        As `load_sinogram`; also weights, and anything wrong with the geometry.
+        As `load_sinogram`; also anything wrong with the geometry.
     """
     source, how = Source(Path(path), argument), how or Reading()
-    if how.weights != "equal":
-        raise InputError("weights", "equal for a cone beam", how.weights, "drop --weights")
     read = line_integrals(source, dict(fields), how)
     # All views: what is wrong shows best where there are many.
     _warn(read, source)
@@ -108,5 +108,6 @@ def _placed(read: LineIntegrals, scan: ConeScanGeometry, source: Source) -> Cone
     data = np.empty(geometry.data_shape, np.float32)
     order = np.s_[:, :: -1 if place.slices_reversed else 1, :: -1 if place.bins_reversed else 1]
     scale_into(data[order], read.values.swapaxes(0, 1), place.pixel_mm, source)
+    weights = None if read.weights is None else np.ascontiguousarray(read.weights.swapaxes(0, 1)[order])
     affine = place.affine_of(geometry.shape[0])
-    return ConeScan(data, geometry, place.plane, affine, str(source.path), read.details)
+    return ConeScan(data, geometry, place.plane, affine, str(source.path), weights, read.details)

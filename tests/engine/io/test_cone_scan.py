@@ -128,6 +128,15 @@ def test_counts_become_line_integrals(tmp_path):
     assert scan.geometry.angles_rad == geometry_of().geometry.angles_rad
 
 
+def test_samples_count_by_their_photons(load):
+    integrals = np.random.default_rng(4).random((N_VIEWS, N_LINES, N_BINS))
+    # Slices to I: lines the other way round, with their weights.
+    scan = load(integrals, {"orientation": "IRA"}, weights="counts")
+    expected = np.exp(-integrals)[:, ::-1]
+    np.testing.assert_allclose(scan.weights, expected / expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(scan.data, 2 * integrals[:, ::-1], rtol=1e-5)
+
+
 def test_a_missing_logarithm_is_warned_of(load, caplog):
     wide = {"bin_spacing_mm": 2.0}
     seen = kernels.cone_forward(np.full((N_SLICES, 24, 20), 0.05, np.float32), geometry_of({**FIELDS, **wide}).geometry)
@@ -171,7 +180,7 @@ def test_geometries_without_sense_are_refused(changes, words):
         (np.ones((N_VIEWS, N_LINES, N_BINS)), {}, "sinogram", ("line integrals that vary",)),
         (numbers() * np.nan, {}, "sinogram", ("finite float32 values",)),
         (numbers(), {"axes": ("slices", "views", "bins")}, "axes", ("lines, views and bins",)),
-        (numbers(), {"weights": "counts"}, "weights", ("equal for a cone beam",)),
+        (numbers(), {"weights": "counts"}, "weights", ("logarithms of counts",)),
         (numbers(), {"centre": "find"}, "centre", ("a parallel beam",)),
         (numbers(), {"bin_mm": 1.0}, "bin-mm", ("no --geometry",)),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kernels
-from engine.operators import ConeBeam
+from engine.operators import ConeBeam, WeightedVolume
 from kernels import ConeGeometry
 
 ANGLES = np.linspace(0.2, 0.2 + 2 * np.pi, 7, endpoint=False)
@@ -69,3 +69,27 @@ def test_the_proximal_map_moves_towards_the_measurement():
 def test_what_is_no_permutation_is_refused():
     with pytest.raises(ValueError, match=r"^order: expected a permutation of \(0, 1, 2\), got \(0, 0, 1\); "):
         ConeBeam(GEOMETRY, (0, 0, 1))
+
+
+def weighted(order=(2, 0, 1)) -> WeightedVolume:
+    inner = ConeBeam(GEOMETRY, order)
+    return WeightedVolume(inner, 0.1 + np.random.default_rng(5).random(inner.n_samples, np.float32))
+
+
+def test_the_transpose_of_weighed_samples_is_exact():
+    operator = weighted()
+    x, y = normal(operator.shape), normal(operator.n_samples, 1)
+    seen, back = operator.apply(x), operator.adjoint(y)
+    np.testing.assert_array_equal(seen, operator.inner.apply(x) * operator.roots)
+    assert abs(np.vdot(seen, y) - np.vdot(x, back)) <= 1e-5 * np.linalg.norm(seen) * np.linalg.norm(y)
+    np.testing.assert_allclose(operator.classical(seen), operator.inner.classical(operator.inner.apply(x)), atol=1e-5)
+    assert operator.proximal(y).n_iterations == operator.inner.n_iterations
+
+
+@pytest.mark.parametrize(
+    "change", [lambda roots: roots[1:], lambda roots: roots.astype(np.float64), lambda roots: roots - 1]
+)
+def test_roots_without_sense_are_refused(change):
+    operator = weighted()
+    with pytest.raises(ValueError, match=r"^roots: expected .*, got .*; "):
+        WeightedVolume(operator.inner, change(operator.roots))

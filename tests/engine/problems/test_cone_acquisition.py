@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import kernels
 from engine.errors import InputError
 from engine.io.measurements.cone_scan import ConeScan
+from engine.operators import WeightedVolume
 from engine.problems.cone_acquisition import of_cone
 from engine.problems.noise_level import estimated
 from engine.volume import NAMED_PLANES, Plane
@@ -64,3 +67,18 @@ def test_noise_is_found(level):
 def test_without_noise_there_is_hardly_any():
     problem = of_cone(scan(), white=WHITE).problem(CORONAL)
     assert estimated(problem.operator, problem.measurement) < 0.003 * problem.sample_rms
+
+
+def test_weights_make_noise_of_one_strength():
+    """Noise that is stronger in half of the lines, weighed by it, has one level; and FDK is as it was."""
+    plain = scan()
+    strength = np.where(np.arange(GEOMETRY.n_lines) % 2, 2.0, 0.5).astype(np.float32)[:, None]
+    noise = np.random.default_rng(1).standard_normal(plain.data.shape, np.float32)
+    weights = np.broadcast_to(1 / strength**2, plain.data.shape)
+    weighed = of_cone(replace(plain, data=plain.data + strength * noise, weights=weights), white=WHITE)
+    problem = weighed.problem(Plane.parse("axial"))
+    assert isinstance(problem.operator, WeightedVolume)
+    residual = problem.operator.apply(problem.plane.slices_of(blobs())) - problem.measurement
+    assert residual.std() * WHITE == pytest.approx(1, rel=0.02)
+    unweighed = of_cone(replace(plain, data=plain.data + strength * noise), white=WHITE)
+    np.testing.assert_allclose(problem.classical(), unweighed.problem(CORONAL).classical(), atol=1e-5)
