@@ -16,18 +16,19 @@ import numpy as np
 
 from engine.cli import HelpFormatter, exit_code, writing_to
 from engine.errors import InputError, in_one_line
+from engine.io.measurements.cone_geometry import save_cone_geometry
 from engine.io.measurements.fastmri import save_fastmri
-from engine.io.measurements.geometry import save_geometry
+from engine.io.measurements.geometry import pixel_mm_of, save_geometry
 from engine.io.measurements.kspace import KSpace
-from engine.io.measurements.sinogram import Sinogram, save_sinogram
+from engine.io.measurements.sinogram import Sinogram, save_integrals, save_sinogram
 from engine.io.volumes import save_volume
 from engine.io.volumes.numpy_files import write_npy
 from engine.job.configuration import parse
 from engine.job.measurement import VolumeFile, simulated
-from engine.operators import CoilFourier, MaskedFourier, Radon, ThickSlices
+from engine.operators import CoilFourier, ConeBeam, MaskedFourier, Radon, ThickSlices
 from engine.options import Options, add_options, option, read
 from engine.problems.acquisition import Acquisition
-from engine.problems.pose import rms_of_samples
+from engine.problems.pose import AXIAL, rms_of_samples
 from engine.problems.tasks import Measurement
 from engine.sampling.problem import InverseProblem
 from engine.volume import NAMED_PLANES, Plane
@@ -122,6 +123,11 @@ def write(scan: Acquisition, problem: InverseProblem, out: Path) -> list[str]:
         geometry = out.with_suffix(".json")
         save_sinogram(out, sinogram)
         save_geometry(geometry, operator.geometry, operator.slice_shape, problem.plane, scan.affine)
+        options = ["--sinogram", out, "--geometry", geometry]
+    elif isinstance(operator, ConeBeam):
+        geometry = out.with_suffix(".json")
+        save_cone_geometry(geometry, operator.geometry, AXIAL, scan.affine)
+        save_integrals(out, operator.projections_of(y) * scale, pixel_mm_of(scan.affine, AXIAL))
         options = ["--sinogram", out, "--geometry", geometry]
     else:
         raise TypeError(f"no file for {type(operator).__name__}")

@@ -76,6 +76,11 @@ class Plane:
         n_slices, n_rows, n_columns = (volume_shape[a] for a in self.axes)
         return n_slices, n_rows, n_columns
 
+    def axes_of(self, other: Plane) -> tuple[int, int, int]:
+        """Return the axes of this plane's stack along which slices, rows and columns of another plane's run."""
+        i, j, k = (self.axes.index(axis) for axis in other.axes)
+        return i, j, k
+
     def volume_shape(self, stack_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Return (d0, d1, d2) of the volume that this plane cuts into a stack of that shape."""
         i, j, k = (stack_shape[self.axes.index(axis)] for axis in range(3))

@@ -55,8 +55,8 @@ geometry = {
 
 # %%
 rays = load_geometry(OUT / "geometry.json", n_views=36, n_bins=160)
-slices = rays.plane.slices_of(head.in_file_units(head.data))
-integrals = Radon(rays.geometry, rays.slice_shape).apply(slices) * rays.pixel_mm
+slices = rays.place.plane.slices_of(head.in_file_units(head.data))
+integrals = Radon(rays.geometry, rays.place.slice_shape).apply(slices) * rays.place.pixel_mm
 added = 0.01 * np.sqrt(np.mean(integrals[integrals != 0] ** 2))
 integrals += added * np.random.default_rng(0).standard_normal(integrals.shape)
 np.save(OUT / "sinogram.npy", integrals)
@@ -80,7 +80,7 @@ save_volume(OUT / "recon.nii.gz", measured.in_file_units(result.volume), measure
 truth = head.in_file_units(head.data)
 recon, back_projected = (measured.in_file_units(x) for x in (result.volume, problem.classical()))
 white = float(np.ptp(truth))
-found = problem.noise_level * measured.scale * rays.pixel_mm
+found = problem.noise_level * measured.scale * rays.place.pixel_mm
 print(f"noise: {added:.0f} added, {found:.0f} found, in the units of the sinogram")
 print(f"PSNR {psnr(truth, recon, white):.1f} dB, back-projected {psnr(truth, back_projected, white):.1f} dB")
 volumes = {"truth": truth, "back-projected": back_projected, "result": recon}

@@ -96,7 +96,7 @@ class ConeGeometry:
         object.__setattr__(self, "n_lines", check_integer("n_lines", n_lines, 1, LARGEST_DETECTOR + 1))
         object.__setattr__(self, "n_bins", fan.n_bins)
         shrinking = fan.source_distance / fan.source_to_detector
-        object.__setattr__(self, "line_spacing", check_spacing(line_spacing, shrinking))
+        object.__setattr__(self, "line_spacing", check_spacing(line_spacing, shrinking, "line_spacing"))
         object.__setattr__(self, "bin_spacing", fan.bin_spacing)
         object.__setattr__(self, "line_offset", check_number("line_offset", line_offset))
         object.__setattr__(self, "bin_offset", fan.bin_offset)

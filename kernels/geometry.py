@@ -372,12 +372,12 @@ def check_number(name: str, value: float, positive: bool = False) -> float:
     return number
 
 
-def check_spacing(bin_spacing: float, shrinking: float) -> float:
-    """Return `bin_spacing` as float; raise ValueError unless rays are at a sensible distance at the centre."""
-    number = check_number("bin_spacing", bin_spacing, positive=True)
+def check_spacing(spacing: float, shrinking: float, name: str = "bin_spacing") -> float:
+    """Return a spacing as float; raise ValueError unless rays are at a sensible distance at the centre."""
+    number = check_number(name, spacing, positive=True)
     if not NARROWEST_SPACING <= number * shrinking <= WIDEST_SPACING:
         raise ValueError(
-            f"bin_spacing: expected {NARROWEST_SPACING / shrinking:g} to {WIDEST_SPACING / shrinking:g} pixels, "
+            f"{name}: expected {NARROWEST_SPACING / shrinking:g} to {WIDEST_SPACING / shrinking:g} pixels, "
             f"got {number:g}; give it in pixels of the image"
         )
     return number

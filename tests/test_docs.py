@@ -12,6 +12,7 @@ import pytest
 
 import tpdm
 from engine import batch, demo, run, simulate
+from engine.io.measurements.cone_geometry import cone_of
 from engine.io.measurements.geometry import load_geometry
 from engine.job.configuration import options_of, parse, read
 from engine.job.parser import build_parser
@@ -115,18 +116,29 @@ def test_the_geometry_of_the_page_loads(tmp_path):
     fields = json.loads(text)
     n_views, n_bins = fields["angles_deg"]["count"], fields["bins"]
     scan = load_geometry(tmp_path / "geometry.json", n_views, n_bins)
-    assert scan.image_shape == (fields["rows"], fields["columns"])
-    assert scan.pixel_mm == fields["pixel_mm"]
+    assert scan.place.image_shape == (fields["rows"], fields["columns"])
+    assert scan.place.pixel_mm == fields["pixel_mm"]
     # SPL: axial slices.
-    assert scan.plane == demo.prior("axial").plane
+    assert scan.place.plane == demo.prior("axial").plane
     assert len(scan.geometry.angles_rad) == n_views
 
 
-def test_every_key_of_a_geometry_is_explained():
-    section = PAGES["formats"].read_text().split("## Geometry of a sinogram")[1].split("\n## ")[0]
+def test_the_cone_beam_of_the_page_is_read():
+    (text,) = blocks(PAGES["svct"].read_text(), "json")
+    fields = json.loads(text)
+    scan = cone_of(fields, fields["angles_deg"]["count"], 80, 104)
+    assert scan.geometry.shape == (fields["slices"], fields["rows"], fields["columns"])
+    assert scan.place.plane == demo.prior("axial").plane
+
+
+@pytest.mark.parametrize(
+    ("heading", "reader"), [("Geometry of a sinogram", load_geometry), ("Geometry of a cone beam", cone_of)]
+)
+def test_every_key_of_a_geometry_is_explained(heading, reader):
+    section = PAGES["formats"].read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*)\|", section, re.MULTILINE))))
-    assert load_geometry.__doc__
-    assert explained == set(re.findall(r"``(\w+)``", load_geometry.__doc__))
+    assert reader.__doc__
+    assert explained == set(re.findall(r"``(\w+)``", reader.__doc__))
 
 
 def test_the_options_of_the_page_are_read(tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from engine import demo
 from engine.errors import InputError
+from engine.io.measurements.cone_scan import load_cone_scan
+from engine.io.measurements.geometry import is_cone, read_fields
 from engine.io.measurements.kspace import load_kspace
 from engine.io.measurements.kspace_options import KSpaceReading
 from engine.io.measurements.sinogram import load_sinogram
@@ -19,6 +21,7 @@ from engine.options import Options, option, read
 from engine.problems import acquisition
 from engine.problems.acquisition import PHASES, Acquisition
 from engine.problems.coil_maps import load_maps
+from engine.problems.cone_acquisition import of_cone
 from engine.problems.stack_acquisition import ALIGNMENTS, of_stacks
 from engine.problems.tasks import Measurement
 
@@ -213,10 +216,18 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
         maps = None if file.coil_maps is None else load_maps(file.coil_maps, kspace)
         return acquisition.of_kspace(kspace, maps, _phase_of(args, file), volume.white)
     if file.sinogram is not None:
-        return acquisition.of_sinogram(load_sinogram(file.sinogram, file.geometry, how=reading), volume.white)
+        return _of_projections(file.sinogram, file.geometry, reading, volume.white)
     if args.task == "uncond" and {volume.volume, volume.white, volume.black, *volume.window} == {None}:
         return None
     return simulated(args)
+
+
+def _of_projections(path: Path, geometry: Path | None, reading: Reading, white: float | None) -> Acquisition:
+    """Sinograms of slices, or the projections of a cone beam, which the geometry tells."""
+    fields = {} if geometry is None else read_fields(geometry)
+    if is_cone(fields):
+        return of_cone(load_cone_scan(path, fields, how=reading), white)
+    return acquisition.of_sinogram(load_sinogram(path, geometry, how=reading), white)
 
 
 def _of_thick(args: argparse.Namespace, file: MeasuredFile, volume: VolumeFile) -> Acquisition:

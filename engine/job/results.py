@@ -33,8 +33,7 @@ from engine.versions import versions
 
 log = logging.getLogger("engine")
 
-#: Name of the classical reconstruction.
-CLASSICAL = {"csmri": "zero_filled", "mrzsr": "cubic", "svct": "fbp"}
+_CLASSICAL = {"csmri": "zero_filled", "mrzsr": "cubic", "svct": "fbp"}
 #: How the record shows a step of all priors, of the primary one, and of the others.
 _TURNS = "+PAT"
 
@@ -56,6 +55,11 @@ class Checks:
     def lines(self) -> list[str]:
         """For the plan of a report."""
         return [f"check      {check}" for check in (self.of_priors, self.of_residual) if check]
+
+
+def classical_name(task: str, details: Mapping[str, Any]) -> str:
+    """Name of the classical reconstruction of a task with these details; empty where there is none."""
+    return "fdk" if details.get("beam") == "cone" else _CLASSICAL.get(task, "")
 
 
 def check_results(job: Job, output: Output) -> None:
@@ -92,7 +96,7 @@ def check_places(out: Path, job: Job, output: Output) -> None:
         return
     from engine.io.volumes.dicom_write import check_target
 
-    classical = CLASSICAL.get(job.problem.name)
+    classical = classical_name(job.problem.name, job.problem.details)
     names = [
         "recon",
         *(["phase"] if job.problem.shows_magnitude else []),
@@ -162,7 +166,7 @@ def write_results(
             "go back to the defaults of weights, snr and noise levels",
         )
     deviation, classical, truth = statistics.deviation, job.problem.classical(), scan.truth
-    classical_name = CLASSICAL.get(job.problem.name, "")
+    crude = classical_name(job.problem.name, job.problem.details)
 
     def save(name: str, data: np.ndarray) -> None:
         path = out / f"{name}{ENDINGS[output.format]}"
@@ -183,10 +187,10 @@ def write_results(
     metrics: dict[str, Any] = {}
     pictures = {"result": volume}
     if classical is not None:
-        save(classical_name, scan.in_file_units(classical))
-        pictures = {classical_name.replace("_", " "): classical, "result": volume}
+        save(crude, scan.in_file_units(classical))
+        pictures = {crude.replace("_", " "): classical, "result": volume}
         if truth is not None:
-            metrics = {"reconstruction": per_plane(truth, volume), classical_name: per_plane(truth, classical)}
+            metrics = {"reconstruction": per_plane(truth, volume), crude: per_plane(truth, classical)}
             write_json(out / "metrics.json", metrics)
             pictures = {"truth": truth, **pictures}
     write_preview(out / "preview.png", pictures, "truth" if "truth" in pictures else None, voxel_mm=scan.voxel_mm)
@@ -201,7 +205,7 @@ def write_results(
             classical=classical,
             truth=truth,
             deviation=deviation,
-            classical_title=classical_name.replace("_", " "),
+            classical_title=crude.replace("_", " "),
             metrics=metrics or None,
             residuals=content["residuals"],
             sigmas=result.sigmas.tolist(),

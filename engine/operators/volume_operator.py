@@ -29,6 +29,8 @@ class VolumeOperator(ABC):
     """
 
     image_dtype = data_dtype = np.float32
+    #: Of conjugate gradients towards a measurement.
+    n_iterations = 4
 
     def __init__(self, shape: tuple[int, int, int], n_samples: int):
         self.shape, self.n_samples = shape, n_samples
@@ -93,9 +95,10 @@ class VolumeOperator(ABC):
         residual = self.apply(x) - y
         return float((residual.astype(np.float64) ** 2).sum())
 
+    @final
     def proximal(self, measurement: Any) -> JointConjugateGradients:
         """Return the function that moves a volume to this measurement."""
-        return JointConjugateGradients(self, measurement)
+        return JointConjugateGradients(self, measurement, self.n_iterations)
 
     def norm(self, n_iterations: int = 20) -> float:
         """Return ‖A‖₂ by power iteration."""

@@ -27,6 +27,9 @@ log = logging.getLogger("engine")
 #: Where the phase of an image comes from: found with its magnitude, from the centre of k-space alone, or nowhere; or
 #: whichever of the first two foretells samples better.
 PHASES = ("auto", "joint", "estimate", "none")
+#: Planes of priors for a cone beam, which measures the volume as a whole: a third prior's turns cost nothing, and gain
+#: half a decibel.
+CONE_PLANES = 3
 #: Thin slices for a thick one: no scan has slices thicker than this many pixels.
 _MOST_THIN = 64
 #: Part of their distance by which slices may be thinner and still leave no gap: headers round.
@@ -144,6 +147,7 @@ def of_volume(name: str, volume: Volume, how: Measurement) -> Acquisition:
         volume.orientation,
         data,
         thick_axis=how.thick_axis if name == "mrzsr" else None,
+        n_planes=CONE_PLANES if name == "svct" and how.beam == "cone" else 2,
         knows_noise=True,
     )
 
@@ -277,7 +281,7 @@ def of_kspace(
     if phase not in PHASES:
         raise InputError("phase", f"{' or '.join(PHASES)}", f"'{phase}'", "choose one")
     zero_filled = kspace.zero_filled()
-    scale = _white_of(zero_filled, kspace.source) if white is None else _checked_white(white)
+    scale = white_of(zero_filled, kspace.source) if white is None else checked_white(white)
     samples = (kspace.data / np.float32(scale)).astype(np.complex64)
     details: Details = {"acceleration": float(kspace.mask.size / kspace.mask.sum()), "phase": phase}
     if kspace.noise_origin:
@@ -355,9 +359,9 @@ def of_sinogram(sinogram: Sinogram, white: float | None = None) -> Acquisition:
     """
     operator: LinearOperator = Radon(sinogram.geometry, sinogram.slice_shape)
     if white is None:
-        scale = _white_of(operator.classical(sinogram.data), sinogram.source)
+        scale = white_of(operator.classical(sinogram.data), sinogram.source)
     else:
-        scale = _checked_white(white)
+        scale = checked_white(white)
     y = sinogram.data / np.float32(scale)
     if sinogram.weights is not None:
         roots = np.sqrt(sinogram.weights)
@@ -390,7 +394,7 @@ def _check_slice_axis(plane: Plane, measured_in: Plane) -> None:
         )
 
 
-def _checked_white(white: float) -> float:
+def checked_white(white: float) -> float:
     if not (np.isfinite(white) and white > 0):
         raise InputError("white", "a positive number", white, "leave it out to have it estimated")
     return white
@@ -400,7 +404,7 @@ def _mm(lengths: np.ndarray) -> str:
     return "×".join(f"{length:.3g}" for length in lengths) + " mm"
 
 
-def _white_of(data: np.ndarray, source: str) -> float:
+def white_of(data: np.ndarray, source: str) -> float:
     """The intensity of bright tissue in a classical reconstruction."""
     tissue = data[data > 0]
     if not tissue.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,12 +10,20 @@ import numpy as np
 
 import kernels
 from engine.errors import InputError
-from engine.operators import CoilFourier, LinearOperator, MaskedFourier, Radon, ThickSlices
+from engine.operators import (
+    CoilFourier,
+    ConeBeam,
+    LinearOperator,
+    MaskedFourier,
+    Radon,
+    ThickSlices,
+    VolumeOperator,
+)
 from engine.operators.thick_slices import PROFILES
 from engine.options import Options, documented, option
 from engine.problems.coil_maps import simulated
 from engine.problems.masks import poisson_disc
-from engine.problems.pose import Details, pose, uncond
+from engine.problems.pose import AXIAL, Details, pose, uncond
 from engine.sampling.problem import InverseProblem, Shape
 from engine.volume import Plane
 
@@ -23,6 +32,8 @@ _MAX_VIEWS = 100_000
 _MAX_COILS = 64
 #: Times the root mean square of the samples: nothing but noise.
 _MOST_NOISE = 1000
+#: From the axis to the source and the detector of a cone beam, as parts of the volume's longest side: a head's scanner.
+_DISTANCES = 3, 2
 TASKS = ("csmri", "mrzsr", "svct", "uncond")
 
 
@@ -56,9 +67,15 @@ class Measurement(Options):
         low=1,
         high=_MAX_VIEWS,
         needs={"task": ("svct",), **_SIMULATED},
-        default_words="36 for 256 pixels, in proportion",
-        help="angles over 180 degrees",
+        default_words="36 for 256 pixels, in proportion; of a cone beam twice as many",
+        help="angles over 180 degrees, of a cone beam over 360",
         remedy="36 is usual for 256 pixels",
+    )
+    beam: str = option(
+        "parallel",
+        choices=("parallel", "cone"),
+        needs={"task": ("svct",), **_SIMULATED},
+        help="rays: parallel, in every slice; cone, from a source that turns about the middle of the axial slices",
     )
     seed: int = 0
     slice_profile: str = option(
@@ -120,10 +137,10 @@ def simulate(
     if volume is None:
         raise InputError("volume", f"one to measure for the task {name}", "none", "pass --volume")
     slices = plane.slices_of(volume)
-    build: Callable[..., tuple[LinearOperator, Details]] = {
+    build: Callable[..., tuple[LinearOperator | VolumeOperator, Details]] = {
         "csmri": _fourier,
         "mrzsr": thick_operator,
-        "svct": _radon,
+        "svct": _cone if how.beam == "cone" else _radon,
     }[name]
     operator, details = build(slices.shape, plane, how)
     measurement = operator.apply(slices)
@@ -135,7 +152,7 @@ def simulate(
     return replace(problem, measurement=measurement, details={**details, "noise": how.noise}, noise_level=level)
 
 
-def _noise(operator: LinearOperator, measurement: np.ndarray, seed: int) -> np.ndarray:
+def _noise(operator: LinearOperator | VolumeOperator, measurement: np.ndarray, seed: int) -> np.ndarray:
     """White noise of standard deviation 1 in every sample that was taken, of the measurement's type."""
     # Another stream than the sampling mask's.
     generator = np.random.Generator(np.random.Philox(seed).jumped())
@@ -198,5 +215,31 @@ def thick_operator(shape: Shape, plane: Plane, how: Measurement) -> tuple[ThickS
 
 def _radon(shape: Shape, plane: Plane, how: Measurement) -> tuple[LinearOperator, Details]:
     side = max(shape[1:])
-    views = max(1, round(36 * side / 256)) if how.views is None else how.views
+    views = _views_of(side) if how.views is None else how.views
     return Radon(kernels.ParallelGeometry.from_views(side, views), shape[1:]), {"views": views}
+
+
+def _cone(shape: Shape, plane: Plane, how: Measurement) -> tuple[VolumeOperator, Details]:
+    """A scanner whose detector sees the whole volume, with a line and a bin for every voxel on the axis."""
+    slices, rows, columns = AXIAL.shape_of(plane.volume_shape(shape))
+    views = 2 * _views_of(max(rows, columns)) if how.views is None else how.views
+    source, detector = (part * max(shape) for part in _DISTANCES)
+    reach, radius = source + detector, math.hypot(rows, columns) / 2
+    spacing = reach / source
+    # Shadows of the cylinder about the volume: its sides, and the edge that is nearest to the source.
+    shadows = reach * radius / math.sqrt(source**2 - radius**2), reach * slices / 2 / (source - radius)
+    n_bins, n_lines = (2 * math.ceil(shadow / spacing) for shadow in shadows)
+    angles = np.linspace(0, 2 * np.pi, views, endpoint=False)
+    geometry = kernels.ConeGeometry(
+        (slices, rows, columns), angles, source, detector, n_lines, n_bins, spacing, spacing
+    )
+    return ConeBeam(geometry, plane.axes_of(AXIAL)), cone_details(geometry)
+
+
+def cone_details(geometry: kernels.ConeGeometry) -> Details:
+    """What the record of a run says of a cone beam."""
+    return {"beam": "cone", "views": geometry.n_views, "lines": geometry.n_lines, "bins": geometry.n_bins}
+
+
+def _views_of(side: int) -> int:
+    return max(1, round(36 * side / 256))

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.backends.bundle import sha256_of
 from engine.io.files import replacing
-from engine.job.results import CLASSICAL
+from engine.job.results import classical_name
 from engine.study.study import CSV, PARQUET, recon_of
 from engine.volume import NAMED_PLANES
 
@@ -115,7 +115,8 @@ def figures_of(folder: Path, record: dict[str, Any]) -> dict[str, Value]:
     if (record["volume"] or {}).get("sha256") is None or not metrics.is_file():
         return figures
     compared = json.loads(metrics.read_text())
-    for prefix, name in (("", "reconstruction"), ("classical_", CLASSICAL.get(record["task"]["name"]))):
+    task = record["task"]
+    for prefix, name in (("", "reconstruction"), ("classical_", classical_name(task["name"], task))):
         if name not in compared:
             continue
         figures[f"{prefix}psnr_db"] = compared[name]["psnr_db"]

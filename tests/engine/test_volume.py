@@ -64,3 +64,10 @@ def test_what_is_no_plane_is_refused_by_name(text):
 
 def test_names_are_distinct_planes():
     assert len(set(NAMED_PLANES.values())) == len(NAMED_PLANES) == 3
+
+
+@pytest.mark.parametrize("axes", PERMUTATIONS)
+def test_axes_of_brings_one_planes_stack_to_anothers(axes):
+    volume, plane, other = numbered_volume(), Plane(axes), Plane((2, 0, 1))
+    moved = plane.slices_of(volume).transpose(plane.axes_of(other))
+    np.testing.assert_array_equal(moved, other.slices_of(volume))

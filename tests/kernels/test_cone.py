@@ -203,7 +203,7 @@ def test_arrays_of_other_kinds_are_refused(name):
         ({"source_distance": 3.0}, "source_distance"),
         ({"detector_distance": -1.0}, "detector_distance"),
         ({"n_lines": 0}, "n_lines"),
-        ({"line_spacing": 0.0}, "bin_spacing"),
+        ({"line_spacing": 0.0}, "line_spacing"),
         ({"line_offset": math.nan}, "line_offset"),
         ({"angles_rad": [math.inf]}, "angles_rad"),
     ],

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +10,16 @@ import numpy as np
 
 import kernels
 from engine.errors import InputError
-from engine.io.checks import MAX_VOXELS
 from engine.io.files import replacing
-from engine.io.measurements.geometry import (
-    ScanGeometry,
-    angles_of,
-    n_angles_of,
-    pixel_mm_of,
-    read_fields,
-    scan_of,
-)
-from engine.io.measurements.projections import Projections, read_projections
-from engine.io.measurements.sinogram_checks import Lines, doubts
-from engine.io.measurements.sinogram_geometry import add_angles, complete, set_centre, set_unit
+from engine.io.measurements.geometry import ScanGeometry, pixel_mm_of, read_fields, scan_of
+from engine.io.measurements.line_integrals import LineIntegrals, check_voxels, line_integrals, scale_into
+from engine.io.measurements.sinogram_checks import Lines, warn_of_doubts
 from engine.io.measurements.sinogram_options import Reading
-from engine.io.measurements.transmission import corrected, is_bright_at_border, minus_log, open_beam, weights_of
 from engine.io.source import Source
 from engine.io.volumes.tiff import MAX_CLASSIC_BYTES
 from engine.volume import Plane
-from kernels.geometry import LARGEST_DETECTOR
 
-log = logging.getLogger("engine")
-
-#: More than any scanner makes: 8 GiB as float32, volumes of 1024 cubed.
-_MAX_SAMPLES, _MAX_VIEWS = 2**31, 100_000
 _NAME = "sinogram"
-_AXES = ("slices", "views", "bins")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,110 +105,35 @@ def load_sinogram(
         bins that are not the geometry's; flat fields without light; anything wrong with the geometry.
     """
     source, how = Source(Path(path), argument), how or Reading()
-    stored = read_projections(source, how.dataset if dataset is None else dataset)
     fields = {} if geometry_path is None else read_fields(geometry_path)
-    angles_in_file = add_angles(fields, stored, how)
-    values, flat, dark = _in_order(stored, n_angles_of(fields), how, source)
-    _check(values, source)
-    n_views, n_bins = values.shape[1:]
-    if how.turn is not None:
-        fields["angles_deg"] = {"first": 0, "last_excluded": how.turn, "count": n_views}
-    if geometry_path is None:
-        complete(fields, n_bins, how)
-    elif how.bin_mm is not None:
-        raise InputError("bin-mm", "no --geometry beside it, which has bin_spacing_mm", how.bin_mm, "drop one of them")
-    set_unit(fields, n_views, n_bins, how)
-    values = _integrals(values, flat, dark, how, source)
-    weights = weights_of(values, flat, dark) if how.weights == "counts" else None
-    found = set_centre(fields, values, how, has_geometry=geometry_path is not None)
+    read = line_integrals(source, fields, how, dataset, has_geometry=geometry_path is not None)
     # All views: what is wrong shows best where there are many.
-    _warn(values, fields, source, angles_in_file)
-    if how.view_step > 1:
-        fields["angles_deg"] = angles_of(fields, n_views, n_bins)[:: how.view_step]
-        fields.pop("angles_rad", None)
-        values = values[:, :: how.view_step]
-        weights = None if weights is None else weights[:, :: how.view_step]
-    placed = _placed(values, weights, scan_of(fields, *values.shape[1:]), source)
-    details = {} if found is None else {"centre_bin": round(found, 2)}
-    return replace(placed, details=details if weights is None else {**details, "weights": how.weights})
+    _warn(read, source)
+    read = read.thinned(how.view_step)
+    return _placed(read, scan_of(read.fields, *read.values.shape[1:]), source)
 
 
-def _in_order(
-    stored: Projections, n_angles: int | None, how: Reading, source: Source
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Values (slices, views, bins), a view of what is stored, with flat and dark field (slices, bins)."""
-    values = stored.values
-    if how.axes:
-        if sorted(how.axes) != sorted(_AXES):
-            got = f"'{','.join(how.axes)}'"
-            raise InputError("axes", "slices, views and bins in the order of the file", got, "give each of them once")
-        if values.ndim != 3:
-            raise InputError("axes", "an array of three axes", f"{values.ndim} in '{source.path}'", "drop --axes")
-        return values.transpose([how.axes.index(name) for name in _AXES]), stored.flat, stored.dark
-    if values.ndim == 2:
-        values = values[None]
-        return values, stored.flat, stored.dark
-    views_first = stored.views_first
-    if values.ndim == 3 and n_angles is not None and (values.shape[0] == n_angles) != (values.shape[1] == n_angles):
-        views_first = values.shape[0] == n_angles
-    if stored.flat is not None or stored.dark is not None:
-        # The fields belong to projections.
-        views_first = True
-    return (values.swapaxes(0, 1) if views_first and values.ndim == 3 else values), stored.flat, stored.dark
-
-
-def _integrals(
-    values: np.ndarray, flat: np.ndarray | None, dark: np.ndarray | None, how: Reading, source: Source
-) -> np.ndarray:
-    """Line integrals from what the detector counted; as they are where they are integrals."""
-    takes_log = how.minus_log
-    beam = how.open_beam
-    if beam is not None and not takes_log:
-        raise InputError("open-beam", "--minus-log beside it", f"{beam:g}, which has no effect", "pass --minus-log")
-    if how.flats != "none" and (flat is not None or dark is not None):
-        if beam is not None:
-            raise InputError("open-beam", "no flat field in the file", f"{beam:g}", "drop it, or pass --flats none")
-        # Fields of ones and zeros say that somebody has corrected the values: with or without a logarithm.
-        is_trivial = flat is not None and bool((flat == 1).all()) and (dark is None or not dark.any())
-        values = corrected(values, flat, dark, source, mend=how.flats == "mend")
-        takes_log, beam = takes_log or not is_trivial or is_bright_at_border(values), 1.0
-    if not takes_log:
-        return values
-    return minus_log(values, open_beam(values) if beam is None else beam, source)
-
-
-def _warn(values: np.ndarray, fields: dict[str, Any], source: Source, angles_in_file: bool) -> None:
+def _warn(read: LineIntegrals, source: Source) -> None:
     """Warn of what is likely to be wrong with line integrals."""
     # In the order of the file, whatever the image's orientation.
-    here = {key: value for key, value in fields.items() if key not in ("affine", "orientation", "origin_mm")}
-    scan = scan_of({**here, "slice_spacing_mm": 1.0}, *values.shape[1:])
-    if np.isfinite(values).all():
-        for doubt in doubts(Lines(values, scan.geometry), in_file=angles_in_file):
-            log.warning("%s: %s", source.path, doubt)
+    here = {key: value for key, value in read.fields.items() if key not in ("affine", "orientation", "origin_mm")}
+    scan = scan_of({**here, "slice_spacing_mm": 1.0}, *read.values.shape[1:])
+    warn_of_doubts(Lines(read.values, scan.geometry), source, in_file=read.angles_in_file)
 
 
-def _placed(values: np.ndarray, weights: np.ndarray | None, scan: ScanGeometry, source: Source) -> Sinogram:
+def _placed(read: LineIntegrals, scan: ScanGeometry, source: Source) -> Sinogram:
     """Line integrals in mm as those of canonical slices in pixels."""
-    n_voxels = math.prod((len(values), *scan.slice_shape))
-    if n_voxels > MAX_VOXELS:
-        got = f"{n_voxels} of {len(values)} slices of {scan.image_shape}"
-        raise source.refusal(f"at most {MAX_VOXELS} voxels", got, "take fewer slices or a smaller image")
+    values, weights, place = read.values, read.weights, scan.place
+    check_voxels((len(values), *place.slice_shape), source)
     data = np.empty(values.shape, np.float32)
-    order = np.s_[:: -1 if scan.slices_reversed else 1, :, :: -1 if scan.bins_reversed else 1]
-    slices = data[order]
-    # What float32 cannot hold becomes infinite and is reported below.
-    with np.errstate(over="ignore", invalid="ignore"):
-        for target, lines in zip(slices, values, strict=True):
-            target[...] = np.true_divide(lines, scan.pixel_mm, dtype=np.float64)
-    if not np.isfinite(data).all():
-        n_bad = int((~np.isfinite(data)).sum())
-        raise source.refusal("finite float32 values", f"{n_bad} NaN or infinite ones", "replace them before the run")
-    if data.min() == data.max():
-        raise source.refusal("line integrals that vary", f"{data.min():g} everywhere", "check the file")
+    order = np.s_[:: -1 if place.slices_reversed else 1, :, :: -1 if place.bins_reversed else 1]
+    scale_into(data[order], values, place.pixel_mm, source)
     if weights is not None:
         weights = np.ascontiguousarray(weights[order])
-    affine = scan.affine_of(len(data))
-    return Sinogram(data, scan.geometry, scan.slice_shape, scan.plane, affine, str(source.path), weights)
+    return Sinogram(
+        *(data, scan.geometry, place.slice_shape, place.plane, place.affine_of(len(data)), str(source.path), weights),
+        read.details,
+    )
 
 
 def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
@@ -246,10 +152,27 @@ def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
     InputError
         Another kind of file.
     """
+    save_integrals(path, sinogram.data, pixel_mm_of(sinogram.affine, sinogram.plane))
+
+
+def save_integrals(path: str | Path, data: np.ndarray, pixel_mm: float) -> None:
+    """Write line integrals in image units times pixels as `save_sinogram` does, in mm.
+
+    Parameters
+    ----------
+    path : path
+    data : float32, of three axes
+    pixel_mm : float
+
+    Raises
+    ------
+    InputError
+        Another kind of file.
+    """
     path = Path(path)
     if path.suffix not in (".npy", ".h5", ".hdf5", ".tif", ".tiff"):
         raise InputError(_NAME, "a name in .npy, .h5 or .tif to save to", f"'{path.name}'", "choose one")
-    values = sinogram.data.astype(np.float64) * pixel_mm_of(sinogram.affine, sinogram.plane)
+    values = data.astype(np.float64) * pixel_mm
     with replacing(path) as temporary:
         if path.suffix == ".npy":
             np.save(temporary, values)
@@ -264,15 +187,3 @@ def save_sinogram(path: str | Path, sinogram: Sinogram) -> None:
             with tifffile.TiffWriter(temporary, bigtiff=values.nbytes > MAX_CLASSIC_BYTES) as tiff:
                 for page in values:
                     tiff.write(page, photometric="minisblack", metadata=None)
-
-
-def _check(stored: np.ndarray, source: Source) -> None:
-    shape, dtype = stored.shape, stored.dtype
-    if len(shape) != 3 or min(shape) < 1:
-        expected = "axes slices, views, bins or views, bins"
-        raise source.refusal(expected, f"shape {shape}", "give one array of these axes")
-    if dtype.kind not in "iuf":
-        raise source.refusal("real numbers", re.sub("[^a-z0-9]", "", dtype.name), "save line integrals as float32")
-    if shape[1] > _MAX_VIEWS or shape[2] > LARGEST_DETECTOR or stored.size > _MAX_SAMPLES:
-        limits = f"at most {_MAX_VIEWS} views, {LARGEST_DETECTOR} bins and {_MAX_SAMPLES} values"
-        raise source.refusal(limits, f"shape {shape}", "save a part of it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -10,7 +11,10 @@ import numpy as np
 import kernels
 from engine.io.measurements.rotation_centre import find_centre, mass_axis
 from engine.io.measurements.transmission import border, is_bright_at_border
+from engine.io.source import Source
 from kernels.geometry import Geometry
+
+log = logging.getLogger("engine")
 
 #: Views from which angles can be judged.
 _ENOUGH_VIEWS = 5
@@ -45,6 +49,13 @@ class Lines:
     def centre_bin(self) -> float:
         """The bin on which the axis of rotation is said to fall."""
         return float(self.geometry.shadow[3])
+
+
+def warn_of_doubts(lines: Lines, source: Source, *, in_file: bool) -> None:
+    """Warn of what is likely to be wrong, see `doubts`; values that are none are refused elsewhere."""
+    if np.isfinite(lines.data).all():
+        for doubt in doubts(lines, in_file=in_file):
+            log.warning("%s: %s", source.path, doubt)
 
 
 def doubts(lines: Lines, *, in_file: bool = False) -> list[str]:

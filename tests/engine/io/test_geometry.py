@@ -77,7 +77,7 @@ def test_lengths_become_pixels(load):
     assert isinstance(scan.geometry, ParallelGeometry)
     assert scan.geometry.angles_rad == tuple(np.deg2rad([0.0, 20.0, 75.0, 130.0]))
     assert (scan.geometry.n_bins, scan.geometry.bin_spacing, scan.geometry.bin_offset) == (40, 0.6 / 0.5, 3.0)
-    assert (scan.slice_shape, str(scan.plane), scan.pixel_mm) == ((24, 20), "axial", 0.5)
+    assert (scan.place.slice_shape, str(scan.place.plane), scan.place.pixel_mm) == ((24, 20), "axial", 0.5)
     fan = load(CURVED).geometry
     assert isinstance(fan, FanGeometry)
     assert (fan.shape, fan.source_distance, fan.detector_distance, fan.curved) == ((24, 20), 60.0, 40.0, True)
@@ -96,22 +96,22 @@ def test_angles_may_be_evenly_spaced_or_in_radians(load):
 
 def test_size_stands_for_both_sides(load):
     scan = load({**without(PARALLEL, "rows", "columns"), "size": 24, "bins": 40})
-    assert scan.slice_shape == (24, 24)
+    assert scan.place.slice_shape == (24, 24)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(24, 20), (21, 9), (1, 1), (2, 2), (5, 5), (16, 16), (17, 33), (30, 4)])
 def test_a_parallel_beam_turns_about_the_middle_of_the_image(load, rows, columns):
     scan = load({**PARALLEL, "rows": rows, "columns": columns})
-    assert centre_of_rotation(scan.geometry, scan.slice_shape) == ((rows - 1) / 2, (columns - 1) / 2)
+    assert centre_of_rotation(scan.geometry, scan.place.slice_shape) == ((rows - 1) / 2, (columns - 1) / 2)
 
 
 @SCANS
 def test_the_offset_moves_the_sinogram_by_bins(load, fields):
     def middle_of(offset_mm):
         scan = load({**fields, "bin_offset_mm": offset_mm})
-        affine = scan.affine_of(1)
+        affine = scan.place.affine_of(1)
         x = blob((0, 0, 0), affine, (24, 20, 1))
-        seen = Radon(scan.geometry, scan.slice_shape).apply(scan.plane.slices_of(x))[0]
+        seen = Radon(scan.geometry, scan.place.slice_shape).apply(scan.place.plane.slices_of(x))[0]
         return seen @ np.arange(N_BINS) / seen.sum(axis=1)
 
     # A blob in the centre of rotation, where the affine's 0 lies, is seen in the middle at every angle; a detector that
@@ -131,7 +131,7 @@ def test_an_ellipse_has_the_integrals_of_an_ellipse(load):
     rows, columns = ((np.arange(n * fine) - (n * fine - 1) / 2) * pixel / fine for n in (100, 80))
     inside = ((rows[:, None] / 4) ** 2 + (columns / 2.5) ** 2 < 1).astype(np.float32)
     image = 3 * inside.reshape(100, fine, 80, fine).mean(axis=(1, 3))
-    got = Radon(scan.geometry, scan.slice_shape).apply(image[None].astype(np.float32))[0] * pixel
+    got = Radon(scan.geometry, scan.place.slice_shape).apply(image[None].astype(np.float32))[0] * pixel
     bins = (np.arange(N_BINS) - (N_BINS - 1) / 2) * 0.25 + 0.7
     theta = np.deg2rad(angles)[:, None]
     # The half width seen along a view whose detector points along (−sin θ, cos θ).
@@ -147,21 +147,23 @@ def test_an_ellipse_has_the_integrals_of_an_ellipse(load):
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_every_orientation_is_brought_to_a_volume_s(load, fields, orientation):
     scan = load({**fields, "orientation": orientation})
-    assert scan.plane.axes in NAMED_PLANES.values()
+    assert scan.place.plane.axes in NAMED_PLANES.values()
     plain = load({**fields, "orientation": "SRA"})
     n_slices = 3
-    affine = scan.affine_of(n_slices)
+    affine = scan.place.affine_of(n_slices)
     assert Orientation.of((3, 3, 3), affine).order == (0, 1, 2)
     assert not any(Orientation.of((3, 3, 3), affine).flipped)
     # A blob off every axis; where it is seen has to be what the scan's own image, slices and bins say.
     own = np.random.default_rng(0).random((n_slices, 24, 20), np.float32)
-    orientation = Orientation.of(own.shape, scan.image_affine)
+    orientation = Orientation.of(own.shape, scan.place.image_affine)
     volume = np.ascontiguousarray(orientation.volume_of(own))
-    assert volume.shape == tuple((n_slices, *scan.slice_shape)[scan.plane.axes.index(axis)] for axis in range(3))
-    got = Radon(scan.geometry, scan.slice_shape).apply(scan.plane.slices_of(volume))
-    got = got[:: -1 if scan.slices_reversed else 1, :, :: -1 if scan.bins_reversed else 1]
+    assert volume.shape == tuple(
+        (n_slices, *scan.place.slice_shape)[scan.place.plane.axes.index(axis)] for axis in range(3)
+    )
+    got = Radon(scan.geometry, scan.place.slice_shape).apply(scan.place.plane.slices_of(volume))
+    got = got[:: -1 if scan.place.slices_reversed else 1, :, :: -1 if scan.place.bins_reversed else 1]
     # The same numbers in the scan's own image: those of an image that needs no change.
-    expected = Radon(plain.geometry, plain.slice_shape).apply(own)
+    expected = Radon(plain.geometry, plain.place.slice_shape).apply(own)
     # Rays in integers of 2^-29 pixel, weights in float32: rounding alone.
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
@@ -169,13 +171,13 @@ def test_every_orientation_is_brought_to_a_volume_s(load, fields, orientation):
 def test_the_origin_is_the_first_pixel_of_the_file(load):
     scan = load({**PARALLEL, "orientation": "IPL", "origin_mm": [10, 20, 30]})
     # Counting to I, P and L, the first pixel is the last of every axis.
-    affine = scan.affine_of(5)
+    affine = scan.place.affine_of(5)
     sides = np.array([20, 24, 5])
     np.testing.assert_allclose(affine @ [*(sides - 1), 1], [10, 20, 30, 1], atol=1e-12)
     np.testing.assert_allclose(affine[:3, :3], np.diag([0.5, 0.5, 2.0]))
     by_affine = [[0, 0, -0.5, 10], [0, -0.5, 0, 20], [-2, 0, 0, 30], [0, 0, 0, 1]]
     other = load({**without(PARALLEL, "slice_spacing_mm"), "affine": by_affine})
-    np.testing.assert_allclose(other.affine_of(5), affine, atol=1e-12)
+    np.testing.assert_allclose(other.place.affine_of(5), affine, atol=1e-12)
     assert other.geometry == scan.geometry
 
 
@@ -190,7 +192,7 @@ def test_an_oblique_affine_is_kept(load):
     image[:3, :3] = turn[:, [2, 0, 1]] @ np.diag([2.0, 0.5, 0.5])
     image[:3, 3] = 3, 4, 5
     scan = load({**without(PARALLEL, "slice_spacing_mm"), "affine": image.tolist()})
-    np.testing.assert_array_equal(scan.affine_of(4), image[:, [1, 2, 0, 3]])
+    np.testing.assert_array_equal(scan.place.affine_of(4), image[:, [1, 2, 0, 3]])
 
 
 GEOMETRIES = {
@@ -212,10 +214,10 @@ def test_a_saved_geometry_comes_back(tmp_path, geometry, shape, pixel, plane):
     affine[:3, 3] = -31.4, 1 / 3, 1e-3
     save_geometry(path, geometry, shape, plane, affine)
     scan = load_geometry(path, geometry.n_views, geometry.n_bins)
-    assert (scan.slice_shape, scan.plane, scan.pixel_mm) == (shape, plane, pixel)
-    assert not scan.slices_reversed
-    assert not scan.bins_reversed
-    np.testing.assert_array_equal(scan.affine_of(5), affine)
+    assert (scan.place.slice_shape, scan.place.plane, scan.place.pixel_mm) == (shape, plane, pixel)
+    assert not scan.place.slices_reversed
+    assert not scan.place.bins_reversed
+    np.testing.assert_array_equal(scan.place.affine_of(5), affine)
     assert type(scan.geometry) is type(geometry)
     assert scan.geometry.angles_rad == geometry.angles_rad
     assert scan.geometry.shape == geometry.shape
@@ -224,7 +226,7 @@ def test_a_saved_geometry_comes_back(tmp_path, geometry, shape, pixel, plane):
         # Lengths in mm need not have a float64 for every length in pixels.
         assert getattr(scan.geometry, name) == pytest.approx(getattr(geometry, name), rel=1e-15, abs=0)
     # What was read once stays as it is.
-    save_geometry(path, scan.geometry, shape, plane, scan.affine_of(5))
+    save_geometry(path, scan.geometry, shape, plane, scan.place.affine_of(5))
     assert load_geometry(path, geometry.n_views, geometry.n_bins).geometry == scan.geometry
     assert [p.name for p in tmp_path.iterdir()] == ["geometry.json"]
 
@@ -373,7 +375,7 @@ def test_missing_files_folders_and_bytes_are_refused(tmp_path):
 
 def test_a_mark_of_the_byte_order_does_not_matter(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(PARALLEL), encoding="utf-8-sig")
-    assert load_geometry(tmp_path / "a.json", N_VIEWS, N_BINS).slice_shape == (24, 20)
+    assert load_geometry(tmp_path / "a.json", N_VIEWS, N_BINS).place.slice_shape == (24, 20)
 
 
 def test_rays_and_kernels_agree_on_the_source(load):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+import kernels
 from engine import simulate
 from engine.io.volumes import save_nifti
 from engine.job.configuration import parse
@@ -31,6 +32,7 @@ MODES = {
     "kspace, sagittal": ("csmri", "scan.h5", ("--plane", "sagittal")),
     "sinogram": ("svct", "sinogram.npy", ()),
     "sinogram, noise": ("svct", "sinogram.h5", ("--noise", 0.01)),
+    "cone": ("svct", "cone.npy", ("--beam", "cone", "--noise", 0.01)),
     "sinogram, TIFF": ("svct", "sinogram.tif", ("--views", 20)),
 }
 
@@ -113,6 +115,46 @@ def test_several_stacks_become_one_volume(simulated, capsys):
         assert not Path("refused").exists()
     assert main(["--task", "mrzsr", "--thick", "thick2.nii.gz", "--align", "rigid"]) == 2
     assert "align: expected several stacks of --thick" in capsys.readouterr().err
+
+
+def test_a_cone_beam_is_run(tmp_path, monkeypatch, capsys):
+    """By its file alone; beside what measures slices one by one can be told."""
+    monkeypatch.chdir(tmp_path)
+    truth = head((SIDE,) * 3)
+    angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
+    geometry = kernels.ConeGeometry(truth.shape, angles, 100.0, 50.0, 60, 72)
+    slices = np.ascontiguousarray(truth.transpose(2, 0, 1))
+    # Of voxels of 6 mm.
+    np.save("cone.npy", 6 * kernels.cone_forward(slices, geometry))
+    fields = {
+        "beam": "cone",
+        "angles_deg": {"first": 0, "last_excluded": 360, "count": 30},
+        "pixel_mm": 6,
+        "size": SIDE,
+    }
+    fields |= {"slices": SIDE, "bin_spacing_mm": 6, "source_distance_mm": 600, "detector_distance_mm": 300}
+    Path("cone.json").write_text(json.dumps(fields))
+    words = ("--task", "svct", "--sinogram", "cone.npy", "--geometry", "cone.json", "--white", 700)
+    common = ("--steps", 3, "--prior", "head-t1-3mm")
+    run(*words, *common, "--noise-level", "estimate", "--out", "default")
+    run(*words, "--method", "classical", "--out", "classical")
+    error = {}
+    for folder, name in [("default", "recon"), ("default", "fdk"), ("classical", "recon")]:
+        volume = nib.load(f"{folder}/{name}.nii.gz")
+        np.testing.assert_allclose(volume.affine[:3, :3], np.diag([6.0, 6.0, 6.0]))
+        error[folder, name] = np.linalg.norm(volume.get_fdata() - truth) / np.linalg.norm(truth)
+    assert error["default", "fdk"] == pytest.approx(error["classical", "recon"])
+    assert error["default", "recon"] < 0.7 * error["default", "fdk"] < 0.3
+    record = json.loads(Path("default/run.json").read_text())
+    assert (record["task"]["beam"], record["task"]["views"], record["task"]["lines"]) == ("cone", 30, 60)
+    capsys.readouterr()
+    for more, sentence in [
+        (("--method", "dds"), "or classical for slices that are measured together, got 'dds'"),
+        (("--guidance", "dps"), "guidance: expected proximal for slices that are measured together, got dps"),
+    ]:
+        assert main([str(word) for word in (*words, *common, *more, "--out", "refused")]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not Path("refused").exists()
 
 
 def head(shape: tuple[int, int, int] = (16, 14, 18)) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -106,6 +108,31 @@ def test_svct_measures_line_integrals(volume):
     columns = task.measurement[:, 0]
     np.testing.assert_allclose(columns.sum(axis=1), volume.sum(axis=(0, 1)), rtol=1e-5)
     assert (task.residual_scale, task.renoise, task.details) == (1.0, False, {"views": 9})
+
+
+@pytest.mark.parametrize("plane", [AXIAL, CORONAL, SAGITTAL], ids=str)
+def test_a_cone_beam_sees_the_whole_volume_from_any_plane(volume, plane):
+    how = Measurement(beam="cone", views=9, noise=0.01)
+    task, clean = (
+        simulate("svct", volume, plane, how),
+        simulate("svct", np.ones_like(volume), plane, replace(how, noise=0)),
+    )
+    assert (task.shape, task.is_of_slices, task.details["beam"], task.details["views"]) == (SHAPE, False, "cone", 9)
+    seen = clean.operator.projections_of(clean.measurement)
+    # Turned about the axial slices' middle, in every plane.
+    axial = simulate("svct", np.ones_like(volume), AXIAL, replace(how, noise=0))
+    np.testing.assert_array_equal(seen, axial.operator.projections_of(axial.measurement))
+    assert task.operator.geometry.shape == AXIAL.shape_of(SHAPE)
+    # Nothing passes the detector: its border sees no more than a corner of the volume.
+    border = max(seen[:, [0, -1]].max(), seen[:, :, [0, -1]].max())
+    assert border < 0.2 * seen.max()
+    residual = task.operator.apply(plane.slices_of(volume)) - task.measurement
+    assert residual.std() == pytest.approx(task.noise_level, rel=0.05)
+
+
+def test_a_cone_beam_has_twice_the_views_of_a_parallel_one(volume):
+    views = [simulate("svct", volume, AXIAL, Measurement(beam=beam)).details["views"] for beam in ("parallel", "cone")]
+    assert views == [2, 4]
 
 
 def test_uncond_measures_nothing(normal):
