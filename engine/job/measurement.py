@@ -224,7 +224,8 @@ def open_measurement(args: argparse.Namespace) -> Acquisition | None:
 
 def _of_projections(path: Path, geometry: Path | None, reading: Reading, white: float | None) -> Acquisition:
     """Sinograms of slices, or the projections of a cone beam, which the geometry tells."""
-    fields = {} if geometry is None else read_fields(geometry)
+    # A measurement that is not there is refused first, whatever the geometry.
+    fields = read_fields(geometry) if geometry is not None and path.exists() else {}
     if is_cone(fields):
         return of_cone(load_cone_scan(path, fields, how=reading), white)
     return acquisition.of_sinogram(load_sinogram(path, geometry, how=reading), white)

@@ -12,6 +12,7 @@ import numpy as np
 import kernels
 from engine.io.measurements.cone_geometry import ConeScanGeometry, cone_of
 from engine.io.measurements.line_integrals import LineIntegrals, check_voxels, line_integrals, scale_into
+from engine.io.measurements.projections import read_projections
 from engine.io.measurements.sinogram_checks import Lines, warn_of_doubts
 from engine.io.measurements.sinogram_options import Reading
 from engine.io.source import Source
@@ -79,7 +80,7 @@ def load_cone_scan(
         As `load_sinogram`; also anything wrong with the geometry.
     """
     source, how = Source(Path(path), argument), how or Reading()
-    read = line_integrals(source, dict(fields), how)
+    read = line_integrals(read_projections(source, how.dataset), source, dict(fields), how)
     # All views: what is wrong shows best where there are many.
     _warn(read, source)
     read = read.thinned(how.view_step)

@@ -12,7 +12,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.io.checks import MAX_VOXELS
 from engine.io.measurements.geometry import angles_of, is_cone, n_angles_of
-from engine.io.measurements.projections import Projections, read_projections
+from engine.io.measurements.projections import Projections
 from engine.io.measurements.sinogram_geometry import add_angles, complete, set_centre, set_unit
 from engine.io.measurements.sinogram_options import Reading
 from engine.io.measurements.transmission import corrected, is_bright_at_border, minus_log, open_beam, weights_of
@@ -58,18 +58,18 @@ class LineIntegrals:
 
 
 def line_integrals(
-    source: Source, fields: dict[str, Any], how: Reading, dataset: str | None = None, *, has_geometry: bool = True
+    stored: Projections, source: Source, fields: dict[str, Any], how: Reading, *, has_geometry: bool = True
 ) -> LineIntegrals:
-    """Read what a detector counted, or what was made of it.
+    """Return what a detector counted, or what was made of it, as line integrals.
 
     Parameters
     ----------
+    stored : Projections
     source : Source
+        Where they came from.
     fields : dict
         Of the geometry.
     how : Reading
-    dataset : str or None
-        Name of the array in a file of several; that of `how` where None.
     has_geometry : bool
         Whether there is a geometry; else that of a parallel beam is made.
 
@@ -79,7 +79,6 @@ def line_integrals(
         As `engine.io.measurements.sinogram.load_sinogram`, but for what only the whole geometry tells.
     """
     fields = dict(fields)
-    stored = read_projections(source, how.dataset if dataset is None else dataset)
     angles_in_file = add_angles(fields, stored, how)
     axes = ("lines" if is_cone(fields) else "slices", "views", "bins")
     values, flat, dark = _in_order(stored, n_angles_of(fields), how, axes, source)

@@ -13,6 +13,7 @@ from engine.errors import InputError
 from engine.io.files import replacing
 from engine.io.measurements.geometry import ScanGeometry, pixel_mm_of, read_fields, scan_of
 from engine.io.measurements.line_integrals import LineIntegrals, check_voxels, line_integrals, scale_into
+from engine.io.measurements.projections import read_projections
 from engine.io.measurements.sinogram_checks import Lines, warn_of_doubts
 from engine.io.measurements.sinogram_options import Reading
 from engine.io.source import Source
@@ -105,8 +106,9 @@ def load_sinogram(
         bins that are not the geometry's; flat fields without light; anything wrong with the geometry.
     """
     source, how = Source(Path(path), argument), how or Reading()
+    stored = read_projections(source, how.dataset if dataset is None else dataset)
     fields = {} if geometry_path is None else read_fields(geometry_path)
-    read = line_integrals(source, fields, how, dataset, has_geometry=geometry_path is not None)
+    read = line_integrals(stored, source, fields, how, has_geometry=geometry_path is not None)
     # All views: what is wrong shows best where there are many.
     _warn(read, source)
     read = read.thinned(how.view_step)
