@@ -22,6 +22,9 @@ from engine.operators.transforms import (
 )
 from kernels.arrays import library_of
 
+#: Parts of the most that coils together see of a pixel: from which on it is seen like others, and up to which hardly.
+_EVEN, _UNSEEN = 0.5, 0.01
+
 
 class CoilFourier(LinearOperator):
     """y_c = mask · fftshift(fft2(S_c · x)) of every coil c, in the convention of `MaskedFourier`.
@@ -58,6 +61,7 @@ class CoilFourier(LinearOperator):
         n_slices = maps.shape[0] if maps.ndim == 4 else None
         data_shape = (maps.shape[-3], h, w)
         super().__init__((h, w), data_shape, np.complex64, checked_image_dtype(image_dtype), library, n_slices)
+        self._uneven = self._unevenness()
 
     @property
     def data_axes(self) -> tuple[str, ...]:
@@ -69,6 +73,7 @@ class CoilFourier(LinearOperator):
         # Shares all but the maps, which have been checked.
         part = copy.copy(self)
         part.maps = self.maps[which]
+        part._uneven = None if self._uneven is None else self._uneven[which]
         part.n_slices = len(part.maps)
         return part
 
@@ -87,6 +92,19 @@ class CoilFourier(LinearOperator):
 
     def fidelity(self, measurement: Any, scale: float = 1.0) -> DataFidelity:
         return _CoilFidelity(self, measurement, scale)
+
+    def normal_diagonal(self) -> Any:
+        return self._uneven
+
+    def _unevenness(self) -> Any:
+        """The diagonal of AᴴA, but for pixels that hardly any coil sees; None where coils together see all alike."""
+        seen = (abs(self.maps) ** 2).sum(axis=-3)
+        most = seen.max()
+        # Where maps are normalised, and nothing is to be gained.
+        is_even = (seen >= most * np.float32(_EVEN)) | (seen <= most * np.float32(_UNSEEN))
+        if bool(is_even.all()):
+            return None
+        return self.library.maximum(seen, most * np.float32(_UNSEEN)) * np.float32((self.mask**2).sum())
 
     def _apply(self, x: Any) -> Any:
         return self.mask * centred(spectrum_of(kernels.coil_expand(x, self.maps), self.library), self.library)

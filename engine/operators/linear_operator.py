@@ -199,6 +199,16 @@ class LinearOperator(ABC):
         _, _, squared = self.fidelity(y)(x, slice(0, len(x)))
         return float(squared.sum())
 
+    def normal_diagonal(self) -> Any:
+        """Return the diagonal of AᴴA, by which conjugate gradients divide first; None where it is about even.
+
+        Returns
+        -------
+        float32 (n, n_rows, n_columns), or (n_rows, n_columns) for all slices, more than 0; or None
+            Near it: pixels that are hardly seen count as seen a little.
+        """
+        return None
+
     def proximal(self, measurement: Any) -> Proximal:
         """Return the function that moves slices to this measurement: see `engine.operators.proximal.Proximal`.
 

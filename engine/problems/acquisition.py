@@ -291,9 +291,9 @@ def of_kspace(
         if coil_maps is not None:
             maps = coil_maps
         elif kspace.calibration is not None:
-            maps = espirit(kspace.calibration.data / np.float32(scale), kspace.calibration.mask)
+            maps = _in_file_units(espirit(kspace.calibration.data / np.float32(scale), kspace.calibration.mask), kspace)
         else:
-            maps = espirit(samples, kspace.mask)
+            maps = _in_file_units(espirit(samples, kspace.mask), kspace)
         details |= {"coils": samples.shape[1], "coil_maps": "ESPIRiT" if coil_maps is None else "given"}
     elif coil_maps is not None:
         raise InputError("coil-maps", "k-space of several coils", "that of one", "drop --coil-maps")
@@ -336,6 +336,14 @@ def of_kspace(
         phase=None if slow is None else kspace.plane.volume_of(slow),
         chooses_phase=phase == "auto",
     )
+
+
+def _in_file_units(maps: np.ndarray, kspace: KSpace) -> np.ndarray:
+    """Maps whose squares sum to 1 over the file's own channels, for the intensities and the shading that these have."""
+    if kspace.file_grid is None or kspace.file_grid.whitening is None:
+        return maps
+    size = np.linalg.norm(kspace.file_grid.of_channels(maps), axis=1, keepdims=True)
+    return np.asarray(maps / np.where(size > 0, size, 1), np.complex64)
 
 
 def _slow_phase(

@@ -136,6 +136,13 @@ class FileGrid:
         images = images[back[0], :, first:stop][:, :, back[1], back[2]]
         return np.ascontiguousarray(images.swapaxes(-1, -2) if is_transposed else images)
 
+    def of_channels(self, images: np.ndarray) -> np.ndarray:
+        """Return images (n_slices, n_coils, h, w) as the file's own channels have them, before they were mixed."""
+        if self.whitening is None:
+            return images
+        back = np.linalg.inv(self.whitening.astype(np.complex128)).astype(np.complex64)
+        return np.stack([np.tensordot(back, one, 1) for one in images])
+
 
 def affine_of(orientation: str, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Return the affine of a stack that lies along the patient's axes, its middle voxel (n//2) at 0.

@@ -64,7 +64,7 @@ class KSpace:
         return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
 
     def zero_filled(self) -> np.ndarray:
-        """Magnitude of the inverse transform, float32 (n_slices, h, w); of several coils the root sum of squares."""
+        """Magnitude of the inverse transform, float32 (n_slices, h, w); of the file's coils the root sum of squares."""
         import scipy.fft
 
         images = np.empty((len(self.data), *self.mask.shape), np.float32)
@@ -73,6 +73,8 @@ class KSpace:
         for part, image in zip(self.data, images, strict=True):
             spectra = np.fft.ifftshift(part / peak, axes=(-2, -1))
             coils = scipy.fft.ifft2(spectra, overwrite_x=True).reshape(-1, *image.shape)
+            if self.file_grid is not None:
+                coils = self.file_grid.of_channels(coils[None])[0]
             image[:] = peak * np.linalg.norm(coils, axis=0)
         return images
 

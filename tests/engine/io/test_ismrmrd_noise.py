@@ -165,3 +165,24 @@ def test_the_record_says_where_the_level_is_from(tmp_path):
         if scan:
             assert posed.details["noise_scan"] == "noise scan of 10000 samples, 1 channel"
             assert posed.noise_level == pytest.approx(0.3 / 2 * np.sqrt(16 * 15), rel=0.02)
+
+
+def test_intensities_stay_those_of_the_files_channels(tmp_path):
+    samples = centred(coil_images(SHAPE))
+    with_scan = load_kspace(write(tmp_path / "a.mrd", header((16, 15, 1)), [*noise_scan(), *lines_of(samples)]))
+    without = load_kspace(write(tmp_path / "b.mrd", header((16, 15, 1)), lines_of(samples)))
+    assert abs(with_scan.data - without.data).max() > 0.1 * abs(without.data).max()
+    np.testing.assert_allclose(with_scan.zero_filled(), without.zero_filled(), rtol=1e-4)
+
+
+def test_estimated_maps_are_normalised_in_the_files_channels(tmp_path):
+    pytest.importorskip("sigpy", reason="sigpy is in the extra `mri`")
+    y, x = np.meshgrid(np.linspace(-1, 1, 24), np.linspace(-1, 1, 24), indexing="ij")
+    maps = np.stack([np.exp(-((x - a) ** 2 + (y - b) ** 2)) for a, b in ((1, 0), (-1, 0.5), (0, -1))])
+    samples = centred((x**2 + y**2 < 0.6) * maps)[None]
+    path = write(tmp_path / "a.mrd", header((24, 24, 1)), [*noise_scan(0.3 * MIXING), *lines_of(samples)])
+    kspace = load_kspace(path)
+    operator = of_kspace(kspace, phase="none", white=1.0).problem(Plane.parse("axial")).operator
+    size = np.linalg.norm(kspace.file_grid.of_channels(operator.maps), axis=1)
+    assert (size > 0).any()
+    np.testing.assert_allclose(size[size > 0], 1, rtol=1e-4)
