@@ -10,7 +10,7 @@ import numpy.typing as npt
 from kernels.arrays import library_of
 from kernels.checks import check_array
 from kernels.cone_geometry import ConeGeometry
-from kernels.filters import FILTERS, filter_lines
+from kernels.filters import FILTERS, filter_detector_lines
 from kernels.native import native_of
 from kernels.redundancy import redundancy_weights
 
@@ -137,7 +137,7 @@ def cone_fdk(projections: Float32, geometry: ConeGeometry, window: str = "ramp")
     for view in range(geometry.n_views):
         # One at a time: the filter works in doubles.
         here = weights if redundancy is None else weights * redundancy[view]
-        filtered[view] = filter_lines(projections[view] * library.asarray(here), window, library)
+        filtered[view] = filter_detector_lines(projections[view] * library.asarray(here), window, library)
     out: Float32 = library.empty(geometry.shape, np.float32)
     native.cone_backproject(filtered, geometry.tables(library), scale, _scratch(geometry, library), out, context)
     return out

@@ -65,13 +65,13 @@ def filter_sinogram(
     weighted = sinogram * library.asarray(weights)
     if before or after:
         weighted = library.pad(weighted, ((0, 0), (0, 0), (before, after)))
-    filtered = filter_lines(weighted, window, library, angular_step)
+    filtered = filter_detector_lines(weighted, window, library, angular_step)
     if n_bins > geometry.n_bins:
         geometry = widened(geometry, before, after)
     return library.ascontiguousarray(filtered, dtype=np.float32), scale, geometry
 
 
-def filter_lines(lines: Any, window: str, library: ModuleType, angular_step_rad: float = 0.0) -> Any:
+def filter_detector_lines(lines: Any, window: str, library: ModuleType, angular_step_rad: float = 0.0) -> Any:
     """Filter along the last axis, zeros beyond both ends; see `filter_response`."""
     n_bins = lines.shape[-1]
     response = filter_response(n_bins, window, angular_step_rad)

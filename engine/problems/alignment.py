@@ -120,7 +120,7 @@ def placed(grid_shape: Shape, stacks: Sequence[StackData], voxel_mm: float, *, m
     if moves:
         for i in range(1, len(found)):
             moved = found[i].moved(_registered(grid_shape, stacks[0], stacks[i], voxel_mm))
-            if _is_seen(moved.stack, grid_shape):
+            if _operator_of(moved.stack, grid_shape) is not None:
                 found[i] = moved
     for _ in range(_ROUNDS if moves else 1):
         for i in range(1, len(found)):
@@ -206,7 +206,8 @@ def _refined(grid_shape: Shape, found: Sequence[Placed], i: int, *, moves: bool)
     if moves:
         steps = np.diag([_STEP_DEG] * 3 + [_STEP_VOXELS] * 3)
         nearby = [one.moved(_rigid(step, grid_shape)).stack for step in steps]
-        slopes = [(_seen(stack, grid_shape, volume) - before.seen)[before.inside] for stack in nearby]
+        seen = [ThickStack(grid_shape, stack.geometry).apply(volume) for stack in nearby]
+        slopes = [(one_seen - before.seen)[before.inside] for one_seen in seen]
         residual = (one.stack.data / before.gain - before.seen)[before.inside]
         parts = np.linalg.lstsq(np.stack(slopes, axis=1).astype(np.float64), residual.astype(np.float64), rcond=None)[0]
         nearer = one.moved(_rigid(parts @ steps, grid_shape))
@@ -217,18 +218,12 @@ def _refined(grid_shape: Shape, found: Sequence[Placed], i: int, *, moves: bool)
     return replace(one, stack=stack, gain=one.gain * before.gain, correlation=before.correlation)
 
 
-def _is_seen(stack: StackData, grid_shape: Shape) -> bool:
-    """Whether a stack sees anything of the volume."""
+def _operator_of(stack: StackData, grid_shape: Shape) -> ThickStack | None:
+    """What a stack measures; None where it sees nothing of the volume."""
     try:
-        ThickStack(grid_shape, stack.geometry)
+        return ThickStack(grid_shape, stack.geometry)
     except ValueError:
-        return False
-    return True
-
-
-def _seen(stack: StackData, grid_shape: Shape, volume: np.ndarray) -> np.ndarray:
-    seen: np.ndarray = ThickStack(grid_shape, stack.geometry).apply(volume)
-    return seen
+        return None
 
 
 @dataclass(frozen=True)
@@ -253,10 +248,11 @@ class _Comparison:
     @classmethod
     def of(cls, stack: StackData, grid_shape: Shape, volume: np.ndarray, covered: np.ndarray) -> _Comparison | None:
         """None where they have too little in common, or what they have is all alike."""
-        if not _is_seen(stack, grid_shape):
+        operator = _operator_of(stack, grid_shape)
+        if operator is None:
             return None
-        seen = _seen(stack, grid_shape, volume)
-        known = _seen(stack, grid_shape, covered) > _COVERED
+        seen = operator.apply(volume)
+        known = operator.apply(covered) > _COVERED
         inside = known & (np.maximum(seen, stack.data) > _TISSUE)
         a, b = seen[inside].astype(np.float64), stack.data[inside].astype(np.float64)
         if inside.sum() < _FEWEST or not (a.std() > 0 and b.std() > 0):

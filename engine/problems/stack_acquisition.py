@@ -21,7 +21,7 @@ from engine.volume import Plane
 
 #: Where stacks lie: where a rigid motion of the patient, found from them, or their headers say.
 ALIGNMENTS = ("rigid", "header")
-#: Where slices of all directions were measured a third prior's turns cost nothing, and gain up to a decibel.
+#: Where slices of all directions were measured a third prior's turns cost nothing, and help.
 _PLANES = 3
 #: Part of a voxel by which a field of view may miss whole voxels: headers round.
 _ROUNDING = 0.02
